@@ -1,0 +1,51 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROJECT ?= examples/hello-project
+CMD ?=
+
+.DEFAULT_GOAL := help
+
+$(STAMP): pyproject.toml
+	@echo "==> creating $(VENV) and installing (once, about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Hostler needs Python 3.11 or newer.")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,check]'
+	@touch $@
+
+.PHONY: help
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP)  ## Create .venv and install Hostler with its embedded servers and checks
+
+.PHONY: demo
+demo: $(STAMP)  ## Run the main job on the embedded stack (PROJECT=path CMD='…' for your own)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py "$(PROJECT)" $(if $(CMD),--command '$(CMD)')
+
+.PHONY: test
+test: $(STAMP)  ## Run every test
+	@$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(STAMP)  ## Check format, style, types and layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@PYTHONPATH=. $(BIN)/lint-imports
+
+.PHONY: check
+check: lint  ## Everything that must hold before a commit: lint, generated docs, tests
+	@$(BIN)/python -m api.openapi --check
+	@$(MAKE) --no-print-directory test
+
+.PHONY: docs
+docs: $(STAMP)  ## Write docs/openapi.json and docs/routes.md from the declarations
+	@$(BIN)/python -m api.openapi
+
+.PHONY: fix
+fix: $(STAMP)  ## Format, and mend what ruff can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .

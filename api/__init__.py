@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: declarations, dialects and the rooms behind each path."""

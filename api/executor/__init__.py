@@ -1,0 +1,1 @@
+"""CMD Executor's spelling of jobs, workers and files."""

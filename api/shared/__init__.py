@@ -1,0 +1,1 @@
+"""Paths that several dialects share: health, identity, documentation."""

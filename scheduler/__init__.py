@@ -1,0 +1,1 @@
+"""What happens because of time: the leader and its table of duties."""

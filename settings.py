@@ -1,0 +1,228 @@
+"""Every knob Hostler has, read from the environment once at start-up."""
+
+import ipaddress
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+MIB = 1024 * 1024
+
+
+class BadSettings(ValueError):
+    """The environment holds values that make no sense; `problems` lists them all, a sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        number = float(value)
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _flag(value: str) -> bool:
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    if value.lower() not in words:
+        raise ValueError("must be 1 or 0")
+    return words[value.lower()]
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return value
+
+    return parse
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _networks(value: str) -> tuple[str, ...]:
+    return tuple(str(ipaddress.ip_network(word, strict=False)) for word in _words(value))
+
+
+def _mebibytes(value: str) -> int:
+    return int(_number(0.001, 1_000_000)(value) * MIB)
+
+
+def _secret(value: str) -> str:
+    if len(value.encode()) < 32:
+        raise ValueError("must be 32 bytes or more")
+    return value
+
+
+def _url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return value.rstrip("/")
+
+
+def _knob(names: str, default: Any, parse: Callable[[str], Any] = _text) -> Any:
+    """A field read from the first of the environment variables in `names` that is set and not empty."""
+    return field(default=default, metadata={"names": names.split(), "parse": parse})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an operator may choose. Each field names its environment variables, its unit and its default."""
+
+    # Where things are
+    redis_url: str = _knob("REDIS_URL HOSTLER_REDIS_URL", "redis://127.0.0.1:6379/0")
+    s3_endpoint_url: str | None = _knob("S3_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_ENDPOINT_URL", None, _url)
+    # the address under which clients outside reach the same S3, for presigned URLs; default: s3_endpoint_url
+    s3_public_endpoint_url: str | None = _knob("S3_PUBLIC_ENDPOINT_URL", None, _url)
+    s3_bucket: str = _knob("S3_BUCKET", "hostler")
+    s3_region: str = _knob("S3_REGION AWS_REGION AWS_DEFAULT_REGION", "us-east-1")
+    s3_access_key_id: str | None = _knob("S3_ACCESS_KEY_ID AWS_ACCESS_KEY_ID", None)
+    s3_secret_access_key: str | None = _knob("S3_SECRET_ACCESS_KEY AWS_SECRET_ACCESS_KEY", None)
+
+    # Web
+    host: str = _knob("HOSTLER_HOST", "")  # default: 127.0.0.1, or 0.0.0.0 when the platform sets PORT
+    port: int = _knob("PORT HOSTLER_PORT", 8080, _integer(0, 65535))
+    web_concurrency: int = _knob("WEB_CONCURRENCY", 2, _integer(1, 512))  # gunicorn worker processes
+    # the address clients use, for absolute URLs and the cookie's Secure flag
+    public_url: str | None = _knob("HOSTLER_PUBLIC_URL", None, _url)
+    # proxies whose forwarding headers are believed: addresses or networks, comma-separated; default none
+    trusted_proxies: tuple[str, ...] = _knob("HOSTLER_TRUSTED_PROXIES", (), _networks)
+    rate_limit_per_s: int = _knob(
+        "HOSTLER_RATE_LIMIT", 100, _integer(1, 10_000_000)
+    )  # per identity or address
+    upload_limit_bytes: int = _knob("HOSTLER_UPLOAD_LIMIT_MB", 500 * MIB, _mebibytes)  # in MiB
+    file_max_age_days: int = _knob("HOSTLER_FILE_MAX_AGE_DAYS", 31, _integer(1, 36_500))
+
+    # Identity
+    secret_key: str | None = _knob("HOSTLER_SECRET_KEY", None, _secret)  # 32 bytes or more, never in Redis
+    admin_email: str | None = _knob("HOSTLER_ADMIN_EMAIL", None)  # the admin that the first start creates
+    admin_password: str | None = _knob("HOSTLER_ADMIN_PASSWORD", None)
+    enroll_secret: str | None = _knob(
+        "HOSTLER_ENROLL_SECRET", None
+    )  # lets agents register
+    open_registration: bool = _knob(
+        "HOSTLER_OPEN_REGISTRATION", False, _flag
+    )  # lets anybody do so
+
+    # Jobs
+    lease_s: float = _knob(
+        "HOSTLER_LEASE_S", 15.0, _number(0.5, 3600)
+    )  # not renewed for so long: lost
+    heartbeat_s: float = _knob("HOSTLER_HEARTBEAT_S", 5.0, _number(0.1, 1200))
+    reap_s: float = _knob("HOSTLER_REAP_S", 3.0, _number(0.1, 600))  # how often the leader looks
+    job_log_limit_bytes: int = _knob("HOSTLER_JOB_LOG_LIMIT_MB", 256 * MIB, _mebibytes)  # MiB, an attempt
+    job_log_live_bytes: int = _knob(
+        "HOSTLER_JOB_LOG_LIVE_MB", 1 * MIB, _mebibytes
+    )  # MiB, kept in Redis
+    finished_keep_days: float = _knob(
+        "HOSTLER_FINISHED_KEEP_DAYS", 7.0, _number(0.0001, 36_500)
+    )  # then S3
+    finished_keep_count: int = _knob("HOSTLER_FINISHED_KEEP_COUNT", 1_000_000, _integer(1, 1_000_000_000))
+
+    # Workers
+    slots: int = _knob("HOSTLER_SLOTS", 2, _integer(1, 1024))  # jobs at once on one worker
+    tags: tuple[str, ...] = _knob("HOSTLER_TAGS", (), _words)
+    work_dir: Path = _knob("HOSTLER_WORK_DIR", Path(tempfile.gettempdir()) / "hostler-work", Path)
+    kill_grace_s: float = _knob("HOSTLER_KILL_GRACE_S", 5.0, _number(0, 3600))  # between TERM and KILL
+    drain_s: float = _knob(
+        "HOSTLER_DRAIN_S", 20.0, _number(0, 86_400)
+    )  # then running jobs are handed back
+    isolation: str = _knob("HOSTLER_ISOLATION", "auto", _one_of("auto", "uid", "landlock", "none"))
+
+    # Outbound requests
+    # private hosts or networks that fileUrl and webhook may reach all the same; default none
+    outbound_allow: tuple[str, ...] = _knob("HOSTLER_OUTBOUND_ALLOW", (), _words)
+    fetch_limit_bytes: int = _knob("HOSTLER_FETCH_LIMIT_MB", 500 * MIB, _mebibytes)  # in MiB
+
+    # Safety catches
+    allow_volatile: bool = _knob(
+        "HOSTLER_ALLOW_VOLATILE", False, _flag
+    )  # a Redis that may lose data
+
+    @property
+    def bind_host(self) -> str:
+        """Return the address to listen on."""
+        return self.host or "127.0.0.1"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings from `environ` (default: the process's own).
+
+        `NAME_FILE` may stand for any `NAME`: the value is then read from that file, for mounted secrets.
+        Raises BadSettings with every problem.
+        """
+        environ = os.environ if environ is None else environ
+        problems: list[str] = []
+        values: dict[str, Any] = {}
+        known = set(NOT_KNOBS)
+        for name, knob in cls.__dataclass_fields__.items():
+            for variable in knob.metadata["names"]:
+                known |= {variable, f"{variable}_FILE"}
+                try:
+                    raw = _value(environ, variable)
+                    if raw and name not in values:
+                        values[name] = knob.metadata["parse"](raw)
+                except (ValueError, OSError) as error:
+                    problems.append(f"{variable}: {error}.")
+        problems += [
+            f"{name}: no such setting."
+            for name in environ
+            if name.startswith("HOSTLER_") and name not in known
+        ]
+        if "host" not in values and environ.get("PORT"):
+            values["host"] = "0.0.0.0"  # noqa: S104  a platform that assigns PORT routes to it from outside
+        if problems:
+            raise BadSettings(problems)
+        return cls(**values)
+
+
+#: Names with our prefix that others read: the commands that workers run, and the command line as a client.
+NOT_KNOBS = {
+    "HOSTLER_JOB_ID", "HOSTLER_ATTEMPT", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_TOKEN", "HOSTLER_CONTEXT",
+    "HOSTLER_WORKER_TOKEN", "HOSTLER_CONFIG",
+}  # fmt: skip
+
+
+def _value(environ: Mapping[str, str], name: str) -> str | None:
+    if path := environ.get(f"{name}_FILE"):
+        return Path(path).read_text().strip()
+    return environ.get(name)
+
+
+def process_environment() -> dict[str, str]:
+    """Return a copy of this process's environment, for starting a child with some of it."""
+    return dict(os.environ)

@@ -1,0 +1,1 @@
+"""What Hostler remembers, and how that may change."""
