@@ -1,0 +1,87 @@
+"""Puts the API together: the groups of endpoints, the middleware around them, the store beneath."""
+
+import importlib
+import pkgutil
+import re
+import secrets
+from functools import cache
+from typing import Any
+
+import falcon
+import falcon.asgi
+from falcon.asgi import Request, Response, WebSocket
+
+import api
+from api import auth, errors
+from api.endpoint import Group, mount
+from api.realtime.hub import Hub
+from settings import Settings
+from storage.store import Store
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+#: On every answer: nothing is sniffed, framed, or run from an answer of the API.
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+}
+
+
+@cache
+def groups() -> list[Group]:
+    """Return every Group that a module of api/<room>/ declares as `group`, by path."""
+    modules = (importlib.import_module(module.name) for module in pkgutil.walk_packages(api.__path__, "api."))
+    found = {id(module.group): module.group for module in modules if isinstance(getattr(module, "group", None), Group)}
+    return sorted(found.values(), key=lambda group: (group.prefix, group.title))
+
+
+class _Around:
+    """Middleware: what every request gets before its endpoint, and every answer after it."""
+
+    def __init__(self, store: Store, hub: Hub, check_response: Any) -> None:
+        self.store, self.hub, self.check_response = store, hub, check_response
+        self.gate = auth.Gate(store)
+
+    async def process_startup(self, scope: Any, event: Any) -> None:
+        await self.hub.start()
+
+    async def process_shutdown(self, scope: Any, event: Any) -> None:
+        await self.hub.stop()
+        await self.store.close()
+
+    async def process_request(self, req: Request, resp: Response) -> None:
+        offered = req.get_header("X-Request-Id") or ""
+        req.context.request_id = offered if _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
+        resp.set_header("X-Request-Id", req.context.request_id)
+        for name, value in _HEADERS.items():
+            resp.set_header(name, value)
+        self._equip(req)
+
+    async def process_request_ws(self, req: Request, ws: WebSocket) -> None:
+        req.context.request_id = secrets.token_hex(8)
+        self._equip(req)
+
+    def _equip(self, req: Request) -> None:
+        req.context.store = self.store
+        req.context.hub = self.hub
+        req.context.admit = self.gate.admit
+        req.context.check_response = self.check_response
+
+
+def create_app(settings: Settings, *, check_response: Any = None) -> falcon.asgi.App[Any, Any]:
+    """Return the application that serves the whole API.
+
+    `check_response` is called with each endpoint and the body it is about to send, for tests.
+    """
+    store = Store(settings)
+    app = falcon.asgi.App(middleware=[_Around(store, Hub(store), check_response)])
+    app.req_options.strip_url_path_trailing_slash = True
+    app.req_options.keep_blank_qs_values = True
+    app.ws_options.max_receive_queue = 4
+    app.add_error_handler(Exception, errors.handle)
+    app.add_error_handler(falcon.HTTPError, errors.handle)
+    mount(app, groups())
+    return app

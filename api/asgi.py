@@ -1,0 +1,8 @@
+"""The application object that gunicorn serves."""
+
+from api.app import create_app
+from api.logging import to_stderr
+from settings import Settings
+
+to_stderr()
+app = create_app(Settings.from_env())

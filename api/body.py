@@ -1,0 +1,54 @@
+"""Request bodies: read within limits of size and time, and understood only as what they say they are."""
+
+import asyncio
+from typing import Any
+
+import orjson
+from falcon.asgi import Request
+
+from api.errors import UnsupportedMediaType
+from storage.errors import Invalid, TooLarge
+
+#: A client that sends no byte of a body for so long is given up.
+BODY_IDLE_S = 30
+
+
+async def json_object(req: Request, limit_bytes: int) -> dict[str, Any]:
+    """Return the request's body, a JSON object; an absent body counts as an empty one.
+
+    Raises UnsupportedMediaType, TooLarge beyond `limit_bytes`, or Invalid.
+    """
+    raw = await read(req, limit_bytes)
+    if not raw:
+        return {}
+    media_type = (req.content_type or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType("The body must be application/json.")
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Invalid(f"The body is not valid JSON: {error.msg}.") from None
+    if not isinstance(value, dict):
+        raise Invalid("The body must be a JSON object.")
+    return value
+
+
+async def read(req: Request, limit_bytes: int) -> bytes:
+    """Return the whole body. Raises TooLarge beyond `limit_bytes`, Invalid when the client stalls."""
+    declared = req.content_length
+    if declared is not None and declared > limit_bytes:
+        raise TooLarge(f"The body is {declared} bytes; at most {limit_bytes} are accepted here.")
+    chunks: list[bytes] = []
+    received = 0
+    chunk_reader = req.stream.__aiter__()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(chunk_reader, b""), BODY_IDLE_S)
+        except TimeoutError:
+            raise Invalid(f"The body stopped arriving for {BODY_IDLE_S} s.") from None
+        if not chunk:
+            return b"".join(chunks)
+        received += len(chunk)
+        if received > limit_bytes:
+            raise TooLarge(f"The body exceeds {limit_bytes} bytes.")
+        chunks.append(chunk)

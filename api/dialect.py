@@ -1,0 +1,86 @@
+"""A dialect: how one family of clients spells requests, successes and errors."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from storage.errors import HostlerError, TooMany
+
+Body = dict[str, Any]
+
+
+def _unchanged(body: Any) -> Any:
+    return body
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One spelling: the body of an error with its status, and the envelope of a success."""
+
+    name: str
+    error: Callable[[HostlerError, int], Body]
+    success: Callable[[Any], Any] = _unchanged
+
+
+#: CMD Executor's heading for each kind of error; what is not named here takes its status's.
+_TITLES: Mapping[str, str] = {
+    "INVALID_CREDENTIALS": "Invalid credentials",
+    "INVALID_FILE": "Invalid file",
+}
+_TITLES_BY_STATUS: Mapping[int, str] = {
+    400: "Invalid request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Payload too large",
+    415: "Unsupported media type",
+    416: "Range not satisfiable",
+    422: "Unprocessable",
+    429: "Too Many Requests",
+    500: "Server Error",
+    503: "Service Unavailable",
+}
+
+
+def _described(error: HostlerError) -> Body:
+    """Return what every dialect but cbox's adds to its own error body."""
+    body: Body = {"code": error.code}
+    if error.details:
+        body["details"] = error.details
+    if isinstance(error, TooMany):
+        body["retryAfter"] = error.retry_after_s
+    return body
+
+
+def _executor_error(error: HostlerError, status: int) -> Body:
+    title = _TITLES.get(error.code) or _TITLES_BY_STATUS.get(status, "Error")
+    return {"error": title, "message": str(error), **_described(error)}
+
+
+def _plain_error(error: HostlerError, status: int) -> Body:
+    return {"error": str(error), **_described(error)}
+
+
+EXECUTOR = Dialect("executor", _executor_error, lambda body: {"success": True, **body})
+CONTEXTBAY = Dialect("contextbay", _plain_error)
+
+#: Which dialect an unknown path is answered in: that of its longest prefix here.
+BY_PREFIX: Mapping[str, Dialect] = {
+    "/": CONTEXTBAY,
+    "/api/jobs": EXECUTOR,
+    "/api/workers": EXECUTOR,
+    "/api/files": EXECUTOR,
+    "/api/auth/login": EXECUTOR,
+    "/api/auth/logout": EXECUTOR,
+    "/api/auth/refresh": EXECUTOR,
+    "/jobs": EXECUTOR,
+    "/uploads": EXECUTOR,
+}
+
+
+def of_path(path: str) -> Dialect:
+    """Return the dialect of the longest prefix of `path`."""
+    prefixes = [prefix for prefix in BY_PREFIX if path == prefix or path.startswith(prefix.rstrip("/") + "/")]
+    return BY_PREFIX[max(prefixes, key=len)] if prefixes else CONTEXTBAY

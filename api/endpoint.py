@@ -1,0 +1,235 @@
+"""The one declaration of an endpoint, from which authorisation, validation, rendering and documentation follow."""
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from enum import Flag
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import falcon
+import falcon.asgi
+import orjson
+from falcon.asgi import Request, Response, WebSocket
+from marshmallow import Schema
+
+from api import body as bodies
+from api.dialect import Dialect
+from api.errors import invalid, status_of
+from storage.errors import Denied, HostlerError, Invalid, Unauthenticated
+from storage.identity import Identity
+from storage.store import Store
+
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
+
+
+class Role(Flag):
+    """Who may call an endpoint; a set, so `Role.VIEWER | Role.WORKER` admits both."""
+
+    PUBLIC = 1  #: anybody; no credentials are looked at
+    VIEWER = 2  #: users and keys that may read (`r`), and all above
+    OPERATOR = 4  #: users and keys that may change things (`w`), and admins
+    ADMIN = 8  #: admins (`a`)
+    WORKER = 16  #: a worker's token; not a rung on the ladder above
+    SELF = 32  #: the bearer of a session token that may have expired; the handler checks it
+    ENROLL = 64  #: operators, holders of the enrolment secret, or anybody where that is allowed; the handler checks it
+
+
+#: What each letter that users and keys carry admits to.
+ROLES_OF = {
+    "r": Role.VIEWER,
+    "w": Role.VIEWER | Role.OPERATOR,
+    "a": Role.VIEWER | Role.OPERATOR | Role.ADMIN,
+    "worker": Role.WORKER,
+}
+
+#: Roles that need no identity before the handler runs.
+OPEN = Role.PUBLIC | Role.SELF | Role.ENROLL
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a handler may know about the request it serves."""
+
+    store: Store
+    identity: Identity | None
+    request: Request
+
+    @property
+    def caller(self) -> Identity:
+        """Return who is asking, where the endpoint's role guarantees that somebody is."""
+        if self.identity is None:
+            raise Unauthenticated("Authentication is required.")
+        return self.identity
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One method of one path: who may call it, what it takes, what it answers."""
+
+    method: str
+    path: str
+    handler: Callable[..., Awaitable[Any]]
+    group: "Group"
+    role: Role
+    body: Schema | None
+    query: Schema | None
+    returns: Schema | None
+    status: HTTPStatus
+    raises: tuple[type[HostlerError], ...]
+    body_limit_bytes: int
+    raw: bool
+    media_type: str | None
+
+    @property
+    def name(self) -> str:
+        """Return a name that no other endpoint has."""
+        return f"{self.handler.__module__.rpartition('.')[2]}_{self.handler.__name__}"
+
+    async def __call__(self, req: Request, resp: Response, **arguments: Any) -> None:
+        """Serve one request: authenticate, authorise, validate, run the handler, render its answer."""
+        req.context.dialect = self.group.dialect
+        context = await self._admitted(req, resp)
+        if self.query is not None:
+            arguments["query"] = load(self.query, req.params)
+        if self.body is not None:
+            arguments["body"] = load(self.body, await bodies.json_object(req, self.body_limit_bytes))
+        resp.status = self.status.value
+        if self.raw:
+            await self.handler(context, req, resp, **arguments)
+            return
+        result = await self.handler(context, **arguments)
+        if result is None and self.returns is not None and self.status is HTTPStatus.OK:
+            resp.status = HTTPStatus.NO_CONTENT.value
+        elif self.returns is not None:
+            self.render(req, resp, result)
+
+    def render(self, req: Request, resp: Response, result: Any) -> None:
+        """Write `result` into `resp` as the declared schema and the dialect spell it."""
+        if self.returns is None:
+            raise TypeError(f"{self.method} {self.path} declares no schema for its answer.")
+        media = self.group.dialect.success(self.returns.dump(result))
+        if (check := getattr(req.context, "check_response", None)) is not None:
+            check(self, media)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = orjson.dumps(media)
+
+    async def websocket(self, req: Request, ws: WebSocket, **arguments: Any) -> None:
+        """Serve one WebSocket: refuse the handshake as an HTTP request would be refused, else run the handler."""
+        req.context.dialect = self.group.dialect
+        try:
+            context = await self._admitted(req, None)
+            if self.query is not None:
+                arguments["query"] = load(self.query, req.params)
+        except HostlerError as error:
+            # 4000 + status, as Falcon does for HTTP errors; before accept() the server answers 403
+            await ws.close(4000 + status_of(type(error)), str(error)[:120])
+            return
+        await self.handler(context, ws, **arguments)
+
+    async def _admitted(self, req: Request, resp: Response | None) -> Context:
+        """Return the context once the caller may call this. Raises Unauthenticated, Denied or TooMany."""
+        identity = await req.context.admit(req, resp, optional=bool(self.role & OPEN))
+        context = Context(req.context.store, identity, req)
+        if self.role & OPEN:
+            return context
+        if not ROLES_OF[context.caller.role] & self.role:
+            names = " or ".join(role.name.lower() for role in self.role if role.name)
+            raise Denied(f"This needs the {names} role.")
+        return context
+
+
+def load(schema: Schema, data: Any) -> Any:
+    """Return `data` as `schema` reads it. Raises Invalid, naming each field."""
+    from marshmallow import ValidationError  # noqa: PLC0415
+
+    try:
+        return schema.load(data)
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+class Group:
+    """Endpoints that share a path prefix, a dialect and a heading in the docs."""
+
+    def __init__(self, title: str, prefix: str, dialect: Dialect) -> None:
+        self.title, self.prefix, self.dialect = title, prefix, dialect
+        self.endpoints: list[Endpoint] = []
+
+    def endpoint(
+        self,
+        route: str,
+        *,
+        role: Role,
+        body: Schema | None = None,
+        query: Schema | None = None,
+        returns: Schema | None = None,
+        status: HTTPStatus = HTTPStatus.OK,
+        raises: tuple[type[HostlerError], ...] = (),
+        body_limit_bytes: int = 1024 * 1024,
+        raw: bool = False,
+        media_type: str | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Declare the decorated coroutine as the handler of `route`, e.g. "POST /{name}/start" or "WS /stream".
+
+        A `raw` handler gets the Falcon request and response and writes its own answer, of `media_type`.
+        """
+        method, _, path = route.partition(" ")
+
+        def declare(handler: Handler) -> Handler:
+            if not inspect.getdoc(handler):
+                raise TypeError(f"{handler.__qualname__} has no docstring, which is its documentation.")
+            self.endpoints.append(
+                Endpoint(
+                    method, self.prefix + path, handler, self, role, body, query, returns, status,
+                    raises, body_limit_bytes, raw, media_type,
+                )
+            )  # fmt: skip
+            return handler
+
+        return declare
+
+    def alias(self, route: str, of: Callable[..., Awaitable[Any]]) -> None:
+        """Serve an endpoint of this group under a second, absolute route, e.g. "POST /jobs/create"."""
+        method, _, path = route.partition(" ")
+        original = next(endpoint for endpoint in self.endpoints if endpoint.handler is of)
+        self.endpoints.append(Endpoint(**{**vars(original), "method": method, "path": path}))
+
+
+class _Resource:
+    """One path, with a responder for each method declared on it."""
+
+
+def mount(app: falcon.asgi.App[Any, Any], groups: Iterable[Group]) -> None:
+    """Give Falcon one resource a path, with one responder a method. Raises ValueError on a duplicate."""
+    resources: dict[str, _Resource] = {}
+    spelled: dict[str, str] = {}
+    for endpoint in (endpoint for group in groups for endpoint in group.endpoints):
+        shape = re.sub(r"{[^}]+}", "{}", endpoint.path)
+        if spelled.setdefault(shape, endpoint.path) != endpoint.path:
+            raise ValueError(f"{endpoint.path} and {spelled[shape]} name the same place differently.")
+        resource = resources.setdefault(endpoint.path, _Resource())
+        responder = "on_websocket" if endpoint.method == "WS" else f"on_{endpoint.method.lower()}"
+        if hasattr(resource, responder):
+            raise ValueError(f"{endpoint.method} {endpoint.path} is declared twice.")
+        setattr(resource, responder, _bound(endpoint))
+    for path, resource in resources.items():
+        app.add_route(path, resource)
+
+
+def _bound(endpoint: Endpoint) -> Callable[..., Awaitable[None]]:
+    if endpoint.method == "WS":
+
+        async def on_websocket(req: Request, ws: WebSocket, **arguments: Any) -> None:
+            await endpoint.websocket(req, ws, **arguments)
+
+        return on_websocket
+
+    async def respond(req: Request, resp: Response, **arguments: Any) -> None:
+        await endpoint(req, resp, **arguments)
+
+    return respond
+
+
+__all__ = ["Context", "Endpoint", "Group", "HTTPStatus", "Invalid", "Role", "load", "mount"]

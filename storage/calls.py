@@ -1,0 +1,47 @@
+"""One step in Redis, described without doing it, so that the web, the scheduler and the worker's loop can share it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from storage import scripts
+
+T = TypeVar("T")
+Word = bytes | str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A command, or a script of storage/scripts by its name, and how to read the reply.
+
+    `read` turns the raw reply into the answer; it raises an error of storage/errors.py where the rules refused.
+    """
+
+    words: tuple[Word, ...]
+    read: Callable[[Any], T]
+    script: str | None = None
+
+
+def command(*words: Word, read: Callable[[Any], T] = lambda reply: reply) -> Call[T]:
+    """Describe a plain Redis command."""
+    return Call(words, read)
+
+
+def script(
+    name: str,
+    *arguments: Word,
+    keys: Sequence[str] = (),
+    read: Callable[[Any], T] = lambda reply: reply,
+) -> Call[T]:
+    """Describe a run of the Lua script called `name`."""
+    return Call(("EVALSHA", scripts.sha(name), len(keys), *keys, *arguments), read, name)
+
+
+def text(value: bytes | None) -> str:
+    """Return a reply's bytes as text, and nothing as the empty string."""
+    return "" if value is None else value.decode("utf-8", "replace")
+
+
+def pairs(reply: Sequence[bytes]) -> dict[str, str]:
+    """Return the flat reply of HGETALL as a mapping."""
+    return {text(reply[i]): text(reply[i + 1]) for i in range(0, len(reply), 2)}

@@ -1,0 +1,30 @@
+"""Who is asking: a user, an API key or a worker, as established by its credentials."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+RoleLetter = Literal["r", "w", "a", "worker"]
+
+#: The words for the letters, as CMD Executor's page shows roles.
+ROLE_WORDS = {"r": "viewer", "w": "operator", "a": "admin"}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One authenticated caller.
+
+    `role` is `r`, `w` or `a` for users and keys, `worker` for a worker's token. `token_id` is the session's `jti`, the
+    key's id, or the worker's registration.
+    """
+
+    kind: Literal["user", "key", "worker"]
+    id: str
+    role: RoleLetter
+    name: str
+    token_id: str
+    by_cookie: bool = False
+
+    @property
+    def actor(self) -> str:
+        """Return the name under which events and the audit log speak of this caller."""
+        return f"{self.kind}:{self.id}"

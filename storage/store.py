@@ -1,0 +1,68 @@
+"""Everything Hostler remembers: start here to learn the keyspace.
+
+h:job:<id>              a job's record (hash); storage/jobs.py names its fields
+h:jobs, h:jobs:<state>  ids by creation time (ms); likewise h:jobs:worker:<id> and h:jobs:tag:<tag>
+h:ended                 ids of finished jobs by the time they ended (ms)
+h:delayed               ids of jobs that wait for a time (ms)
+h:leases                ids of running jobs by the time their lease ends (ms)
+h:proc:<worker>         ids a worker holds
+h:log:<id>, h:logparts:<id>, h:artifacts:<id>    what a job says and leaves behind
+h:needs:<id>, h:children:<id>                    what a job depends on, and what depends on it
+h:key:<key>, h:keywait:<key>                     who holds a concurrency key, and who waits for it
+h:schedule:<id>, h:schedules                     recurring jobs, and when each is next due (ms)
+h:worker:<id>, h:workers, h:workers:seen         workers and agents
+h:user:<id>, h:users, h:user:by:<name>           users          h:apikey:<hash>, h:apikeys:<owner>   API keys
+h:keyring, h:revoked:<jti>, h:rate:*, h:throttle:*                                   sessions and limits
+h:file:<id>, h:files, h:files:expiry             uploads
+h:events, h:audit, h:audit:head                  what happened
+h:wake, h:out:<id>, h:control:<worker>           channels: work is there, a job's output, a word to one worker
+rq:*                    RQ's own layout; it follows, and h:* is the truth
+"""
+
+import secrets
+import time
+from typing import Any, TypeVar
+
+from settings import Settings
+from storage.calls import Call
+from storage.objects import Objects
+from storage.seal import Seal
+from storage.wire import Wire
+
+T = TypeVar("T")
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
+
+
+class Store:
+    """The way to Redis and to the object store, with the clock and the ids that tests may choose."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.secret_key is None:
+            raise ValueError("HOSTLER_SECRET_KEY is not set: 32 bytes or more, the same for all processes.")
+        self.settings = settings
+        self.wire = Wire(settings.redis_url)
+        self.objects = Objects(settings)
+        self.seal = Seal(settings.secret_key)
+
+    async def call(self, call: Call[T]) -> T:
+        """Carry out one step in Redis. Raises Unavailable, or what the step's rules refuse with."""
+        return await self.wire.call(call)
+
+    async def calls(self, *many: Call[Any]) -> list[Any]:
+        """Carry out several independent steps in one round trip."""
+        return await self.wire.calls(*many)
+
+    def now_ms(self) -> int:
+        """Return the time in milliseconds since the epoch. What leases depend on uses Redis's own clock instead."""
+        return time.time_ns() // 1_000_000
+
+    def new_id(self, kind: str) -> str:
+        """Return a fresh id such as `job-06f2…`: 45 bits of time, 55 of chance; ids sort by creation."""
+        number = (self.now_ms() << 55) | secrets.randbits(55)
+        return f"{kind}-" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(95, -5, -5))
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self.wire.close()
+        self.objects.close()

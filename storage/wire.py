@@ -1,0 +1,226 @@
+"""One Redis connection for all requests of a process: what is asked in one turn of the loop leaves in one write.
+
+Measured against a pool of connections, this halves the CPU of a request (docs/decisions/0004). Subscriptions and
+blocking reads must not share it; they take a client of their own from `Address.client`.
+"""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import hiredis
+from redis.asyncio import Redis
+
+from storage import scripts
+from storage.calls import Call, Word
+from storage.errors import Unavailable
+
+log = logging.getLogger("hostler.storage")
+T = TypeVar("T")
+
+#: A reply that has not come by then is given up; the answer to the caller is "unknown", a 503.
+DEADLINE_S = 4.0
+#: Replies that are errors of Redis itself and pass by themselves.
+_PASSING = ("LOADING", "READONLY", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "OOM", "MISCONF", "NOREPLICAS")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where Redis is, as REDIS_URL says: redis://, rediss:// or unix://."""
+
+    url: str
+    host: str
+    port: int
+    path: str | None
+    username: str | None
+    password: str | None
+    database: int
+    tls: ssl.SSLContext | None
+
+    @classmethod
+    def of(cls, url: str) -> "Address":
+        """Read a Redis URL. Raises ValueError."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError(f"A Redis URL starts with redis://, rediss:// or unix://, not {parts.scheme}://.")
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        tls = None
+        if parts.scheme == "rediss":
+            tls = ssl.create_default_context(cafile=query.get("ssl_ca_certs"))
+            if query.get("ssl_cert_reqs") == "none":  # managed Redis with certificates of its own making
+                tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        database = query.get("db") or (parts.path.strip("/") if parts.scheme != "unix" else "") or "0"
+        return cls(
+            url=url,
+            host=parts.hostname or "127.0.0.1",
+            port=parts.port or 6379,
+            path=parts.path if parts.scheme == "unix" else None,
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            database=int(database),
+            tls=tls,
+        )
+
+    def client(self, **options: Any) -> "Redis":
+        """Return a redis-py client, for subscriptions and blocking reads."""
+        return Redis.from_url(self.url, socket_connect_timeout=2, health_check_interval=0, **options)
+
+    def greeting(self) -> list[tuple[Word, ...]]:
+        """Return the commands a fresh connection starts with."""
+        words: list[tuple[Word, ...]] = []
+        if self.password:
+            words.append(("AUTH", *([self.username] if self.username else []), self.password))
+        if self.database:
+            words.append(("SELECT", self.database))
+        words += [("SCRIPT", "LOAD", scripts.source(name)) for name in scripts.names()]
+        return words
+
+
+class _Connection(asyncio.Protocol):
+    """The protocol of one connection: replies pair with requests by order alone."""
+
+    def __init__(self) -> None:
+        self.reader = hiredis.Reader()
+        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self.out: list[bytes] = []
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self.broken = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport  # type: ignore[assignment]  # a stream transport, as create_connection makes
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each reply to the request whose turn it is, also when nobody waits for it any more."""
+        self.reader.feed(data)
+        while (reply := self.reader.gets()) is not False:
+            future = self.waiting.popleft()
+            if future.done():
+                continue
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who waits that no reply will come."""
+        self.broken = True
+        for future in self.waiting:
+            if not future.done():
+                future.set_exception(ConnectionError("The connection to Redis was lost."))
+        self.waiting.clear()
+
+    def send(self, words: tuple[Word, ...]) -> asyncio.Future[Any]:
+        """Queue one command for the write at the end of this turn of the loop."""
+        future = self.loop.create_future()
+        self.waiting.append(future)
+        if not self.out:
+            self.loop.call_soon(self._flush)
+        self.out.append(hiredis.pack_command(words))  # type: ignore[arg-type]
+        return future
+
+    def _flush(self) -> None:
+        if self.transport is not None and not self.broken:
+            self.transport.write(b"".join(self.out))
+        self.out.clear()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self.broken = True
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Wire:
+    """Redis as seen by one event loop: `call` describes a step, the answer or an error comes back.
+
+    Connects on first use, and again with back-off after every loss; nothing is sent twice.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.address = Address.of(url)
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Lock | None = None
+        self._failures = 0
+        self._not_before = 0.0
+
+    async def call(self, call: Call[T], *, deadline_s: float = DEADLINE_S) -> T:
+        """Carry out one step. Raises Unavailable when Redis is away or silent: whether it happened is then unknown."""
+        reply = await self._reply(call, deadline_s)
+        return call.read(reply)
+
+    async def calls(self, *many: Call[Any], deadline_s: float = DEADLINE_S) -> list[Any]:
+        """Carry out several independent steps in one round trip; their answers come in the same order."""
+        return list(await asyncio.gather(*(self.call(one, deadline_s=deadline_s) for one in many)))
+
+    async def _reply(self, call: Call[Any], deadline_s: float) -> Any:
+        try:
+            connection = self._connection
+            if connection is None or connection.broken:
+                connection = await asyncio.wait_for(self._connected(), deadline_s)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    return await connection.send(call.words)
+            except hiredis.ReplyError as error:
+                if call.script is None or not str(error).startswith("NOSCRIPT"):
+                    raise
+                # somebody flushed the scripts: the text carries the step this once and is kept again
+                words = ("EVAL", scripts.source(call.script), *call.words[2:])
+                async with asyncio.timeout(deadline_s):
+                    return await connection.send(words)
+        except TimeoutError:
+            if self._connection is not None:
+                self._connection.close()  # what comes late must not answer somebody else
+            raise Unavailable("Redis did not answer in time.") from None
+        except OSError:
+            raise Unavailable("Redis cannot be reached.") from None
+        except hiredis.ReplyError as error:
+            if str(error).startswith(_PASSING):
+                raise Unavailable(f"Redis refuses for now: {str(error).partition(' ')[0]}.") from None
+            raise
+
+    async def _connected(self) -> _Connection:
+        if self._connecting is None:
+            self._connecting = asyncio.Lock()
+        async with self._connecting:
+            if self._connection is not None and not self._connection.broken:
+                return self._connection
+            loop = asyncio.get_running_loop()
+            if loop.time() < self._not_before:
+                raise ConnectionError("Redis was away a moment ago.")
+            try:
+                self._connection = await self._connect(loop)
+            except (OSError, hiredis.ReplyError) as error:
+                self._failures += 1
+                self._not_before = loop.time() + min(1.0, 0.05 * 2**self._failures) * random.uniform(0.5, 1)  # noqa: S311
+                raise ConnectionError(str(error)) from error
+            if self._failures:
+                log.info("Redis is back")
+            self._failures = 0
+            return self._connection
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+        at = self.address
+        if at.path:
+            _, connection = await loop.create_unix_connection(_Connection, at.path)
+        else:
+            _, connection = await loop.create_connection(_Connection, at.host, at.port, ssl=at.tls)
+        try:
+            await asyncio.gather(*(connection.send(words) for words in at.greeting()))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def close(self) -> None:
+        """Close the connection; a later call opens a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            await asyncio.sleep(0)
