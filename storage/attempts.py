@@ -1,0 +1,212 @@
+"""Attempts: how a worker or an agent takes a job, says what it does, and ends it; each step fenced by its number."""
+
+import base64
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from storage import queues
+from storage.calls import Call, script, text
+from storage.errors import HostlerError, NotFound, Stale
+from storage.seal import Forged, Seal
+
+
+class Unregistered(HostlerError):
+    """The worker's registration is not, or no longer, the current one of its name."""
+
+    code = "UNREGISTERED"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds attempts: a worker or agent by its id and its current registration."""
+
+    worker: str
+    registration: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt as handed out: `lines` is how many lines of log the job already has."""
+
+    job_id: str
+    attempt: int
+    queue: str
+    spec: bytes
+    signature: str
+    lines: int
+
+    def read_spec(self, seal: Seal) -> dict[str, Any]:
+        """Return what shall be done. Raises Forged unless Hostler itself wrote it for this very job."""
+        seal.check("job", self.signature, self.job_id, self.spec)
+        spec = orjson.loads(self.spec)
+        if not isinstance(spec, dict):
+            raise Forged(f"The payload of job {self.job_id!r} is not an object.")
+        return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """What a heartbeat brought back: attempts that are lost, and jobs that shall be cancelled."""
+
+    lost: list[str]
+    cancel: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What became of a piece of output: the next line's number, whether the quota is full, whether to cancel."""
+
+    next_line: int
+    full: bool
+    cancel: bool
+
+
+def rq_time() -> str:
+    """Return the time in the form RQ writes into its hashes."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _stamped(milliseconds: float) -> int:
+    return int(milliseconds)
+
+
+def claim(
+    holder: Holder, tag_sets: Iterable[str], tags: Sequence[str], *, most: int, startable: int, lease_s: float
+) -> Call[tuple[list[Claim], list[str]]]:
+    """Take up to `most` jobs from the queues that `tags` cover, with a lease of `lease_s` seconds each.
+
+    `lease_s` 0 means the job's own timeout + 30 s (agents that send no heartbeat). Jobs beyond the first `startable`
+    are held ahead. Answers the claims, and the ids that were refused because they are no jobs of ours.
+    Raises Unregistered.
+    """
+    keys = [queues.key(name) for name in queues.served(tag_sets, tags)]
+
+    def read(reply: list[Any]) -> tuple[list[Claim], list[str]]:
+        _registered(holder, reply)
+        claims = [
+            Claim(text(job), int(attempt), text(queue), spec, text(signature), int(lines))
+            for job, attempt, queue, spec, signature, lines in reply[1]
+        ]
+        return claims, [text(job) for job in reply[2]]
+
+    return script(
+        "claim", holder.worker, holder.registration, most, _stamped(lease_s * 1000), rq_time(), startable,
+        keys=keys, read=read,
+    )  # fmt: skip
+
+
+def begin(holder: Holder, job_id: str, attempt: int) -> Call[bool]:
+    """Say that a job held ahead starts now; answers whether it is still ours."""
+    return script("begin", job_id, attempt, holder.worker, read=lambda reply: bool(reply == b"ok"))
+
+
+def beat(
+    holder: Holder, held: Iterable[tuple[str, int]], *, lease_s: float, rq_ttl_s: int, status: Mapping[str, str | int]
+) -> Call[Beaten]:
+    """Renew the leases of `held` attempts and note that the worker lives. `rq_ttl_s` 0: not an RQ worker.
+
+    Raises Unregistered.
+    """
+
+    def read(reply: list[Any]) -> Beaten:
+        _registered(holder, reply)
+        return Beaten([text(job) for job in reply[1]], [text(job) for job in reply[2]])
+
+    pairs = [word for job_id, attempt in held for word in (job_id, attempt)]
+    return script(
+        "beat", holder.worker, holder.registration, _stamped(lease_s * 1000), rq_ttl_s, rq_time(),
+        orjson.dumps(dict(status)), *pairs, read=read,
+    )  # fmt: skip
+
+
+def output(
+    holder: Holder,
+    job_id: str,
+    attempt: int | None,
+    channel: str,
+    data: bytes,
+    *,
+    first_line: int | None,
+    line_count: int,
+    live_bytes: int,
+    limit_bytes: int,
+) -> Call[Received]:
+    """Append output (`channel` o or e) of an attempt; None for `attempt` means the one its holder last claimed.
+
+    `first_line` numbers the first line, so that a repeated piece counts once; None appends. Raises Stale, NotFound.
+    """
+
+    def read(reply: list[bytes]) -> Received:
+        _standing(job_id, text(reply[0]))
+        return Received(int(reply[1]), reply[0] == b"full", bool(reply[2]))
+
+    return script(
+        "output", job_id, "" if attempt is None else attempt, holder.worker,
+        "" if first_line is None else first_line, line_count, channel, live_bytes, limit_bytes, data, read=read,
+    )  # fmt: skip
+
+
+def progress(holder: Holder, job_id: str, attempt: int | None, percent: int) -> Call[None]:
+    """Note that an attempt is `percent` done. Raises Stale, NotFound."""
+    return script(
+        "progress", job_id, "" if attempt is None else attempt, holder.worker, percent,
+        read=lambda reply: _standing(job_id, text(reply)),
+    )  # fmt: skip
+
+
+def attach(
+    holder: Holder, job_id: str, attempt: int | None, kind: str, name: str, record: Mapping[str, Any]
+) -> Call[None]:
+    """Register an object that an attempt left: `kind` is artifacts or logparts. Raises Stale, NotFound."""
+    return script(
+        "attach", job_id, "" if attempt is None else attempt, holder.worker, kind, name, orjson.dumps(dict(record)),
+        read=lambda reply: _standing(job_id, text(reply)),
+    )  # fmt: skip
+
+
+def settle(
+    holder: Holder,
+    job_id: str,
+    attempt: int | None,
+    outcome: str,
+    reason: str = "",
+    exit_code: int | None = None,
+    facts: Mapping[str, str | int] | None = None,
+) -> Call[str]:
+    """End an attempt as completed, failed, cancelled, or released (handed back); answers the job's state after it.
+
+    Safe to repeat: a second time answers the state and changes nothing. Raises Stale, NotFound.
+    """
+
+    def read(reply: list[bytes]) -> str:
+        standing = text(reply[0])
+        if standing not in {"ok", "replay"}:
+            _standing(job_id, standing)
+        return text(reply[1])
+
+    exit_word: str | int = "" if exit_code is None else exit_code
+    result = base64.b64encode(orjson.dumps({"exit": exit_code, "reason": reason}))
+    return script(
+        "settle", job_id, "" if attempt is None else attempt, holder.worker, outcome, reason, exit_word, rq_time(),
+        result, random.uniform(0.8, 1.2),  # noqa: S311  jitter, not a secret
+        orjson.dumps(dict(facts or {})), read=read,
+    )  # fmt: skip
+
+
+def _registered(holder: Holder, reply: list[Any]) -> None:
+    if reply[0] == b"unregistered":
+        raise Unregistered(f"Worker {holder.worker!r} has been registered anew, or removed, since.")
+
+
+def _standing(job_id: str, standing: str) -> None:
+    if standing == "unknown":
+        raise NotFound("Job not found")
+    if standing == "stale":
+        raise Stale(f"Job {job_id!r} is not, or no longer, held by this worker.")
+    if standing == "over":
+        raise Stale(f"Job {job_id!r} is already over.")

@@ -1,0 +1,48 @@
+"""Queues: where a job waits by its priority, its tags or its node, and which of them a worker serves in what order."""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+RQ_PREFIX = "rq:queue:"
+
+
+class Priority(StrEnum):
+    """How soon a job is taken; higher ones always first."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+def tag_set(tags: Iterable[str]) -> str:
+    """Return the canonical name of a set of tags, e.g. `gpu+linux`; empty for none."""
+    return "+".join(sorted(set(tags)))
+
+
+def of_job(priority: str, tags: Iterable[str]) -> str:
+    """Return the queue for a job: `jobs.high`, or `jobs.gpu+linux.high` for one that asks for tags."""
+    wanted = tag_set(tags)
+    return f"jobs.{wanted}.{priority}" if wanted else f"jobs.{priority}"
+
+
+def served(tag_sets: Iterable[str], tags: Sequence[str]) -> list[str]:
+    """Return the queues that a worker with `tags` serves, best first.
+
+    `tag_sets` are those that jobs have asked for. Within a priority the most demanding set comes first, since the
+    fewest workers serve it.
+    """
+    mine = set(tags)
+    covered = [names for names in tag_sets if names and set(names.split("+")) <= mine]
+    covered.sort(key=lambda names: (-names.count("+"), names))
+    return [f"jobs.{names}.{level}" if names else f"jobs.{level}" for level in Priority for names in [*covered, ""]]
+
+
+def key(queue: str) -> str:
+    """Return the Redis list in which RQ keeps `queue`."""
+    return RQ_PREFIX + queue
+
+
+def tags_of(queue: str) -> frozenset[str]:
+    """Return the tags that a worker needs to serve `queue`."""
+    parts = queue.split(".")
+    return frozenset(parts[1].split("+")) if len(parts) == 3 else frozenset()

@@ -1,0 +1,31 @@
+-- What every script of the job engine starts with: the time by Redis's clock, and a job's deciding fields.
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now_text = string.format('%d', now)
+local FIELDS = {'state', 'attempt', 'worker', 'queue', 'created', 'key', 'kids', 'hook', 'retries', 'failures',
+  'deaths', 'once', 'cancel', 'wait', 'backoff', 'ahead'}
+local TERMINAL = {completed = true, failed = true, cancelled = true}
+
+local function load(id)
+  local values = redis.call('HMGET', 'h:job:' .. id, unpack(FIELDS))
+  if not values[1] then return nil end
+  local job = {id = id, hash = 'h:job:' .. id}
+  for i, name in ipairs(FIELDS) do job[name] = values[i] or '' end
+  return job
+end
+
+-- the record of a running job, if this write belongs to its current attempt; `attempt` '' stands for the one held
+local function current(id, attempt, worker)
+  local job = load(id)
+  if not job then return nil, 'unknown' end
+  if job.worker ~= worker or (attempt ~= '' and job.attempt ~= attempt) then return job, 'stale' end
+  if job.state ~= 'running' then return job, 'over' end
+  return job, 'ok'
+end
+
+-- keep the index of states in step
+local function enter(job, state)
+  redis.call('ZREM', 'h:jobs:' .. job.state, job.id)
+  redis.call('ZADD', 'h:jobs:' .. state, job.created, job.id)
+  job.state = state
+end

@@ -1,0 +1,76 @@
+-- How a queued job gets into its queue, or waits outside of it for a stated reason.
+-- needs: job, event
+
+-- RQ's registries for what waits outside a queue; `rq info` shows them
+local RQ_WAIT = {delay = 'scheduled', backoff = 'scheduled', schedule = 'scheduled', dependency = 'deferred',
+  key = 'deferred'}
+
+local function push(job, front)
+  local queue = 'rq:queue:' .. job.queue
+  if job.wait ~= '' then
+    redis.call('SREM', 'h:parked', job.id)
+    redis.call('ZREM', 'h:delayed', job.id)
+    redis.call('ZREM', 'rq:' .. RQ_WAIT[job.wait] .. ':' .. job.queue, job.id)
+    job.wait = ''
+  end
+  redis.call('HSET', job.hash, 'wait', '', 'due', '')
+  redis.call('HSET', 'rq:job:' .. job.id, 'status', 'queued')
+  redis.call('SADD', 'rq:queues', queue)
+  redis.call(front and 'LPUSH' or 'RPUSH', queue, job.id)
+  redis.call('PUBLISH', 'h:wake', job.queue)
+end
+
+-- wait: delay | backoff | schedule (until `due`, ms), dependency, key
+local function park(job, wait, due)
+  job.wait = wait
+  redis.call('HSET', job.hash, 'wait', wait, 'due', due and string.format('%d', due) or '')
+  redis.call('SADD', 'h:parked', job.id)
+  if wait == 'delay' or wait == 'backoff' then redis.call('ZADD', 'h:delayed', due, job.id) end
+  redis.call('HSET', 'rq:job:' .. job.id, 'status', RQ_WAIT[wait])
+  redis.call('ZADD', 'rq:' .. RQ_WAIT[wait] .. ':' .. job.queue, due and math.floor(due / 1000) or '+inf', job.id)
+end
+
+-- take a job that waits out of wherever it waits
+local function withdraw(job)
+  if job.wait == '' then
+    redis.call('LREM', 'rq:queue:' .. job.queue, 0, job.id)
+    return
+  end
+  redis.call('SREM', 'h:parked', job.id)
+  redis.call('ZREM', 'h:delayed', job.id)
+  redis.call('ZREM', 'rq:' .. RQ_WAIT[job.wait] .. ':' .. job.queue, job.id)
+  redis.call('HSET', job.hash, 'wait', '')
+  job.wait = ''
+end
+
+-- a running job loses its worker: nothing of the attempt remains but its log
+local function let_go(job)
+  redis.call('LREM', 'h:proc:' .. job.worker, 1, job.id)
+  redis.call('ZREM', 'h:leases', job.id)
+  redis.call('ZREM', 'rq:wip:' .. job.queue, job.id .. ':' .. job.attempt)
+end
+
+-- pass the concurrency key on to the first job that still waits for it
+local function free_key(job)
+  if job.key == '' or redis.call('GET', 'h:key:' .. job.key) ~= job.id then return end
+  redis.call('DEL', 'h:key:' .. job.key)
+  while true do
+    local id = redis.call('LPOP', 'h:keywait:' .. job.key)
+    if not id then return end
+    local waiting = load(id)
+    if waiting and waiting.state == 'queued' and waiting.wait == 'key' then
+      push(waiting, true)
+      return
+    end
+  end
+end
+
+-- back into the queue after an attempt that did not end the job; due = ms, or nil for at once and first
+local function requeue(job, why, due)
+  let_go(job)
+  free_key(job)
+  enter(job, 'queued')
+  redis.call('HSET', job.hash, 'state', 'queued', 'worker', '', 'ahead', '')
+  if due then park(job, 'backoff', due) else push(job, true) end
+  event('job.queued', 'id', job.id, 'a', job.attempt, 'why', why)
+end

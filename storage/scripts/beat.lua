@@ -1,0 +1,26 @@
+-- A worker is alive: renew its leases; tell it what it has lost and what it shall cancel.
+-- ARGV: worker registration lease_ms rq_ttl_s iso status(JSON) then id attempt ...
+-- -> {'unregistered'} | {'ok', {lost id...}, {cancel id...}}
+-- include job
+local A, worker = ARGV, 'h:worker:' .. ARGV[1]
+if redis.call('HGET', worker, 'registration') ~= A[2] then return {'unregistered'} end
+local due = string.format('%d', now + A[3])
+local fields = {'seen', now_text, 'status', 'online'}
+for name, value in pairs(cjson.decode(A[6])) do fields[#fields + 1] = name; fields[#fields + 1] = value end
+redis.call('HSET', worker, unpack(fields))
+redis.call('ZADD', 'h:workers:seen', now_text, A[1])
+if tonumber(A[4]) > 0 then                       -- an RQ worker: keep what `rq info` reads
+  redis.call('HSET', 'rq:worker:' .. A[1], 'last_heartbeat', A[5])
+  redis.call('EXPIRE', 'rq:worker:' .. A[1], A[4])
+end
+local lost, cancel = {}, {}
+for i = 7, #A, 2 do
+  local r = redis.call('HMGET', 'h:job:' .. A[i], 'state', 'attempt', 'worker', 'cancel')
+  if r[1] == 'running' and r[2] == A[i + 1] and r[3] == A[1] then
+    redis.call('ZADD', 'h:leases', due, A[i])
+    if r[4] then cancel[#cancel + 1] = A[i] end
+  else
+    lost[#lost + 1] = A[i]
+  end
+end
+return {'ok', lost, cancel}

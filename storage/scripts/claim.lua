@@ -1,0 +1,51 @@
+-- Move jobs from the first non-empty queues to a worker, with a lease and the next attempt number.
+-- KEYS: queue lists, best first. ARGV: worker registration most lease_ms(0: the job's timeout + 30 s) iso now_startable
+-- -> {'unregistered'} | {'ok', {id attempt queue spec signature lines}...}, {refused id...}
+-- include job
+-- include event
+-- include queue
+local worker, most, lease_ms, iso, startable = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local standing = redis.call('HMGET', 'h:worker:' .. worker, 'registration', 'drain')
+if standing[1] ~= ARGV[2] then return {'unregistered'} end
+local jobs, refused = {}, {}
+if standing[2] then most = 0 end
+for _, key in ipairs(KEYS) do
+  local queue = string.sub(key, 10)                     -- after 'rq:queue:'
+  while #jobs < most do
+    local id = redis.call('LMOVE', key, 'h:proc:' .. worker, 'LEFT', 'RIGHT')
+    if not id then break end
+    local r = redis.call('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines')
+    local held_by = r[6] and r[6] ~= '' and redis.call('GET', 'h:key:' .. r[6])
+    if not r[1] then                                    -- not a job of ours: said aloud, never run
+      redis.call('LREM', 'h:proc:' .. worker, -1, id)
+      redis.call('HSET', 'rq:job:' .. id, 'status', 'failed', 'ended_at', iso)
+      redis.call('ZADD', 'rq:failed:' .. queue, clock[1] + 86400, id)
+      event('queue.refused', 'id', id, 'q', queue, 'why', 'no such job')
+      refused[#refused + 1] = id
+    elseif r[1] ~= 'queued' or r[2] ~= '' then          -- cancelled or parked meanwhile, or a doubled entry
+      redis.call('LREM', 'h:proc:' .. worker, -1, id)
+    elseif held_by and held_by ~= id and redis.call('HGET', 'h:job:' .. held_by, 'state') == 'running' then
+      redis.call('LREM', 'h:proc:' .. worker, -1, id)
+      redis.call('RPUSH', 'h:keywait:' .. r[6], id)
+      park({id = id, hash = 'h:job:' .. id, queue = queue}, 'key', nil)
+    else
+      local attempt = string.format('%d', r[3] + 1)     -- the fencing token
+      local ahead = #jobs >= startable and '1' or ''
+      local lease = lease_ms > 0 and lease_ms or (tonumber(r[8]) + 30) * 1000
+      if r[6] and r[6] ~= '' then redis.call('SET', 'h:key:' .. r[6], id) end
+      redis.call('HSET', 'h:job:' .. id, 'state', 'running', 'attempt', attempt, 'worker', worker, 'started', now_text,
+        'ahead', ahead)
+      redis.call('ZREM', 'h:jobs:queued', id)
+      redis.call('ZADD', 'h:jobs:running', r[7], id)
+      redis.call('ZADD', 'h:jobs:worker:' .. worker, r[7], id)
+      redis.call('ZADD', 'h:leases', string.format('%d', now + lease), id)
+      redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', iso, 'worker_name', worker)
+      -- score +inf: `rq info` runs RQ's own cleanup over this registry and would fail or double expired entries (R7)
+      redis.call('ZADD', 'rq:wip:' .. queue, '+inf', id .. ':' .. attempt)
+      event('job.started', 'id', id, 'a', attempt, 'w', worker)
+      jobs[#jobs + 1] = {id, attempt, queue, r[4], r[5], r[9] or '0'}
+    end
+  end
+  if #jobs >= most then break end
+end
+return {'ok', jobs, refused}

@@ -1,0 +1,6 @@
+-- Take or keep the lead among schedulers. ARGV: me lease_ms -> term (0: somebody else leads)
+local leader = redis.call('GET', 'h:leader')
+if leader and string.match(leader, '^%d+ (.+)$') ~= ARGV[1] then return 0 end
+local term = leader and tonumber(string.match(leader, '^(%d+) ')) or redis.call('INCR', 'h:leader:term')
+redis.call('SET', 'h:leader', string.format('%d', term) .. ' ' .. ARGV[1], 'PX', ARGV[2])
+return term

@@ -1,0 +1,44 @@
+-- Take back what dead workers held, end cancels that nobody honoured, mark the silent as offline.
+-- Any number of reapers may run it at once: the step that takes a lease away also decides what follows.
+-- ARGV: lease_ms cancel_ms silent_ms most iso
+-- -> {hold_ms, {lost id...}, {cancelled id...}, {offline worker...}}
+-- include job
+-- include event
+-- include queue
+-- include finish
+-- include lost
+local lease_ms, most, iso = tonumber(ARGV[1]), ARGV[4], ARGV[5]
+local last = tonumber(redis.call('GET', 'h:reaper:last') or 0)
+redis.call('SET', 'h:reaper:last', now_text)
+if now - last > lease_ms then        -- nobody could renew while Redis was away: give everybody one full lease
+  redis.call('SET', 'h:reaper:hold', string.format('%d', now + lease_ms), 'PX', lease_ms)
+end
+local hold = tonumber(redis.call('GET', 'h:reaper:hold') or 0) - now
+if hold > 0 then return {hold, {}, {}, {}} end
+local gone, ended, silent = {}, {}, {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'h:leases', '-inf', now_text, 'LIMIT', 0, most)) do
+  local job = load(id)
+  if job and job.state == 'running' then
+    lost(job, iso)
+    gone[#gone + 1] = id
+  else
+    redis.call('ZREM', 'h:leases', id)
+  end
+end
+local overdue = string.format('%d', now - ARGV[2])
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'h:cancels', '-inf', overdue, 'LIMIT', 0, most)) do
+  local job = load(id)
+  redis.call('ZREM', 'h:cancels', id)
+  if job and not TERMINAL[job.state] then
+    finish(job, 'cancelled', 'cancelled', '', iso)
+    ended[#ended + 1] = id
+  end
+end
+local quiet = string.format('%d', now - ARGV[3])
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'h:workers:seen', '-inf', quiet, 'LIMIT', 0, most)) do
+  redis.call('ZREM', 'h:workers:seen', worker)
+  redis.call('HSET', 'h:worker:' .. worker, 'status', 'offline', 'offline_at', now_text, 'offline_reason', 'silent')
+  event('worker.offline', 'w', worker, 'why', 'silent')
+  silent[#silent + 1] = worker
+end
+return {0, gone, ended, silent}

@@ -1,0 +1,23 @@
+-- Make a worker known under a new registration; what an earlier one of its name still held is lost.
+-- ARGV: worker registration proof(earlier registration | '' ) iso record(JSON) silent_ms -> {'ok', created} | {'taken'}
+-- include job
+-- include event
+-- include queue
+-- include finish
+-- include lost
+local A, hash = ARGV, 'h:worker:' .. ARGV[1]
+local old = redis.call('HMGET', hash, 'registration', 'status', 'seen', 'registered')
+if old[1] and old[1] ~= A[3] and old[2] ~= 'offline' and now - tonumber(old[3]) < tonumber(A[6]) then return {'taken'} end
+for _, id in ipairs(redis.call('LRANGE', 'h:proc:' .. A[1], 0, -1)) do
+  local job = load(id)
+  if job and job.state == 'running' and job.worker == A[1] then lost(job, A[4]) end
+end
+redis.call('DEL', 'h:proc:' .. A[1])
+redis.call('HDEL', hash, 'drain', 'offline_at', 'offline_reason', 'beats')
+local fields = {'registration', A[2], 'status', 'online', 'seen', now_text, 'registered', old[4] or now_text}
+for name, value in pairs(cjson.decode(A[5])) do fields[#fields + 1] = name; fields[#fields + 1] = value end
+redis.call('HSET', hash, unpack(fields))
+redis.call('ZADD', 'h:workers', 'NX', now_text, A[1])
+redis.call('ZADD', 'h:workers:seen', now_text, A[1])
+event('worker.online', 'w', A[1])
+return {'ok', old[4] or now_text}

@@ -1,0 +1,38 @@
+-- End an attempt: result, state and release of the worker at once.
+-- ARGV: id attempt worker outcome(completed | failed | cancelled | released) reason exit iso result_b64 jitter facts(JSON)
+-- -> {'ok', state} | {'replay', state} | {'stale' | 'unknown'}
+-- include job
+-- include event
+-- include queue
+-- include finish
+local A = ARGV
+local id, outcome, reason, exit, iso = A[1], A[4], A[5], A[6], A[7]
+local job, standing = current(id, A[2], A[3])
+if standing == 'over' and TERMINAL[job.state] then return {'replay', job.state} end
+if standing ~= 'ok' then return {standing == 'unknown' and 'unknown' or 'stale'} end
+local facts = {}
+for name, value in pairs(cjson.decode(A[10])) do facts[#facts + 1] = name; facts[#facts + 1] = value end
+if #facts > 0 then redis.call('HSET', job.hash, unpack(facts)) end
+local worker = 'rq:worker:' .. A[3]
+if outcome == 'released' then
+  requeue(job, 'handed back', nil)
+  return {'ok', 'queued'}
+end
+if outcome == 'failed' and job.cancel ~= '' then outcome, reason = 'cancelled', 'cancelled' end
+if redis.call('EXISTS', worker) == 1 then
+  redis.call('HINCRBY', worker, outcome == 'completed' and 'successful_job_count' or 'failed_job_count', 1)
+end
+redis.call('HINCRBY', 'h:worker:' .. A[3], 'jobs_completed', 1)
+local may_retry = outcome == 'failed' and (reason == 'exit_code' or reason == 'timeout')
+if may_retry and tonumber(job.failures) < tonumber(job.retries) then
+  local base, factor, cap = string.match(job.backoff, '^(%d+) ([%d.]+) (%d+)$')
+  local delay = math.min(base * factor ^ job.failures, tonumber(cap)) * tonumber(A[9])
+  redis.call('HSET', job.hash, 'failures', job.failures + 1, 'exit', exit, 'reason', reason)
+  requeue(job, reason, delay >= 1 and math.floor(now + delay) or nil)
+  return {'ok', 'queued'}
+end
+finish(job, outcome, reason, exit, iso)
+redis.call('XADD', 'rq:results:' .. id, '*', 'type', outcome == 'completed' and '1' or '2', 'worker_name', A[3],
+  'return_value', A[8])
+redis.call('EXPIRE', 'rq:results:' .. id, 500)
+return {'ok', outcome}

@@ -1,0 +1,61 @@
+-- Accept a job: record, RQ job, queue entry, event and audit entry at once, or nothing.
+-- ARGV: id actor queue spec signature rq_data iso timeout_s description options(JSON)
+-- -> {'ok', created} | {'replay', id} | {'conflict'} | {'parent', id, state | 'unknown'}
+-- include job
+-- include event
+-- include audit
+-- include queue
+local A = ARGV
+local id, actor, queue, o = A[1], A[2], A[3], cjson.decode(A[10])
+local idem = o.idempotency_key and 'h:idem:' .. actor .. ':' .. o.idempotency_key
+if idem then
+  local known = redis.call('GET', idem)
+  if known then
+    local hash, first = string.match(known, '^(%S+) (%S+)$')
+    if hash ~= o.body_hash then return {'conflict'} end
+    return {'replay', first}
+  end
+end
+if redis.call('EXISTS', 'h:job:' .. id) == 1 then return {'replay', id} end      -- an occurrence that was made before
+local unmet = {}
+for _, parent in ipairs(o.depends_on or {}) do
+  local state = redis.call('HGET', 'h:job:' .. parent, 'state')
+  if not state then return {'parent', parent, 'unknown'} end
+  if state == 'failed' or state == 'cancelled' then return {'parent', parent, state} end
+  if state ~= 'completed' then unmet[#unmet + 1] = parent end
+end
+-- nothing above has written anything; nothing below can refuse
+if idem then redis.call('SET', idem, o.body_hash .. ' ' .. id, 'EX', 86400) end
+local due = o.not_before
+if o.delay_ms then due = now + o.delay_ms end
+if due and due <= now and not o.schedule then due = nil end
+local hash = 'h:job:' .. id
+redis.call('HSET', hash, 'state', 'queued', 'actor', actor, 'queue', queue, 'attempt', '0', 'spec', A[4], 'sig', A[5],
+  'created', now_text, 'timeout', A[8], 'retries', o.retries or 0, 'failures', 0, 'deaths', 0, 'key', o.key or '',
+  'backoff', o.backoff or '', 'once', o.at_most_once and '1' or '', 'hook', o.webhook and '1' or '',
+  'tags', o.tag_set or '', 'file', o.file or '', 'not_before', due and string.format('%d', due) or '',
+  'schedule', o.schedule or '', 'estimate', o.estimate or '', 'origin', o.retry_of or '')
+redis.call('HSET', 'rq:job:' .. id, 'created_at', A[7], 'enqueued_at', A[7], 'data', A[6], 'origin', queue,
+  'description', A[9], 'timeout', A[8])      -- no retries_left: RQ itself must never run it again (R7)
+redis.call('ZADD', 'h:jobs', now_text, id)
+redis.call('ZADD', 'h:jobs:queued', now_text, id)
+for _, tag in ipairs(o.tags or {}) do redis.call('ZADD', 'h:jobs:tag:' .. tag, now_text, id) end
+if o.tag_set and redis.call('SADD', 'h:tagsets', o.tag_set) == 1 then redis.call('PUBLISH', 'h:wake', 'tagsets') end
+local job = {id = id, hash = hash, queue = queue, wait = ''}
+if #unmet > 0 then
+  for _, parent in ipairs(unmet) do
+    redis.call('SADD', 'h:needs:' .. id, parent)
+    redis.call('SADD', 'h:children:' .. parent, id)
+    redis.call('HSET', 'h:job:' .. parent, 'kids', '1')
+  end
+  park(job, 'dependency', nil)
+elseif o.schedule then
+  park(job, 'schedule', due)
+elseif due then
+  park(job, 'delay', due)
+else
+  push(job, false)
+end
+event('job.queued', 'id', id, 'by', actor, 'q', queue)
+audit(now_text, actor, 'job.submit', id)
+return {'ok', now_text}
