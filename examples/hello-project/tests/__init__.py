@@ -1,0 +1,1 @@
+"""The tests of wordcount, and the report about them."""
