@@ -106,7 +106,12 @@ def begin(holder: Holder, job_id: str, attempt: int) -> Call[bool]:
 
 
 def beat(
-    holder: Holder, held: Iterable[tuple[str, int]], *, lease_s: float, rq_ttl_s: int, status: Mapping[str, str | int]
+    holder: Holder,
+    held: Iterable[tuple[str, int]],
+    *,
+    lease_s: float,
+    rq_ttl_s: int,
+    status: Mapping[str, str | int],
 ) -> Call[Beaten]:
     """Renew the leases of `held` attempts and note that the worker lives. `rq_ttl_s` 0: not an RQ worker.
 

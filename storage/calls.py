@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from storage import scripts
 
@@ -22,17 +22,26 @@ class Call(Generic[T]):
     script: str | None = None
 
 
-def command(*words: Word, read: Callable[[Any], T] = lambda reply: reply) -> Call[T]:
+def _as_it_is(reply: Any) -> Any:
+    return reply
+
+
+@overload
+def command(*words: Word) -> Call[Any]: ...
+@overload
+def command(*words: Word, read: Callable[[Any], T]) -> Call[T]: ...
+def command(*words: Word, read: Callable[[Any], Any] = _as_it_is) -> Call[Any]:
     """Describe a plain Redis command."""
     return Call(words, read)
 
 
+@overload
+def script(name: str, *arguments: Word, keys: Sequence[str] = ()) -> Call[Any]: ...
+@overload
+def script(name: str, *arguments: Word, keys: Sequence[str] = (), read: Callable[[Any], T]) -> Call[T]: ...
 def script(
-    name: str,
-    *arguments: Word,
-    keys: Sequence[str] = (),
-    read: Callable[[Any], T] = lambda reply: reply,
-) -> Call[T]:
+    name: str, *arguments: Word, keys: Sequence[str] = (), read: Callable[[Any], Any] = _as_it_is
+) -> Call[Any]:
     """Describe a run of the Lua script called `name`."""
     return Call(("EVALSHA", scripts.sha(name), len(keys), *keys, *arguments), read, name)
 

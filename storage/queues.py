@@ -34,7 +34,11 @@ def served(tag_sets: Iterable[str], tags: Sequence[str]) -> list[str]:
     mine = set(tags)
     covered = [names for names in tag_sets if names and set(names.split("+")) <= mine]
     covered.sort(key=lambda names: (-names.count("+"), names))
-    return [f"jobs.{names}.{level}" if names else f"jobs.{level}" for level in Priority for names in [*covered, ""]]
+    return [
+        f"jobs.{names}.{level}" if names else f"jobs.{level}"
+        for level in Priority
+        for names in [*covered, ""]
+    ]
 
 
 def key(queue: str) -> str:

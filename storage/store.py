@@ -44,6 +44,7 @@ class Store:
         self.wire = Wire(settings.redis_url)
         self.objects = Objects(settings)
         self.seal = Seal(settings.secret_key)
+        self.cache: dict[str, object] = {}  # what this process may answer from memory for a moment
 
     async def call(self, call: Call[T]) -> T:
         """Carry out one step in Redis. Raises Unavailable, or what the step's rules refuse with."""

@@ -26,7 +26,17 @@ T = TypeVar("T")
 #: A reply that has not come by then is given up; the answer to the caller is "unknown", a 503.
 DEADLINE_S = 4.0
 #: Replies that are errors of Redis itself and pass by themselves.
-_PASSING = ("LOADING", "READONLY", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "OOM", "MISCONF", "NOREPLICAS")
+_PASSING = (
+    "LOADING",
+    "READONLY",
+    "BUSY",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "OOM",
+    "MISCONF",
+    "NOREPLICAS",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,9 @@ class Address:
         """Read a Redis URL. Raises ValueError."""
         parts = urlsplit(url)
         if parts.scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError(f"A Redis URL starts with redis://, rediss:// or unix://, not {parts.scheme}://.")
+            raise ValueError(
+                f"A Redis URL starts with redis://, rediss:// or unix://, not {parts.scheme}://."
+            )
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         tls = None
         if parts.scheme == "rediss":

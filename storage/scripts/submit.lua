@@ -1,6 +1,6 @@
 -- Accept a job: record, RQ job, queue entry, event and audit entry at once, or nothing.
 -- ARGV: id actor queue spec signature rq_data iso timeout_s description options(JSON)
--- -> {'ok', created} | {'replay', id} | {'conflict'} | {'parent', id, state | 'unknown'}
+-- -> {'ok' | 'replay', id, created, estimate} | {'conflict'} | {'parent', id, state | 'unknown'}
 -- include job
 -- include event
 -- include audit
@@ -13,10 +13,12 @@ if idem then
   if known then
     local hash, first = string.match(known, '^(%S+) (%S+)$')
     if hash ~= o.body_hash then return {'conflict'} end
-    return {'replay', first}
+    local r = redis.call('HMGET', 'h:job:' .. first, 'created', 'estimate')
+    return {'replay', first, r[1] or now_text, r[2] or ''}
   end
 end
-if redis.call('EXISTS', 'h:job:' .. id) == 1 then return {'replay', id} end      -- an occurrence that was made before
+local made = redis.call('HMGET', 'h:job:' .. id, 'created', 'estimate')      -- an occurrence that was made before
+if made[1] then return {'replay', id, made[1], made[2] or ''} end
 local unmet = {}
 for _, parent in ipairs(o.depends_on or {}) do
   local state = redis.call('HGET', 'h:job:' .. parent, 'state')
@@ -34,7 +36,7 @@ redis.call('HSET', hash, 'state', 'queued', 'actor', actor, 'queue', queue, 'att
   'created', now_text, 'timeout', A[8], 'retries', o.retries or 0, 'failures', 0, 'deaths', 0, 'key', o.key or '',
   'backoff', o.backoff or '', 'once', o.at_most_once and '1' or '', 'hook', o.webhook and '1' or '',
   'tags', o.tag_set or '', 'file', o.file or '', 'not_before', due and string.format('%d', due) or '',
-  'schedule', o.schedule or '', 'estimate', o.estimate or '', 'origin', o.retry_of or '')
+  'schedule', o.schedule or '', 'estimate', o.estimate or '', 'origin', o.retry_of or '', 'webhook', o.sealed or '')
 redis.call('HSET', 'rq:job:' .. id, 'created_at', A[7], 'enqueued_at', A[7], 'data', A[6], 'origin', queue,
   'description', A[9], 'timeout', A[8])      -- no retries_left: RQ itself must never run it again (R7)
 redis.call('ZADD', 'h:jobs', now_text, id)
@@ -58,4 +60,4 @@ else
 end
 event('job.queued', 'id', id, 'by', actor, 'q', queue)
 audit(now_text, actor, 'job.submit', id)
-return {'ok', now_text}
+return {'ok', id, now_text, o.estimate and tostring(o.estimate) or ''}

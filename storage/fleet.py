@@ -1,0 +1,189 @@
+"""The fleet: which workers there are, what they serve, and what that means for a job that waits."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from storage import queues
+from storage.attempts import Holder, rq_time
+from storage.calls import Call, command, pairs, script, text
+from storage.errors import Conflict, NotFound
+from storage.store import Store
+
+#: A worker or agent that has not been heard of for two leases is offline.
+SILENT_LEASES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker or agent as its record says. Times are milliseconds since the epoch."""
+
+    id: str
+    kind: str
+    status: str
+    hostname: str
+    tags: tuple[str, ...]
+    slots: int
+    running: int
+    current_job: str | None
+    jobs_completed: int
+    registered_ms: int
+    seen_ms: int
+    cpu_count: int | None
+    memory_mb: int | None
+    metadata: dict[str, Any]
+    offline_ms: int | None
+    offline_reason: str | None
+    draining: bool
+    version: str | None
+    isolation: str | None
+    pid: int | None
+
+    @property
+    def free_slots(self) -> int:
+        """Return how many more jobs it could run now."""
+        return max(0, self.slots - self.running) if self.status == "online" and not self.draining else 0
+
+
+def _read(worker_id: str, row: Mapping[str, str]) -> Worker:
+    def number(name: str) -> int | None:
+        return int(row[name]) if row.get(name) else None
+
+    return Worker(
+        id=worker_id,
+        kind=row.get("kind", "agent"),
+        status=row.get("status", "offline"),
+        hostname=row.get("hostname", ""),
+        tags=tuple(orjson.loads(row.get("tags", "[]"))),
+        slots=number("slots") or 1,
+        running=number("running") or 0,
+        current_job=row.get("current_job") or None,
+        jobs_completed=number("jobs_completed") or 0,
+        registered_ms=number("registered") or 0,
+        seen_ms=number("seen") or 0,
+        cpu_count=number("cpu_count"),
+        memory_mb=number("memory_mb"),
+        metadata=orjson.loads(row.get("metadata", "{}")),
+        offline_ms=number("offline_at"),
+        offline_reason=row.get("offline_reason") or None,
+        draining="drain" in row,
+        version=row.get("version") or None,
+        isolation=row.get("isolation") or None,
+        pid=number("pid"),
+    )
+
+
+def register(
+    holder: Holder, facts: Mapping[str, str | int], *, proof: str = "", silent_s: float
+) -> Call[int]:
+    """Make a worker known under a new registration; answers when its name was first registered (ms).
+
+    `proof` is the registration it had before, if it still knows it. What an earlier registration still held is lost.
+    Raises Conflict while another one of that name is online.
+    """
+
+    def read(reply: list[bytes]) -> int:
+        if reply[0] == b"taken":
+            raise Conflict("Worker already registered")
+        return int(reply[1])
+
+    return script(
+        "register", holder.worker, holder.registration, proof, rq_time(), orjson.dumps(dict(facts)),
+        int(silent_s * 1000), read=read,
+    )  # fmt: skip
+
+
+def depart(
+    worker_id: str, registration: str = "", *, reason: str, forget: bool = False, actor: str = ""
+) -> Call[None]:
+    """Mark a worker offline, or forget it; what it still holds is lost. Raises NotFound, Conflict."""
+
+    def read(reply: bytes) -> None:
+        if reply == b"unknown":
+            raise NotFound("Worker not found")
+        if reply == b"stale":
+            raise Conflict(f"Worker {worker_id!r} has been registered anew since.")
+
+    flag = "1" if forget else ""
+    return script("depart", worker_id, registration, rq_time(), reason, flag, actor, read=read)
+
+
+def fetch(worker_id: str) -> Call[Worker]:
+    """Describe reading one worker. Raises NotFound."""
+
+    def read(reply: list[bytes]) -> Worker:
+        row = pairs(reply)
+        if "registration" not in row:
+            raise NotFound("Worker not found")
+        return _read(worker_id, row)
+
+    return command("HGETALL", f"h:worker:{worker_id}", read=read)
+
+
+async def workers(store: Store) -> list[Worker]:
+    """Return all workers that are registered, oldest first."""
+    ids = await store.call(command("ZRANGE", "h:workers", 0, -1))
+    rows = await store.calls(*(command("HGETALL", f"h:worker:{text(each)}", read=pairs) for each in ids))
+    return [_read(text(each), row) for each, row in zip(ids, rows, strict=True) if "registration" in row]
+
+
+async def tag_sets(store: Store) -> list[str]:
+    """Return the tag sets that jobs have ever asked for."""
+    return [text(each) for each in await store.call(command("SMEMBERS", "h:tagsets"))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    taken: float
+    workers: tuple[Worker, ...]
+    mean_run_s: float | None
+
+
+#: An estimate need not be fresher than this.
+_PICTURE_S = 2.0
+
+
+async def _picture(store: Store) -> _Picture:
+    known = store.cache.get("fleet")
+    if isinstance(known, _Picture) and time.monotonic() - known.taken < _PICTURE_S:
+        return known
+    picture = _Picture(time.monotonic(), tuple(await workers(store)), await _mean_run_s(store))
+    store.cache["fleet"] = picture
+    return picture
+
+
+async def _mean_run_s(store: Store) -> float | None:
+    """Return how long the last hundred jobs ran on average; None before any has ended."""
+    fields = ("started", "ended")
+
+    def read(reply: list[Any]) -> list[tuple[int, int]]:
+        return [(int(began), int(ended)) for _, (began, ended) in reply[1] if began and ended]
+
+    runs = await store.call(script("select", 0, 100, "1", *fields, keys=["h:ended"], read=read))
+    return sum(ended - began for began, ended in runs) / len(runs) / 1000 if runs else None
+
+
+async def estimated_wait_s(store: Store, priority: str, tags: Sequence[str]) -> int | None:
+    """Return how long a job submitted now will wait: the jobs before it, shared by the slots that serve it.
+
+    None where nothing has been observed that could say: no worker serves it, or no job has ended yet.
+    """
+    picture = await _picture(store)
+    serving = [each for each in picture.workers if each.status == "online" and set(tags) <= set(each.tags)]
+    slots = sum(each.slots for each in serving if not each.draining)
+    if not slots:
+        return None
+    levels = list(queues.Priority)[: list(queues.Priority).index(queues.Priority(priority)) + 1]
+    lengths = await store.calls(
+        *(command("LLEN", queues.key(queues.of_job(level, tags))) for level in levels)
+    )
+    free = sum(each.free_slots for each in serving)
+    before = sum(lengths)
+    if before < free:
+        return 0
+    if picture.mean_run_s is None:
+        return None
+    return round((before - free + 1) / slots * picture.mean_run_s)

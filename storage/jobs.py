@@ -1,0 +1,354 @@
+"""Jobs: what was asked, how far it is, how it ended, and which changes are allowed.
+
+`queued` -> `running` -> `completed` | `failed` | `cancelled`. A job that waits for a time, for other jobs or for its
+concurrency key is `queued` with a stated reason (`wait`). A failed job says why in `reason`: exit_code, timeout, lost,
+quarantined, invalid, integrity. Terminal states never change; a retry on request is a new job with the old one's spec.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from storage import queues, tasks
+from storage.attempts import rq_time
+from storage.calls import Call, command, script, text
+from storage.errors import Conflict, Invalid, NotFound, Unprocessable
+from storage.store import Store
+
+
+class State(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINISHED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+
+#: Why a queued job is not in its queue.
+WAITS = ("delay", "backoff", "schedule", "dependency", "key")
+
+ID = re.compile(r"job-[0-9a-z]{20}(-[0-9]{1,14})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before a failed job is tried again: delay_s * factor ** failures, at most max_s, +-20 %."""
+
+    delay_s: float = 1.0
+    factor: float = 2.0
+    max_s: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What somebody asks for, already validated in form. Either `command` (for a shell) or `argv` (for none)."""
+
+    command: str | None = None
+    argv: list[str] | None = None
+    file: str | None = None  # the id of an upload
+    file_url: str | None = None  # an https address outside, fetched by the worker
+    working_directory: str | None = None
+    timeout_s: int = 600
+    priority: str = "normal"
+    env: dict[str, str] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+    retries: int = 0
+    backoff: Backoff = Backoff()
+    artifacts: list[str] = field(default_factory=list)
+    depends_on: list[str] = field(default_factory=list)
+    not_before_ms: int | None = None
+    delay_s: float | None = None
+    concurrency_key: str | None = None
+    at_most_once: bool = False
+    webhook: dict[str, str] | None = None
+    name: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+#: The parts of an order that the worker needs, and that its signature covers.
+_SPEC = (
+    "command", "argv", "file", "file_url", "working_directory", "timeout_s", "priority", "env", "tags",
+    "artifacts", "name", "metadata", "retries", "concurrency_key", "depends_on", "at_most_once",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What a submit promises: the same for every repetition under one idempotency key."""
+
+    id: str
+    created_ms: int
+    estimated_wait_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's record, read. Times are milliseconds since the epoch; what has not happened yet is None."""
+
+    id: str
+    state: State
+    spec: dict[str, Any]
+    actor: str
+    queue: str
+    attempt: int
+    created_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    worker: str | None
+    exit_code: int | None
+    reason: str | None
+    progress: int | None
+    wait: str | None
+    not_before_ms: int | None
+    cancel_requested: bool
+    failures: int
+    deaths: int
+    schedule: str | None
+    retry_of: str | None
+    estimated_wait_s: int | None
+    lines: int
+    stdout: str | None
+    stderr: str | None
+    facts: dict[str, str]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has come to its end."""
+        return self.state in FINISHED
+
+
+_FIELDS = (
+    "state", "spec", "actor", "queue", "attempt", "created", "started", "ended", "worker", "exit", "reason",
+    "progress", "wait", "due", "cancel", "failures", "deaths", "schedule", "origin", "estimate", "lines", "out",
+    "err", "cpu_ms", "max_rss_bytes", "signal", "message", "truncated",
+)  # fmt: skip
+_FACTS = ("cpu_ms", "max_rss_bytes", "signal", "message", "truncated")
+
+
+def _read(job_id: str, values: Sequence[bytes | None]) -> Job:
+    row = {name: value for name, value in zip(_FIELDS, values, strict=True) if value not in (None, b"")}
+
+    def number(name: str) -> int | None:
+        return int(row[name]) if name in row else None
+
+    def word(name: str) -> str | None:
+        return text(row[name]) if name in row else None
+
+    return Job(
+        id=job_id,
+        state=State(text(row["state"])),
+        spec=orjson.loads(row.get("spec", b"{}")),
+        actor=word("actor") or "",
+        queue=word("queue") or "",
+        attempt=number("attempt") or 0,
+        created_ms=number("created") or 0,
+        started_ms=number("started"),
+        ended_ms=number("ended"),
+        worker=word("worker"),
+        exit_code=number("exit"),
+        reason=word("reason"),
+        progress=number("progress"),
+        wait=word("wait"),
+        not_before_ms=number("due"),
+        cancel_requested="cancel" in row,
+        failures=number("failures") or 0,
+        deaths=number("deaths") or 0,
+        schedule=word("schedule"),
+        retry_of=word("origin"),
+        estimated_wait_s=number("estimate"),
+        lines=number("lines") or 0,
+        stdout=word("out"),
+        stderr=word("err"),
+        facts={name: text(row[name]) for name in _FACTS if name in row},
+    )
+
+
+def submission(
+    store: Store,
+    actor: str,
+    order: Order,
+    *,
+    job_id: str,
+    idempotency: tuple[str, str] | None = None,
+    schedule: str | None = None,
+    retry_of: str | None = None,
+    estimated_wait_s: int | None = None,
+) -> Call[Submitted]:
+    """Describe the one step that accepts `order`: record, queue entry, event and audit entry together.
+
+    `idempotency` is the caller's key and the digest of the body it came with. Raises Unprocessable when the key was
+    used with another body, Invalid when a job it depends on is unknown or has failed.
+    """
+    asked = asdict(order)
+    spec = orjson.dumps({"task": tasks.COMMAND.name, **{name: asked[name] for name in _SPEC if asked[name]}})
+    queue = queues.of_job(order.priority, order.tags)
+    options: dict[str, Any] = {
+        "retries": order.retries,
+        "key": order.concurrency_key,
+        "at_most_once": order.at_most_once,
+        "webhook": order.webhook is not None,
+        "tags": order.tags,
+        "tag_set": queues.tag_set(order.tags),
+        "file": order.file,
+        "depends_on": list(dict.fromkeys(order.depends_on)),
+        "not_before": order.not_before_ms,
+        "delay_ms": int(order.delay_s * 1000) if order.delay_s else None,
+        "schedule": schedule,
+        "retry_of": retry_of,
+        "estimate": estimated_wait_s,
+        "sealed": _sealed_webhook(store, job_id, order.webhook),
+    }
+    if order.retries:
+        backoff = order.backoff
+        options["backoff"] = f"{int(backoff.delay_s * 1000)} {backoff.factor} {int(backoff.max_s * 1000)}"
+    if idempotency is not None:
+        options["idempotency_key"], options["body_hash"] = idempotency
+
+    def read(reply: list[bytes]) -> Submitted:
+        outcome = text(reply[0])
+        if outcome == "conflict":
+            raise Unprocessable("This Idempotency-Key was used before, with another body.")
+        if outcome == "parent":
+            parent, state = text(reply[1]), text(reply[2])
+            message = f"Job {parent!r}, which dependsOn names, is {state}."
+            raise Invalid(message, details={"dependsOn": message})
+        return Submitted(text(reply[1]), int(reply[2]), int(reply[3]) if reply[3] else None)
+
+    signature = store.seal.signature("job", job_id, spec)
+    given = {name: value for name, value in options.items() if value not in (None, "", [], False, 0)}
+    if "estimate" not in given and estimated_wait_s == 0:
+        given["estimate"] = 0
+    described = order.name or order.command or " ".join(order.argv or [])
+    return script(
+        "submit", job_id, actor, queue, spec, signature, tasks.rq_data(tasks.COMMAND, job_id), rq_time(),
+        order.timeout_s, described[:200], orjson.dumps(given), read=read,
+    )  # fmt: skip
+
+
+def _sealed_webhook(store: Store, job_id: str, webhook: Mapping[str, str] | None) -> str | None:
+    if webhook is None:
+        return None
+    return store.seal.encrypt("webhook", orjson.dumps(dict(webhook)), bound_to=job_id)
+
+
+async def submit(
+    store: Store, actor: str, order: Order, *, idempotency_key: str | None = None, retry_of: str | None = None
+) -> Submitted:
+    """Accept `order` durably and answer its id. Raises Unprocessable, Invalid."""
+    from storage import fleet  # noqa: PLC0415  fleet reads jobs
+
+    idempotency = None
+    if idempotency_key is not None:
+        body = orjson.dumps(asdict(order), option=orjson.OPT_SORT_KEYS)
+        idempotency = (idempotency_key, hashlib.sha256(body).hexdigest())
+    estimate = await fleet.estimated_wait_s(store, order.priority, order.tags)
+    if order.delay_s or order.not_before_ms or order.depends_on:
+        estimate = None  # when it starts is not for the queue to say
+    return await store.call(
+        submission(
+            store, actor, order,
+            job_id=store.new_id("job"), idempotency=idempotency, retry_of=retry_of, estimated_wait_s=estimate,
+        )
+    )  # fmt: skip
+
+
+def _known(job_id: str) -> str:
+    """Return `job_id` if it can be one at all. Raises NotFound."""
+    if not ID.fullmatch(job_id):
+        raise NotFound("Job not found")
+    return job_id
+
+
+def fetch(job_id: str) -> Call[Job]:
+    """Describe reading one job. Raises NotFound."""
+
+    def read(values: list[bytes | None]) -> Job:
+        if values[0] is None:
+            raise NotFound("Job not found")
+        return _read(job_id, values)
+
+    return command("HMGET", f"h:job:{_known(job_id)}", *_FIELDS, read=read)
+
+
+async def get(store: Store, job_id: str) -> Job:
+    """Return one job, also when it has left Redis for the object store. Raises NotFound."""
+    from storage import archive  # noqa: PLC0415  archive reads jobs
+
+    try:
+        return await store.call(fetch(job_id))
+    except NotFound:
+        return archived_job(await archive.get(store, job_id))
+
+
+def archived_job(record: Mapping[str, str]) -> Job:
+    """Read a record that was archived as the hash it was."""
+    return _read(record["id"], [record[name].encode() if name in record else None for name in _FIELDS])
+
+
+#: What a list may be ordered by, and the index that is in that order.
+ORDERS = {"createdAt": "h:jobs", "completedAt": "h:ended"}
+
+
+async def page(
+    store: Store,
+    *,
+    limit: int,
+    offset: int,
+    state: str | None = None,
+    worker: str | None = None,
+    tags: Sequence[str] = (),
+    order_by: str = "createdAt",
+    newest_first: bool = True,
+) -> tuple[list[Job], int]:
+    """Return up to `limit` jobs that match every filter, and how many match in all."""
+    indexes = [f"h:jobs:{state}"] if state else []
+    indexes += [f"h:jobs:worker:{worker}"] if worker else []
+    indexes += [f"h:jobs:tag:{tag}" for tag in tags]
+    if order_by != "createdAt" or not indexes:
+        indexes.insert(0, ORDERS[order_by])
+
+    def read(reply: list[Any]) -> tuple[list[Job], int]:
+        return [_read(text(job), values) for job, values in reply[1] if values[0] is not None], reply[0]
+
+    newest = "1" if newest_first else ""
+    return await store.call(script("select", offset, limit, newest, *_FIELDS, keys=indexes, read=read))
+
+
+async def cancel(store: Store, actor: str, job_id: str) -> State:
+    """Ask for a job's end; answers `cancelled`, or `running` while its worker still has to kill it.
+
+    Safe to repeat. Raises NotFound, or Conflict when the job has already completed or failed.
+    """
+
+    def read(reply: list[bytes]) -> State:
+        outcome = text(reply[0])
+        if outcome == "unknown":
+            raise NotFound("Job not found")
+        if outcome in {State.COMPLETED, State.FAILED}:
+            raise Conflict(f"Job {job_id!r} is already {outcome}.")
+        return State.RUNNING if outcome == "requested" else State.CANCELLED
+
+    return await store.call(script("cancel", _known(job_id), actor, rq_time(), read=read))
+
+
+def order_of(job: Job) -> Order:
+    """Return the order that `job` was made from, without its times and its dependencies."""
+    known = {name: job.spec[name] for name in _SPEC if name in job.spec and name not in {"depends_on"}}
+    return Order(**known)
+
+
+async def retry(store: Store, actor: str, job_id: str) -> Submitted:
+    """Submit a finished job's command again, as a new job. Raises NotFound, or Conflict while it is not finished."""
+    job = await get(store, job_id)
+    if not job.finished:
+        raise Conflict(f"Job {job_id!r} is {job.state}; only a finished job can be retried.")
+    return await submit(store, actor, order_of(job), retry_of=job_id)

@@ -1,0 +1,12 @@
+-- An API key lies under its digest; its id leads there from its owner's keys and from all keys.
+local function keep_apikey(owner, id, digest, record)
+  redis.call('SET', 'h:apikey:' .. digest, record)
+  redis.call('HSET', 'h:apikeys:' .. owner, id, digest)
+  redis.call('HSET', 'h:apikeys', id, digest)
+end
+
+local function drop_apikey(owner, id, digest)
+  redis.call('DEL', 'h:apikey:' .. digest)
+  redis.call('HDEL', 'h:apikeys:' .. owner, id)
+  redis.call('HDEL', 'h:apikeys', id)
+end

@@ -1,0 +1,54 @@
+-- Decide in one step whether what a request presents is current, and whether its bearer is within the rate.
+-- ARGV: kind ('session', 'key', 'worker' or ''), subject (user id, digest of the key, or worker id),
+--       token (jti, or registration), family, generation, address, requests a second (0: do not count)
+-- Returns {known, allowed, remaining, ms until the oldest counted request is forgotten, user's record, key's record}.
+-- What is not current counts for the address, so nobody spends the budget of a session that was taken from them.
+-- include record
+
+local kind, subject, token, family, generation, address = unpack(ARGV, 1, 6)
+local limit = tonumber(ARGV[7])
+local bearer, user, key = false, '', ''
+
+if kind == 'session' then
+  if redis.call('EXISTS', 'h:revoked:' .. token, 'h:revoked:' .. family) == 0 then
+    local raw = redis.call('GET', 'h:user:' .. subject)
+    local fields = raw and content(raw)
+    if fields and tostring(fields.generation) == generation then
+      bearer, user = 'user:' .. subject, raw
+    end
+  end
+elseif kind == 'key' then
+  local raw = redis.call('GET', 'h:apikey:' .. subject)
+  local fields = raw and content(raw)
+  local owner = fields and redis.call('GET', 'h:user:' .. tostring(fields.owner))
+  if owner then
+    bearer, user, key = 'key:' .. subject, owner, raw
+  end
+elseif kind == 'worker' then
+  if redis.call('HGET', 'h:worker:' .. subject, 'registration') == token then
+    bearer = 'worker:' .. subject
+  end
+end
+
+local known = bearer and 1 or 0
+if limit == 0 then
+  return {known, 1, 0, 0, user, key}
+end
+
+-- The times of the requests of the last second, newest first: the oldest leave, and a new one enters if there is room.
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local rate = 'h:rate:' .. (bearer or ('address:' .. address))
+local oldest = redis.call('LINDEX', rate, -1)
+while oldest and tonumber(oldest) <= now_ms - 1000 do
+  redis.call('RPOP', rate)
+  oldest = redis.call('LINDEX', rate, -1)
+end
+local counted = oldest and redis.call('LLEN', rate) or 0
+local allowed = counted < limit and 1 or 0
+if allowed == 1 then
+  redis.call('LPUSH', rate, string.format('%.0f', now_ms))
+  redis.call('PEXPIRE', rate, 1000)
+end
+local reset_ms = (tonumber(oldest or now_ms)) + 1000 - now_ms
+return {known, allowed, math.max(0, limit - counted - allowed), reset_ms, user, key}
