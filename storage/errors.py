@@ -4,6 +4,7 @@
   * Invalid         the request does not make sense (`details` names each field)
     * Unprocessable it makes sense, but contradicts what was said before
   * Unauthenticated nobody, or nobody known, is asking
+    * InvalidCredentials a login whose account or password is wrong
   * Denied          the caller is known and may not do this
   * NotFound        the thing asked for does not exist
   * Conflict        it exists, but not in a state that allows this
@@ -44,6 +45,12 @@ class Unauthenticated(HostlerError):
     """Nobody, or nobody known, is asking."""
 
     code = "UNAUTHENTICATED"
+
+
+class InvalidCredentials(Unauthenticated):
+    """A login whose account or password is wrong; which of the two is not told."""
+
+    code = "INVALID_CREDENTIALS"
 
 
 class Denied(HostlerError):

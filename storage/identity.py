@@ -9,11 +9,21 @@ RoleLetter = Literal["r", "w", "a", "worker"]
 ROLE_WORDS = {"r": "viewer", "w": "operator", "a": "admin"}
 
 
+#: The letters of users and keys from the least to the most that they admit to.
+LADDER = "rwa"
+
+
+def lesser(one: str, other: str) -> str:
+    """Return the role of the two that admits to less."""
+    return min(one, other, key=LADDER.index)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """One authenticated caller.
 
-    `role` is `r`, `w` or `a` for users and keys, `worker` for a worker's token. `token_id` is the session's `jti`, the
+    `id` is the user's, the key's or the worker's; `user_id` is the user behind a session or a key. `role` is
+    `r`, `w` or `a` for users and keys, `worker` for a worker's token. `token_id` is the session's `jti`, the
     key's id, or the worker's registration.
     """
 
@@ -23,6 +33,7 @@ class Identity:
     name: str
     token_id: str
     by_cookie: bool = False
+    user_id: str | None = None
 
     @property
     def actor(self) -> str:

@@ -11,8 +11,11 @@ h:needs:<id>, h:children:<id>                    what a job depends on, and what
 h:key:<key>, h:keywait:<key>                     who holds a concurrency key, and who waits for it
 h:schedule:<id>, h:schedules                     recurring jobs, and when each is next due (ms)
 h:worker:<id>, h:workers, h:workers:seen         workers and agents
-h:user:<id>, h:users, h:user:by:<name>           users          h:apikey:<hash>, h:apikeys:<owner>   API keys
-h:keyring, h:revoked:<jti>, h:rate:*, h:throttle:*                                   sessions and limits
+h:user:<id>, h:users, h:users:admins             users: signed record, ids by creation (ms)
+h:user:by:<name or email>                        a user's id
+h:apikey:<digest>, h:apikeys, h:apikeys:<owner>  API keys: signed record, digests by id
+h:keyring, h:revoked:<jti or family>             sessions: sealed signing keys, what was ended before its time
+h:rate:<who>, h:throttle:<what>:<who>            times of recent requests, counts of failed logins
 h:file:<id>, h:files, h:files:expiry             uploads
 h:events, h:audit, h:audit:head                  what happened
 h:wake, h:out:<id>, h:control:<worker>           channels: work is there, a job's output, a word to one worker
@@ -25,7 +28,9 @@ from typing import Any, TypeVar
 
 from settings import Settings
 from storage.calls import Call
+from storage.keyring import Keyring
 from storage.objects import Objects
+from storage.passwords import Passwords
 from storage.seal import Seal
 from storage.wire import Wire
 
@@ -44,6 +49,8 @@ class Store:
         self.wire = Wire(settings.redis_url)
         self.objects = Objects(settings)
         self.seal = Seal(settings.secret_key)
+        self.keyring = Keyring(self.call, self.seal)
+        self.passwords = Passwords()
         self.cache: dict[str, object] = {}  # what this process may answer from memory for a moment
 
     async def call(self, call: Call[T]) -> T:
@@ -55,7 +62,7 @@ class Store:
         return await self.wire.calls(*many)
 
     def now_ms(self) -> int:
-        """Return the time in milliseconds since the epoch. What leases depend on uses Redis's own clock instead."""
+        """Return the time in milliseconds since the epoch. Leases depend on Redis's own clock instead."""
         return time.time_ns() // 1_000_000
 
     def new_id(self, kind: str) -> str:
@@ -67,3 +74,4 @@ class Store:
         """Let go of all connections."""
         await self.wire.close()
         self.objects.close()
+        self.passwords.close()
