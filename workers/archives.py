@@ -39,8 +39,8 @@ CREATE_FLAGS = (
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 COMPONENT_BYTES = 255  # what common file systems allow between two slashes
-NAMES_BYTES = 32 * MIB  # all paths and link targets of one archive together: they are held in memory
-DIRECTORY_BYTES = 32 * MIB  # a zip's table of contents: the same
+NAMES_BYTES = 16 * MIB  # all paths and link targets of one archive together: they are held in memory
+DIRECTORY_BYTES = 24 * MIB  # a zip's table of contents: the same
 EXTENSION_BYTES = MIB  # one tar header extension: the same
 ZSTD_WINDOW_BYTES = 64 * MIB  # what `zstd -21` asks for
 IDLE_READS = 1000  # packed pieces in a row that hold nothing
@@ -207,7 +207,7 @@ class _Tree:
 
     def claim(self, name: str, kind: Kind) -> Parts:
         """Take a path apart and note what will stand there. Returns () for the root itself."""
-        parts = self._parse(name)
+        parts = self.parse(name)
         if not parts:
             if kind != "directory":
                 raise ArchiveRefused(f"Member {name!r} is a {kind} that has no name.")
@@ -236,7 +236,7 @@ class _Tree:
         if self._names_bytes > NAMES_BYTES:
             raise ArchiveRefused(f"The archive's paths are longer than {NAMES_BYTES:,} bytes together.")
 
-    def _parse(self, name: str) -> Parts:
+    def parse(self, name: str) -> Parts:
         """Refuse every name that means, on any system, something other than a path below the root."""
         parts = tuple(part for part in name.split("/") if part not in {"", "."})
         if wrong := self._wrong_with(name, parts):
@@ -298,11 +298,14 @@ class _Tree:
 
     def reopen(self, name: str) -> BinaryIO | None:
         """Open a file that was unpacked earlier for reading; None when there is none by that name."""
-        parts = self._parse(name)
+        parts = self.parse(name)
         if self._kinds.get("/".join(_folded(part) for part in parts)) != "file":
             return None
         leaf, parent = self._place(parts)
-        return os.fdopen(os.open(leaf, READ_FLAGS, dir_fd=parent), "rb")
+        try:
+            return os.fdopen(os.open(leaf, READ_FLAGS, dir_fd=parent), "rb")
+        except FileNotFoundError:  # the names differ in case, and the file system minds
+            return None
 
     def make_directory(self, parts: Parts) -> None:
         """Make a claimed directory and those above it. Does nothing if it is there."""
@@ -649,14 +652,13 @@ def _unpack_zip(raw: BinaryIO, tree: _Tree, meter: _Meter) -> Extracted:
         # Claimed sizes can only condemn; what really comes out is counted as well.
         meter_of_claims = copy(meter)
         ends = [*(member.header_offset for member in members[1:]), archive.start_dir]
-        claims: list[tuple[zipfile.ZipInfo, Kind, Parts]] = []
         for member, end in zip(members, ends, strict=True) if members else ():
             _check(member, raw, end)
             meter_of_claims.add(member.file_size)
-            kind = _kind(member, tree.limits)
-            claims.append((member, kind, tree.claim(member.orig_filename, kind)))
+            tree.claim(member.orig_filename, _kind(member, tree.limits))
         files = size_bytes = 0
-        for member, kind, parts in claims:
+        for member in members:
+            kind, parts = _kind(member, tree.limits), tree.parse(member.orig_filename)
             if kind == "directory":
                 tree.make_directory(parts)
             elif kind == "symbolic link":
