@@ -1,14 +1,16 @@
-"""One Redis connection for all requests of a process: what is asked in one turn of the loop leaves in one write.
+"""One Redis connection for all requests of a process: what one turn of its loop asks leaves in one write.
 
-Measured against a pool of connections, this halves the CPU of a request (docs/decisions/0004). Subscriptions and
-blocking reads must not share it; they take a client of their own from `Address.client`.
+Measured against a pool of connections, this halves the CPU of a request (docs/decisions/0004). What blocks or
+listens must not share it: it uses `listen`, or a client of its own from `Address.client`.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -22,6 +24,7 @@ from storage.errors import Unavailable
 
 log = logging.getLogger("hostler.storage")
 T = TypeVar("T")
+P = TypeVar("P", bound=asyncio.Protocol)
 
 #: A reply that has not come by then is given up; the answer to the caller is "unknown", a 503.
 DEADLINE_S = 4.0
@@ -89,8 +92,11 @@ class Address:
             words.append(("AUTH", *([self.username] if self.username else []), self.password))
         if self.database:
             words.append(("SELECT", self.database))
-        words += [("SCRIPT", "LOAD", scripts.source(name)) for name in scripts.names()]
         return words
+
+    def scripts(self) -> list[tuple[Word, ...]]:
+        """Return the commands that make every script known."""
+        return [("SCRIPT", "LOAD", scripts.source(name)) for name in scripts.names()]
 
 
 class _Connection(asyncio.Protocol):
@@ -149,6 +155,14 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
 
+async def _open(at: Address, protocol: Callable[[], P]) -> P:
+    """Open a connection that speaks `protocol`. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    if at.path:
+        return (await loop.create_unix_connection(protocol, at.path))[1]
+    return (await loop.create_connection(protocol, at.host, at.port, ssl=at.tls))[1]
+
+
 class Wire:
     """Redis as seen by one event loop: `call` describes a step, the answer or an error comes back.
 
@@ -163,7 +177,7 @@ class Wire:
         self._not_before = 0.0
 
     async def call(self, call: Call[T], *, deadline_s: float = DEADLINE_S) -> T:
-        """Carry out one step. Raises Unavailable when Redis is away or silent: whether it happened is then unknown."""
+        """Carry out one step. Raises Unavailable when Redis is away or silent; it may then have happened."""
         reply = await self._reply(call, deadline_s)
         return call.read(reply)
 
@@ -218,13 +232,10 @@ class Wire:
             return self._connection
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
-        at = self.address
-        if at.path:
-            _, connection = await loop.create_unix_connection(_Connection, at.path)
-        else:
-            _, connection = await loop.create_connection(_Connection, at.host, at.port, ssl=at.tls)
+        connection = await _open(self.address, _Connection)
         try:
-            await asyncio.gather(*(connection.send(words) for words in at.greeting()))
+            greeting = [*self.address.greeting(), *self.address.scripts()]
+            await asyncio.gather(*(connection.send(words) for words in greeting))
         except BaseException:
             connection.close()
             raise
@@ -236,3 +247,65 @@ class Wire:
             self._connection.close()
             self._connection = None
             await asyncio.sleep(0)
+
+
+class _Listening(_Connection):
+    """A connection on which messages come unasked."""
+
+    def __init__(self, tell: Callable[[bytes, bytes], None]) -> None:
+        super().__init__()
+        self.tell, self.lost, self.heard = tell, asyncio.Event(), self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each message to the listener, and replies to whoever waits for one."""
+        self.heard = self.loop.time()
+        self.reader.feed(data)
+        while (reply := self.reader.gets()) is not False:
+            if isinstance(reply, list) and reply and reply[0] in {b"message", b"pmessage"}:
+                self.tell(reply[-2], reply[-1])
+            elif self.waiting:
+                future = self.waiting.popleft()
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
+                elif not future.done():
+                    future.set_result(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the subscription to connect again."""
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+#: How often a silent subscription is asked whether it is still there, and how long it may take to say so.
+PING_S = 5.0
+
+
+async def listen(
+    address: Address, channels: list[str], tell: Callable[[bytes, bytes], None], connected: Callable[[], None]
+) -> None:
+    """Subscribe to `channels` until cancelled: `tell(channel, message)` for each message.
+
+    Connects again after every loss and calls `connected`, since messages may have been missed before.
+    """
+    failures = 0
+    while True:
+        try:
+            connection = await asyncio.wait_for(_open(address, lambda: _Listening(tell)), DEADLINE_S)
+        except (OSError, TimeoutError):
+            failures += 1
+            await asyncio.sleep(min(1.0, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311  jitter
+            continue
+        failures = 0
+        try:
+            for words in [*address.greeting(), ("SUBSCRIBE", *channels)]:
+                await asyncio.wait_for(connection.send(words), DEADLINE_S)
+            connected()
+            while not connection.broken:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(connection.lost.wait(), PING_S)
+                if connection.loop.time() - connection.heard > PING_S and not connection.broken:
+                    await asyncio.wait_for(connection.send(("PING",)), DEADLINE_S)
+        except (OSError, TimeoutError, hiredis.ReplyError):
+            await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
+        finally:
+            connection.close()
