@@ -1,7 +1,7 @@
 """The application object that gunicorn serves."""
 
 from api.app import create_app
-from api.logging import to_stderr
+from integrations.logging import to_stderr
 from settings import Settings
 
 to_stderr()

@@ -1,5 +1,6 @@
 """Which HTTP status tells of which error, and how an error becomes an answer."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,10 @@ from falcon.asgi import Request, Response
 from marshmallow import ValidationError
 
 from api import dialect
-from api.logging import log
 from storage import errors
 from storage.errors import HostlerError
+
+log = logging.getLogger("hostler.api")
 
 #: From the most general to the most special: the last class that fits decides.
 STATUS: Mapping[type[HostlerError], int] = {
@@ -119,7 +121,9 @@ def _translate(error: Exception, req: Request) -> HostlerError:
         return RouteNotFound("There is nothing at this path.")
     if isinstance(error, falcon.HTTPError):
         return errors.Invalid(error.description or error.title or "The request could not be read.")
-    log.error("unhandled error", exc_info=error, extra={"path": req.path, "request_id": req.context.request_id})
+    log.error(
+        "unhandled error", exc_info=error, extra={"path": req.path, "request_id": req.context.request_id}
+    )
     return HostlerError("Something went wrong on our side; the log names it by the request id.")
 
 

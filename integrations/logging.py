@@ -1,4 +1,4 @@
-"""Log lines as JSON, one each, with the request they belong to and never a secret."""
+"""Log lines as JSON on standard error, for whatever collects them there."""
 
 import logging
 import sys
@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import orjson
 
-log = logging.getLogger("hostler.api")
 
 _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
