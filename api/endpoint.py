@@ -55,6 +55,7 @@ class Context:
     store: Store
     identity: Identity | None
     request: Request
+    response: Response | None = None  #: for headers and cookies beside the answer; a WebSocket has none
 
     @property
     def caller(self) -> Identity:
@@ -131,7 +132,7 @@ class Endpoint:
     async def _admitted(self, req: Request, resp: Response | None) -> Context:
         """Return the context once the caller may call this. Raises Unauthenticated, Denied or TooMany."""
         identity = await req.context.admit(req, resp, optional=bool(self.role & OPEN))
-        context = Context(req.context.store, identity, req)
+        context = Context(req.context.store, identity, req, resp)
         if self.role & OPEN:
             return context
         if not ROLES_OF[context.caller.role] & self.role:
