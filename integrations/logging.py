@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import orjson
 
-
 _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
