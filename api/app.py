@@ -33,8 +33,14 @@ _HEADERS = {
 @cache
 def groups() -> list[Group]:
     """Return every Group that a module of api/<room>/ declares as `group`, by path."""
-    modules = (importlib.import_module(module.name) for module in pkgutil.walk_packages(api.__path__, "api."))
-    found = {id(module.group): module.group for module in modules if isinstance(getattr(module, "group", None), Group)}
+    names = (module.name for module in pkgutil.walk_packages(api.__path__, "api."))
+    # not the modules beside this one: api.asgi would make an application when imported
+    modules = (importlib.import_module(name) for name in names if name.count(".") > 1)
+    found = {
+        id(module.group): module.group
+        for module in modules
+        if isinstance(getattr(module, "group", None), Group)
+    }
     return sorted(found.values(), key=lambda group: (group.prefix, group.title))
 
 

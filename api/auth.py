@@ -1,0 +1,111 @@
+"""The gate that every request passes: credentials become an identity, within a rate, from no foreign page."""
+
+from falcon.asgi import Request, Response
+
+from api import addresses
+from storage import admission
+from storage.admission import Presented
+from storage.errors import Denied, TooMany, Unauthenticated
+from storage.identity import Identity
+from storage.sessions import SESSION_S
+from storage.store import Store
+
+COOKIE = "auth_token"
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+
+
+class Gate:
+    """Admits requests: who is asking, and may they go on now."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def admit(self, req: Request, resp: Response | None, *, optional: bool) -> Identity | None:
+        """Return who is asking; nobody, or somebody unbelievable, is None where identity is `optional`.
+
+        Counts the request, and tells in `resp` what is left. Raises TooMany, Unauthenticated, or Denied for a
+        cookie that another site's page may have made the browser send.
+        """
+        address = addresses.counted_as(addresses.peer(req, self.store.settings))
+        presented = credential(req)
+        result = await admission.admit(self.store, presented, address)
+        if resp is not None:
+            _tell_rate(resp, result, self.store.now_ms())
+        if not result.allowed:
+            raise TooMany("Rate limit exceeded", retry_after_s=max(1, -(-result.reset_ms // 1000)))
+        identity = result.identity
+        if identity is not None and identity.by_cookie and not came_from_us(req, self.store):
+            if not optional:
+                raise Denied("A session cookie counts here only with our own Origin.")
+            return None
+        if identity is None and not optional:
+            if presented is None:
+                raise Unauthenticated("Authentication is required.")
+            raise Unauthenticated("The credentials are not valid, or no longer.")
+        return identity
+
+    async def still_admits(self, req: Request, identity: Identity) -> bool:
+        """Tell whether a connection admitted as `identity` still would be; ask every few seconds."""
+        result = await admission.admit(self.store, credential(req), "", counted=False)
+        now = result.identity
+        return now is not None and (now.kind, now.id, now.role) == (identity.kind, identity.id, identity.role)
+
+
+def credential(req: Request) -> Presented | None:
+    """Return the credential that a request carries in its headers; one in a URL is not looked at.
+
+    Where there are several, a header goes before the cookie.
+    """
+    method, _, value = (req.get_header("Authorization") or "").partition(" ")
+    if method.lower() == "bearer" and value.strip():
+        return Presented("bearer", value.strip())
+    if key := req.get_header("X-API-Key"):
+        return Presented("key", key)
+    if token := req.get_header("X-Worker-Token"):
+        return Presented("worker", token)
+    # of several cookies with our name, one may have been planted by a neighbouring host: none is believed
+    values = req.get_cookie_values(COOKIE) or []
+    return Presented("cookie", values[0]) if len(values) == 1 and values[0] else None
+
+
+def came_from_us(req: Request, store: Store) -> bool:
+    """Tell whether a request may use its cookie: reads may, changes and WebSockets need our own Origin."""
+    if req.method in _SAFE and req.scope["type"] != "websocket":
+        return True
+    return addresses.is_own_origin(req, store.settings)
+
+
+def set_session(req: Request, resp: Response, store: Store, token: str) -> None:
+    """Give the browser the session as a cookie that scripts cannot read and other sites cannot send."""
+    resp.set_cookie(
+        COOKIE,
+        token,
+        max_age=SESSION_S,
+        path="/",
+        secure=addresses.over_tls(req, store.settings),
+        http_only=True,
+        same_site="Strict",
+    )
+
+
+def clear_session(req: Request, resp: Response, store: Store) -> None:
+    """Take the session's cookie back."""
+    resp.set_cookie(
+        COOKIE,
+        "",
+        max_age=0,
+        path="/",
+        secure=addresses.over_tls(req, store.settings),
+        http_only=True,
+        same_site="Strict",
+    )
+
+
+def _tell_rate(resp: Response, result: admission.Admission, now_ms: int) -> None:
+    resp.set_headers(
+        {
+            "X-RateLimit-Limit": str(result.limit),
+            "X-RateLimit-Remaining": str(result.remaining),
+            "X-RateLimit-Reset": str(-(-(now_ms + result.reset_ms) // 1000)),
+        }
+    )

@@ -1,0 +1,18 @@
+"""Times in answers: ISO 8601 in UTC, e.g. 2026-01-25T10:30:00Z."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from marshmallow import fields
+
+
+def iso(at_ms: int) -> str:
+    """Return a time in milliseconds since the epoch as answers spell it, to the second."""
+    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Time(fields.DateTime):
+    """A field whose attribute is in milliseconds since the epoch; None stays null."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return None if value is None else iso(int(value))
