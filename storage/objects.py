@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from settings import MIB, Settings
-from storage.errors import NotFound, TooLarge, Unavailable
+from storage.errors import Conflict, NotFound, TooLarge, Unavailable
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -88,6 +88,8 @@ def _in_our_words(what: str) -> Iterator[None]:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in _MISSING:
             raise NotFound(f"There is no object {what}.") from None
+        if code in {"412", "PreconditionFailed"}:
+            raise Conflict(f"The object {what} was replaced meanwhile.") from None
         log.warning("the object store refused", extra={"object": what, "code": code})
         raise Unavailable(f"The object store refuses for now: {code}.", retry_after_s=5) from error
     except (BotoCoreError, Boto3Error, HTTPError, ConnectionError, TimeoutError) as error:
@@ -132,13 +134,24 @@ class Objects:
         """Return what the store says about an object."""
         return await self._run(self._head, key)
 
-    async def open(self, key: str, *, first: int | None = None, last: int | None = None) -> "Reading":
-        """Start to read an object, or its bytes `first` to `last` inclusive; iterate, then close."""
-        span = {} if first is None else {"Range": f"bytes={first}-{'' if last is None else last}"}
-        return Reading(self, await self._run(self._open, key, **span))
+    async def open(
+        self, key: str, *, first: int | None = None, last: int | None = None, etag: str | None = None
+    ) -> "Reading":
+        """Start to read an object, or its bytes `first` to `last` inclusive; iterate, then close.
+
+        Raises Conflict when the store's own tag of it is not `etag` any more, where that is given.
+        """
+        wanted: dict[str, str] = {} if etag is None else {"IfMatch": f'"{etag}"'}
+        if first is not None:
+            wanted["Range"] = f"bytes={first}-{'' if last is None else last}"
+        return Reading(self, key, await self._run(self._open, key, **wanted))
+
+    async def sha256(self, key: str, *, etag: str) -> str:
+        """Return the SHA-256 of an object in hex. Raises Conflict when its tag is not `etag` any more."""
+        return await self._run(self._sha256, key, etag)
 
     async def upload(
-        self, key: str, chunks: AsyncIterable[bytes], *, content_type: str, limit_bytes: int
+        self, key: str, chunks: AsyncIterable[bytes | memoryview], *, content_type: str, limit_bytes: int
     ) -> Uploaded:
         """Store what `chunks` yields, in parts, holding at most three of them (24 MiB) in memory.
 
@@ -328,15 +341,24 @@ class Objects:
             answer.get("ContentType", "application/octet-stream"),
         )
 
-    def _open(self, key: str, **span: Any) -> "StreamingBody":
+    def _open(self, key: str, **wanted: Any) -> "StreamingBody":
         client = self._client()
         with _in_our_words(key):
-            return client.get_object(Bucket=self.bucket, Key=key, **span)["Body"]
+            return client.get_object(Bucket=self.bucket, Key=key, **wanted)["Body"]
 
     @staticmethod
     def _read(body: "StreamingBody", key: str) -> bytes:
         with _in_our_words(key):
             return body.read(READ_BYTES)
+
+    def _sha256(self, key: str, etag: str) -> str:
+        digest, body = hashlib.sha256(), self._open(key, IfMatch=f'"{etag}"')
+        try:
+            while chunk := self._read(body, key):
+                digest.update(chunk)
+        finally:
+            body.close()
+        return digest.hexdigest()
 
     def _delete(self, keys: tuple[str, ...]) -> None:
         client = self._client()
@@ -397,8 +419,9 @@ class Objects:
 class Reading:
     """An object being read: iterate, then `close`; the next chunk is fetched while one is used."""
 
-    def __init__(self, objects: Objects, body: "StreamingBody") -> None:
+    def __init__(self, objects: Objects, key: str, body: "StreamingBody") -> None:
         self._objects = objects
+        self._key = key
         self._body = body
         self._next: asyncio.Future[bytes] | None = None
 
@@ -416,7 +439,7 @@ class Reading:
         return chunk
 
     def _fetch(self) -> "asyncio.Future[bytes]":
-        return asyncio.ensure_future(self._objects._run(Objects._read, self._body, "being read"))
+        return asyncio.ensure_future(self._objects._run(Objects._read, self._body, self._key))
 
     async def close(self) -> None:
         """Give the connection up. Safe to run twice."""
@@ -446,25 +469,24 @@ class _Sending:
         self._etags: dict[int, str] = {}
         self.size_bytes = 0
 
-    async def add(self, chunk: bytes) -> None:
+    async def add(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes; waits while too many parts are under way."""
         rest = memoryview(chunk)
         while rest:
+            if self._filled == PART_BYTES:
+                await self._ship()
             taken, rest = rest[: PART_BYTES - self._filled], rest[PART_BYTES - self._filled :]
             end = self._filled + len(taken)
             self._filling[self._filled : end] = taken  # grows a new buffer, overwrites a used one
             self._filled = end
-            if end == PART_BYTES:
-                await self._ship()
         self.size_bytes += len(chunk)
 
     async def finish(self) -> Uploaded:
         """Send what is left and have S3 put the parts together."""
         if self._upload_id is None:
             return await self._put_whole()
-        if self._filled:
-            del self._filling[self._filled :]
-            await self._ship()
+        del self._filling[self._filled :]
+        await self._ship()
         while self._in_flight:
             await self._landed()
         if self._hashing is not None:

