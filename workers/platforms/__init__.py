@@ -1,0 +1,169 @@
+"""Platforms: how each kind of machine starts a command, keeps it apart and kills it whole."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from storage.errors import HostlerError
+
+
+class CommandNotStarted(HostlerError):
+    """The command of a job could not be started; the message says why."""
+
+    code = "COMMAND_NOT_STARTED"
+
+
+class IsolationUnavailable(HostlerError):
+    """This machine lacks the isolation that was asked for."""
+
+    code = "ISOLATION_UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command to start.
+
+    `environment` is all that it gets and holds HOSTLER_JOB_ID, by which leftovers are recognised. `slot`
+    counts from 0; two commands never run in one slot at a time, for the end of one kills whatever runs there.
+    `memory_limit_bytes` bounds the address space of each of its processes.
+    """
+
+    argv: list[str]
+    environment: dict[str, str]
+    directory: Path
+    slot: int
+    job_id: str
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the main process of a command ended: by itself with `exit_code`, or by `signal`.
+
+    `cpu_s` and `max_rss_bytes` are those of the main process and of the descendants that it waited for. The
+    peak is never below that of the process that forked it (about 8 MB on Linux).
+    """
+
+    exit_code: int | None
+    signal: int | None
+    cpu_s: float
+    max_rss_bytes: int
+
+
+class Output(Protocol):
+    """The reading end of a command's output, for a selector."""
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch."""
+
+    def read(self, size: int) -> bytes | None:
+        """Return up to `size` bytes without waiting: None when there is nothing yet, b"" at the end."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Child(Protocol):
+    """A command that was started."""
+
+    @property
+    def command(self) -> Command:
+        """What was started."""
+
+    @property
+    def stdout(self) -> Output:
+        """What it prints."""
+
+    @property
+    def stderr(self) -> Output:
+        """What it complains about."""
+
+    def outcome(self) -> Outcome:
+        """Return how it ended, once `Platform.pump` has returned it.
+
+        Raises CommandNotStarted when it never ran.
+        """
+
+    def terminate(self) -> None:
+        """Send SIGTERM to its process group; nothing when it has ended."""
+
+    def kill(self) -> None:
+        """Kill its main process and everything that it has started; nothing when it has ended."""
+
+    def close(self) -> None:
+        """Close its outputs. Safe to run twice."""
+
+
+class Platform(Protocol):
+    """Starts commands on this machine. All calls belong to one thread.
+
+    A selector watches `fileno()`; when it is readable, `pump()` returns the children whose main process is
+    gone. By then their leftovers have been killed and all that they wrote is in the outputs: read until None
+    or b"", and do not wait for an end.
+    """
+
+    @property
+    def isolation(self) -> str:
+        """What keeps commands apart: "uid", "landlock" or "none"."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What this machine cannot guarantee, a sentence each."""
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch; it stays the same."""
+
+    def pump(self) -> list[Child]:
+        """Return the children that have ended since the last call, without waiting."""
+
+    def spawn(self, command: Command) -> Child:
+        """Start a command, without waiting until it runs.
+
+        What is wrong with the command itself shows in `Child.outcome`, for only its own user in its own
+        directory can tell. Raises CommandNotStarted when this machine can start nothing at all.
+        """
+
+    def prepare_directory(self, path: Path, slot: int) -> None:
+        """Give a directory, made if it is missing, and all that lies in it to the commands of one slot alone.
+
+        Raises IsolationUnavailable when those commands could not reach it.
+        """
+
+    def reclaim_directory(self, path: Path) -> None:
+        """Take a directory back after a command, so that the worker can read and remove what lies in it."""
+
+    def sweep(self, job_id: str) -> int:
+        """Kill what an earlier worker left of a job, told by HOSTLER_JOB_ID; return how many processes."""
+
+    def close(self) -> None:
+        """Kill every command that runs and let go of everything."""
+
+
+def choose(isolation: str, *, slots: int, directory: Path | None = None) -> Platform:
+    """Return the platform for this machine, isolating commands by "uid", "landlock" or "none".
+
+    "auto" takes the first of them that there is. `directory` is where the job directories will be: "auto"
+    passes over "uid" when the slots' users could not reach it. Raises IsolationUnavailable when a mode is
+    asked for that this machine lacks.
+    """
+    if sys.platform == "linux":
+        from workers.platforms.linux import LinuxPlatform  # noqa: PLC0415  it imports what only Linux has
+
+        return LinuxPlatform.choose(isolation, slots=slots, directory=directory)
+    from workers.platforms.portable import PortablePlatform  # noqa: PLC0415  for symmetry
+
+    if isolation not in {"auto", "none"}:
+        raise IsolationUnavailable(f"Isolation by {isolation} needs Linux; this machine runs {sys.platform}.")
+    return PortablePlatform()
+
+
+def protect_this_process() -> None:
+    """Close this process's memory and environment, which hold secrets, to other processes of the same user.
+
+    Only Linux needs and knows this; elsewhere it does nothing.
+    """
+    if sys.platform == "linux":
+        from workers.platforms.linux import make_undumpable  # noqa: PLC0415  it imports what only Linux has
+
+        make_undumpable()

@@ -1,0 +1,471 @@
+"""Linux: the launcher forks commands apart from the worker, each as a user of its own or behind Landlock."""
+
+import contextlib
+import ctypes
+import errno
+import marshal
+import os
+import pwd
+import select
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from workers.platforms import Child, Command, CommandNotStarted, IsolationUnavailable, Outcome, launcher
+from workers.platforms.landlock import Confinement
+from workers.platforms.landlock import version as landlock_version
+from workers.platforms.outputs import Pipe
+
+#: Users of slots. Below 65536, since containers often map no more; Debian gives out none of these so far,
+#: systemd some in passing. A user that has a name is passed over.
+SLOT_USERS = range(62000, 63024)
+
+_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 0, 1, 5, 6, 7
+_SEND_TIMEOUT_S = 5  # a launcher that takes no request for so long is taken for dead
+_CLOSE_TIMEOUT_S = 10.0  # the launcher allows itself less (WINDING_UP_S)
+_KILLED = Outcome(exit_code=None, signal=signal.SIGKILL, cpu_s=0.0, max_rss_bytes=0)
+
+
+class LinuxChild:
+    """A command that the launcher has been asked to start."""
+
+    __slots__ = ("_platform", "_token", "command", "ending", "failure", "stderr", "stdout")
+
+    def __init__(self, platform: "LinuxPlatform", token: int, command: Command) -> None:
+        self.command = command
+        self.stdout = Pipe()
+        self.stderr = Pipe()
+        self.ending: Outcome | None = None
+        self.failure: str | None = None
+        self._platform = platform
+        self._token = token
+
+    def outcome(self) -> Outcome:
+        """Return how it ended. Raises CommandNotStarted when it never ran."""
+        if self.failure is not None:
+            raise CommandNotStarted(self.failure)
+        if self.ending is None:
+            raise RuntimeError("The outcome of a command was asked for while it runs.")
+        return self.ending
+
+    def terminate(self) -> None:
+        """Send SIGTERM to its process group; nothing when it has ended."""
+        self._platform.ask(launcher.TERMINATE, self._token)
+
+    def kill(self) -> None:
+        """Kill its main process and everything that it has started; nothing when it has ended."""
+        self._platform.ask(launcher.KILL, self._token)
+
+    def close(self) -> None:
+        """Close its outputs. Safe to run twice."""
+        self.stdout.close()
+        self.stderr.close()
+
+
+class LinuxPlatform:
+    """Starts commands through the launcher. All calls belong to one thread."""
+
+    def __init__(self, isolation: str, *, slots: int, warnings: list[str] | None = None) -> None:
+        self.isolation = isolation
+        self.warnings = warnings or []
+        self._claims: list[socket.socket] = []
+        self._users: list[int] = []
+        self._reachable: set[Path] = set()  # parents of job directories that have been looked at
+        self._confinement: Confinement | None = None
+        if isolation == "uid":
+            self._claim_users(slots)
+        elif isolation == "landlock":
+            self._confinement = Confinement({sys.prefix, sys.base_prefix})
+            if not self._confinement.scopes_signals:
+                self.warnings.append(
+                    "Commands can signal the worker and one another: this kernel's Landlock is too old."
+                )
+            if os.getuid() == 0:
+                self.warnings.append("Commands run as root behind Landlock; isolation by uid is stronger.")
+        else:
+            self.warnings.append(
+                "Commands are not isolated: they can read what the worker can, and signal it."
+            )
+        self._children: dict[int, LinuxChild] = {}
+        self._ended: list[LinuxChild] = []
+        self._token = 0
+        self._bell = os.eventfd(
+            0, os.EFD_CLOEXEC | os.EFD_NONBLOCK
+        )  # rung when pump has something all the same
+        self._ready = select.epoll()  # stays the same when the launcher is replaced
+        self._ready.register(self._bell, select.EPOLLIN)
+        self._launcher: subprocess.Popen[bytes] | None = None
+        self._start_launcher()
+
+    @classmethod
+    def choose(cls, isolation: str, *, slots: int, directory: Path | None) -> "LinuxPlatform":
+        """Return a platform with the isolation asked for.
+
+        Raises IsolationUnavailable when this machine lacks it.
+        """
+        if isolation == "none":
+            return cls("none", slots=slots)
+        no_uid = _why_no_uid() or (_why_unreachable(directory) if directory and isolation == "auto" else None)
+        if isolation in {"uid", "auto"}:
+            if no_uid is None:
+                return cls("uid", slots=slots)
+            if isolation == "uid":
+                raise IsolationUnavailable(f"Commands cannot run as users of their own. {no_uid}")
+        no_landlock = None if landlock_version() else "This kernel has no Landlock, or it is switched off."
+        if no_landlock is None:
+            # an ordinary user is not warned for being one
+            return cls("landlock", slots=slots, warnings=[no_uid] if no_uid and os.getuid() == 0 else [])
+        if isolation == "landlock":
+            raise IsolationUnavailable(f"Commands cannot be confined. {no_landlock}")
+        return cls("none", slots=slots, warnings=[str(no_uid), no_landlock])
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch; it stays the same."""
+        return self._ready.fileno()
+
+    def pump(self) -> list[Child]:
+        """Return the children that have ended since the last call, without waiting."""
+        with contextlib.suppress(BlockingIOError):
+            while self._launcher is not None:
+                try:
+                    message = self._socket.recv(launcher.REPLY.size, socket.MSG_DONTWAIT)
+                except ConnectionError:
+                    message = b""
+                if message:
+                    self._take(launcher.REPLY.unpack(message))
+                else:
+                    self._bury_launcher()
+        if not self._ended:
+            return []
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        ended: list[Child] = [*self._ended]
+        self._ended.clear()
+        return ended
+
+    def _take(self, reply: tuple[bytes, int, int, int, float, int]) -> None:
+        kind, token, number, stage, cpu_s, peak_kib = reply
+        child = self._children.get(token)
+        if child is None:
+            return
+        if kind == launcher.FAILED:
+            child.failure = _why_not_started(child.command, stage, number)
+            return
+        code = os.waitstatus_to_exitcode(number)
+        child.ending = Outcome(
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            cpu_s=cpu_s,
+            max_rss_bytes=peak_kib * 1024,
+        )
+        del self._children[token]
+        self._ended.append(child)
+
+    def spawn(self, command: Command) -> LinuxChild:
+        """Start a command, without waiting until it runs. Raises CommandNotStarted when nothing can start."""
+        self._token += 1
+        child = LinuxChild(self, self._token, command)
+        fds: list[int] = []
+        try:
+            fds += (child.stdout.open(), child.stderr.open())
+            if self._users:  # else /dev/stdout and /dev/stderr would be closed to it
+                for fd in fds:
+                    os.fchown(fd, self._users[command.slot], -1)
+            child.failure = self._confine(command, fds)
+            if child.failure is None:
+                child.failure = self._request(command, fds)
+        except OSError as error:
+            child.close()
+            raise CommandNotStarted(f"This worker can start nothing now: {error.strerror}.") from error
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if child.failure is None:
+            self._children[self._token] = child
+        else:
+            self._ended.append(child)
+            os.eventfd_write(self._bell, 1)
+        return child
+
+    def _confine(self, command: Command, fds: list[int]) -> str | None:
+        """Append what confines the command to `fds`; return why that cannot be done, or None."""
+        if self._confinement is not None:
+            try:
+                fds.append(self._confinement.ruleset(command.directory))
+            except OSError as error:
+                return _why_not_started(command, launcher.DIRECTORY, error.errno or 0)
+        return None
+
+    def _request(self, command: Command, fds: list[int]) -> str | None:
+        """Ask the launcher to start the command; return why it cannot be asked, or None. Raises OSError."""
+        if not command.argv:
+            return "The command is empty."
+        try:
+            request = marshal.dumps(
+                (
+                    launcher.SPAWN,
+                    self._token,
+                    os.fsencode(command.job_id),
+                    [os.fsencode(word) for word in command.argv],
+                    {os.fsencode(name): os.fsencode(value) for name, value in command.environment.items()},
+                    os.fsencode(command.directory),
+                    self._users[command.slot] if self._users else -1,
+                    -1 if command.memory_limit_bytes is None else command.memory_limit_bytes,
+                )
+            )
+        except UnicodeEncodeError:
+            return "The command or its environment holds characters that this machine cannot pass on."
+        if len(request) > launcher.MESSAGE_LIMIT_BYTES:
+            fds.append(_in_memory(request))
+            request = b"memfd"
+        if self._launcher is None:
+            self._start_launcher()
+        try:
+            socket.send_fds(self._socket, [request], fds)
+        except OSError:  # it is dead, or does not take anything any more
+            self._bury_launcher()
+            os.eventfd_write(self._bell, 1)
+            self._start_launcher()
+            socket.send_fds(self._socket, [request], fds)
+        return None
+
+    def ask(self, action: str, token: int) -> None:
+        """Pass a wish about a child on to the launcher, unless the child has ended."""
+        if token in self._children:
+            with contextlib.suppress(OSError):  # the launcher is dead, and with it the child: pump will tell
+                self._socket.send(marshal.dumps((action, token)))
+
+    def prepare_directory(self, path: Path, slot: int) -> None:
+        """Give a directory, made if it is missing, and all that lies in it to the commands of one slot alone.
+
+        Raises IsolationUnavailable when those commands could not reach it.
+        """
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+        if not self._users:
+            return
+        if path.parent not in self._reachable:
+            if why := _why_unreachable(path.parent):
+                raise IsolationUnavailable(why)
+            self._reachable.add(path.parent)
+        user = self._users[slot]
+        os.chown(path, user, user, follow_symlinks=False)
+        for _, folders, files, fd in os.fwalk(
+            path
+        ):  # by descriptor: no link put in the way can lead it elsewhere
+            for name in (*folders, *files):
+                os.chown(name, user, user, dir_fd=fd, follow_symlinks=False)
+
+    def reclaim_directory(self, path: Path) -> None:
+        """Take a directory back after a command, so that the worker can read and remove what lies in it."""
+        if self._users:  # root reads and removes everything, wherever it lies
+            os.chown(path, os.getuid(), os.getgid(), follow_symlinks=False)
+            path.chmod(0o700)
+            return
+        path.chmod(0o700)
+        for _, folders, _, fd in os.fwalk(path, onerror=_raise):
+            for name in folders:
+                if not stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                    os.chmod(name, 0o700, dir_fd=fd)
+
+    def sweep(self, job_id: str) -> int:
+        """Kill what an earlier worker left of a job, told by HOSTLER_JOB_ID; return how many processes."""
+        return self._sweep({os.fsencode(job_id)}, set())
+
+    def close(self) -> None:
+        """Kill every command that runs and let go of everything. Safe to run twice."""
+        if self._ready.closed:
+            return
+        self._ready.close()
+        os.close(self._bell)
+        if self._launcher is not None:
+            self._socket.close()  # which tells it to kill everything
+            try:
+                self._launcher.wait(_CLOSE_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._end_launcher()
+            self._launcher = None
+        for child in self._children.values():
+            child.ending = _KILLED
+        self._children.clear()
+        for claim in self._claims:
+            claim.close()
+        if self._confinement is not None:
+            self._confinement.close()
+
+    def _claim_users(self, slots: int) -> None:
+        """Find a user for each slot that no other worker on this machine uses.
+
+        The claim is an abstract socket: the kernel takes it down when this process and its launcher are gone.
+        """
+        for uid in SLOT_USERS:
+            if len(self._users) == slots:
+                return
+            with contextlib.suppress(KeyError):
+                pwd.getpwuid(uid)
+                continue
+            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                claim.bind(f"\0hostler-slot-{uid}")
+            except OSError as error:
+                claim.close()
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                self._claims.append(claim)
+                self._users.append(uid)
+        for claim in self._claims:
+            claim.close()
+        raise IsolationUnavailable(
+            f"The workers of this machine have more slots together than the {len(SLOT_USERS)} users for them."
+        )
+
+    def _start_launcher(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
+        with theirs:
+            self._launcher = subprocess.Popen(  # noqa: S603  this file's neighbour, run by this interpreter
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    launcher.__file__,
+                    str(theirs.fileno()),
+                    self.isolation,
+                    *map(str, self._users),
+                ],
+                env={},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), *(claim.fileno() for claim in self._claims)],
+                start_new_session=True,  # a Ctrl-C at the worker's terminal must not reach it
+            )
+        self._socket = ours
+        self._ready.register(ours, select.EPOLLIN)
+
+    def _end_launcher(self) -> None:
+        if self._launcher is not None:
+            self._launcher.kill()
+            self._launcher.wait()
+            self._launcher = None
+
+    def _bury_launcher(self) -> None:
+        """End a launcher that is dead or deaf: the kernel then kills the main processes (PDEATHSIG)."""
+        self._end_launcher()
+        self._socket.close()
+        users = set(self._users) if self._children else set()
+        self._sweep({os.fsencode(child.command.job_id) for child in self._children.values()}, users)
+        for child in self._children.values():
+            if child.failure is None:
+                child.ending = _KILLED
+            self._ended.append(child)
+        self._children.clear()
+
+    def _sweep(self, job_ids: set[bytes], users: set[int]) -> int:
+        spared = {os.getpid(), self._launcher.pid if self._launcher else 0}
+
+        def find(table: dict[int, launcher.Process]) -> set[int]:
+            return {
+                pid
+                for pid in table
+                if pid not in spared and (_user_of(pid) in users or launcher.read_job_id(pid) in job_ids)
+            }
+
+        return launcher.kill_found(find)
+
+
+def make_undumpable() -> None:
+    """Close this process's memory and environment to other processes of its user (PR_SET_DUMPABLE)."""
+    ctypes.CDLL(None).prctl(launcher.PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _in_memory(data: bytes) -> int:
+    """Return the descriptor of a file that holds `data`, and that no disk does."""
+    fd = os.memfd_create("hostler-request")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _status(pid: int | str, name: str) -> list[str]:
+    """Return the words of one line of /proc/<pid>/status; none when the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return []
+    return next((line.split()[1:] for line in lines if line.startswith(f"{name}:")), [])
+
+
+def _user_of(pid: int) -> int | None:
+    words = _status(pid, "Uid")
+    return int(words[0]) if words else None
+
+
+def _why_no_uid() -> str | None:
+    """Return why commands cannot have users of their own, or None."""
+    if os.geteuid() != 0:
+        return "The worker does not run as root."
+    capabilities = int(_status("self", "CapEff")[0], 16)
+    for needed in (_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID):
+        if not capabilities >> needed & 1:
+            return (
+                "The worker is root, but lacks one of CAP_CHOWN, _DAC_OVERRIDE, _KILL, _SETGID and _SETUID."
+            )
+    for kind in ("uid_map", "gid_map"):
+        ranges = [
+            [int(word) for word in line.split()]
+            for line in Path(f"/proc/self/{kind}").read_text().splitlines()
+        ]
+        if not any(first <= SLOT_USERS[0] and SLOT_USERS[-1] < first + count for first, _, count in ranges):
+            return f"This container does not map the users {SLOT_USERS[0]} to {SLOT_USERS[-1]}."
+    return None
+
+
+def _why_unreachable(directory: Path) -> str | None:
+    """Return why another user could not come to what lies in `directory`, or None."""
+    for folder in _and_parents(directory.resolve()):
+        if folder.exists() and not folder.stat().st_mode & stat.S_IXOTH:
+            return f"Other users cannot pass through '{folder}' to where jobs run: its mode lacks o+x."
+    return None
+
+
+def _and_parents(path: Path) -> Iterator[Path]:
+    yield path
+    yield from path.parents
+
+
+#: Sentences for why a command did not start, by errno, where the errno alone would mislead.
+_REASONS = {
+    errno.ENOENT: "there is no such program",
+    errno.ENOTDIR: "there is no such program",
+    errno.EACCES: "it is not a program that may be executed",
+    errno.EPERM: "it is not a program that may be executed",
+    errno.ENOEXEC: "it is no program of this machine, and no script whose first line names an interpreter",
+    errno.E2BIG: "its arguments and environment are too long",
+    errno.ENOMEM: "memory is short, or the job's memory limit too small to load it",
+    0: "an argument or a variable holds a character that none may hold",
+}
+
+
+def _why_not_started(command: Command, stage: int, number: int) -> str:
+    reason = os.strerror(number)
+    if stage == launcher.EXECUTE:
+        return f"'{command.argv[0]}' cannot be started: {_REASONS.get(number, reason)}."
+    doing = {
+        launcher.FORK: "cannot be forked",
+        launcher.USER: "cannot get a user of its own",
+        launcher.DIRECTORY: f"cannot enter its directory '{command.directory}'",
+        launcher.CONFINE: "cannot be confined",
+        launcher.LIMIT: "cannot be given its memory limit",
+    }[stage]
+    return f"The command {doing}: {reason}."

@@ -1,0 +1,61 @@
+"""Outputs: the reading ends of what commands print, which never make the reader wait."""
+
+import os
+import socket
+
+
+class Pipe:
+    """The reading end of a pipe."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self) -> None:
+        self._fd = -1
+
+    def open(self) -> int:
+        """Make the pipe and return its writing end, which the caller closes."""
+        self._fd, end = os.pipe()
+        os.set_blocking(self._fd, False)
+        return end
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch, -1 when it is closed."""
+        return self._fd
+
+    def read(self, size: int) -> bytes | None:
+        """Return up to `size` bytes without waiting: None when there is nothing yet, b"" at the end."""
+        try:
+            return os.read(self._fd, size)
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        """Let go of it. Safe to run twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Stream:
+    """The reading end of a socket pair, for Windows, where a selector watches nothing else."""
+
+    def __init__(self) -> None:
+        self._ours, self.writing_end = socket.socketpair()
+        self._ours.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch, -1 when it is closed."""
+        return self._ours.fileno()
+
+    def read(self, size: int) -> bytes | None:
+        """Return up to `size` bytes without waiting: None when there is nothing yet, b"" at the end."""
+        try:
+            return self._ours.recv(size)
+        except BlockingIOError:
+            return None
+        except ConnectionError:
+            return b""
+
+    def close(self) -> None:
+        """Let go of it. Safe to run twice."""
+        self._ours.close()
