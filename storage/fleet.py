@@ -123,6 +123,11 @@ def fetch(worker_id: str) -> Call[Worker]:
     return command("HGETALL", f"h:worker:{worker_id}", read=read)
 
 
+def record(worker_id: str) -> Call[dict[str, str]]:
+    """Describe reading a worker's whole record, as it is; empty when there is none."""
+    return command("HGETALL", f"h:worker:{worker_id}", read=pairs)
+
+
 async def workers(store: Store) -> list[Worker]:
     """Return all workers that are registered, oldest first."""
     ids = await store.call(command("ZRANGE", "h:workers", 0, -1))
@@ -177,7 +182,7 @@ async def estimated_wait_s(store: Store, priority: str, tags: Sequence[str]) -> 
     if not slots:
         return None
     levels = list(queues.Priority)[: list(queues.Priority).index(queues.Priority(priority)) + 1]
-    lengths = await store.calls(
+    lengths: list[int] = await store.calls(
         *(command("LLEN", queues.key(queues.of_job(level, tags))) for level in levels)
     )
     free = sum(each.free_slots for each in serving)

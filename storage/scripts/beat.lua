@@ -2,15 +2,23 @@
 -- ARGV: worker registration lease_ms rq_ttl_s iso status(JSON) then id attempt ...
 -- -> {'unregistered'} | {'ok', {lost id...}, {cancel id...}}
 -- include job
+-- include event
 local A, worker = ARGV, 'h:worker:' .. ARGV[1]
-if redis.call('HGET', worker, 'registration') ~= A[2] then return {'unregistered'} end
+local known = redis.call('HMGET', worker, 'registration', 'status')
+if known[1] ~= A[2] then return {'unregistered'} end
+if known[2] == 'offline' then                    -- it was only silent
+  redis.call('HDEL', worker, 'offline_at', 'offline_reason')
+  event('worker.online', 'w', A[1])
+end
 local due = string.format('%d', now + A[3])
 local fields = {'seen', now_text, 'status', 'online'}
 for name, value in pairs(cjson.decode(A[6])) do fields[#fields + 1] = name; fields[#fields + 1] = value end
 redis.call('HSET', worker, unpack(fields))
 redis.call('ZADD', 'h:workers:seen', now_text, A[1])
 if tonumber(A[4]) > 0 then                       -- an RQ worker: keep what `rq info` reads
-  redis.call('HSET', 'rq:worker:' .. A[1], 'last_heartbeat', A[5])
+  local status = cjson.decode(A[6])
+  redis.call('HSET', 'rq:worker:' .. A[1], 'last_heartbeat', A[5], 'state', status.running > 0 and 'busy' or 'idle',
+    'current_job', status.current_job)
   redis.call('EXPIRE', 'rq:worker:' .. A[1], A[4])
 end
 local lost, cancel = {}, {}

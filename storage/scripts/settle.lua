@@ -9,12 +9,23 @@ local A = ARGV
 local id, outcome, reason, exit, iso = A[1], A[4], A[5], A[6], A[7]
 local job, standing = current(id, A[2], A[3])
 if standing == 'over' and TERMINAL[job.state] then return {'replay', job.state} end
-if standing ~= 'ok' then return {standing == 'unknown' and 'unknown' or 'stale'} end
+if standing == 'unknown' then return {'unknown'} end
+if standing ~= 'ok' then
+  -- said twice: the attempt that this worker ended last, and that did not end the job
+  local mark, said = A[3] .. ' ' .. A[2], redis.call('HGET', job.hash, 'settled') or ''
+  if said == mark or (A[2] == '' and job.worker == '' and string.sub(said, 1, #mark) == mark) then
+    return {'replay', job.state}
+  end
+  return {'stale'}
+end
 local facts = {}
 for name, value in pairs(cjson.decode(A[10])) do facts[#facts + 1] = name; facts[#facts + 1] = value end
 if #facts > 0 then redis.call('HSET', job.hash, unpack(facts)) end
 local worker = 'rq:worker:' .. A[3]
+if outcome == 'released' and job.cancel ~= '' then outcome = 'failed' end            -- it must not start again
+if outcome == 'released' and job.once ~= '' and job.ahead == '' then outcome, reason = 'failed', 'lost' end
 if outcome == 'released' then
+  redis.call('HSET', job.hash, 'settled', A[3] .. ' ' .. job.attempt)
   requeue(job, 'handed back', nil)
   return {'ok', 'queued'}
 end
@@ -27,7 +38,8 @@ local may_retry = outcome == 'failed' and (reason == 'exit_code' or reason == 't
 if may_retry and tonumber(job.failures) < tonumber(job.retries) then
   local base, factor, cap = string.match(job.backoff, '^(%d+) ([%d.]+) (%d+)$')
   local delay = math.min(base * factor ^ job.failures, tonumber(cap)) * tonumber(A[9])
-  redis.call('HSET', job.hash, 'failures', job.failures + 1, 'exit', exit, 'reason', reason)
+  redis.call('HSET', job.hash, 'failures', job.failures + 1, 'exit', exit, 'reason', reason,
+    'settled', A[3] .. ' ' .. job.attempt)
   requeue(job, reason, delay >= 1 and math.floor(now + delay) or nil)
   return {'ok', 'queued'}
 end

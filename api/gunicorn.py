@@ -1,0 +1,54 @@
+"""gunicorn's settings: `gunicorn -c api/gunicorn.py api.asgi:app`."""
+
+import os
+import sys
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from settings import BadSettings, Settings
+
+try:
+    _settings = Settings.from_env()
+except BadSettings as error:
+    sys.exit(str(error))
+if _settings.secret_key is None:
+    sys.exit("HOSTLER_SECRET_KEY is not set: 32 bytes or more, the same for web, workers and scheduler.")
+
+bind = f"{_settings.bind_host}:{_settings.port}"
+workers = _settings.web_concurrency
+worker_class = "api.server.Worker"
+wsgi_app = "api.asgi:app"
+timeout = 60  # a worker whose loop stands still for so long is replaced
+graceful_timeout = 10
+keepalive = 65
+backlog = 2048
+accesslog = None
+errorlog = "-"
+loglevel = "info"
+proc_name = "hostler-web"
+control_socket_disable = True
+
+
+def on_starting(server: Any) -> None:
+    """Refuse to start on a Redis that may lose or evict what was acknowledged."""
+    import asyncio  # noqa: PLC0415  only once, before any worker is forked
+
+    from storage.checks import refuse_volatile  # noqa: PLC0415
+
+    from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
+    from storage.store import Store  # noqa: PLC0415
+
+    async def check() -> None:
+        store = Store(_settings)
+        try:
+            await refuse_volatile(store)
+        except Unavailable as error:
+            server.log.warning("Redis could not be checked: %s", error)  # it may come; until then we answer 503
+        finally:
+            await store.close()
+
+    try:
+        asyncio.run(check())
+    except HostlerError as error:
+        sys.exit(str(error))

@@ -1,0 +1,122 @@
+"""The gunicorn worker: uvicorn, with the limits and the manners that neither brings by itself.
+
+Under uvicorn gunicorn's limits on header count, size and time do not apply, and its graceful timeout is not handed
+on, so that parked connections hold a deploy for the whole timeout. Both are mended here.
+"""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn_worker import UvicornWorker
+
+MOST_HEADERS = 100
+HEAD_LIMIT_BYTES = 32 * 1024  # request line and headers together
+URI_LIMIT_BYTES = 8 * 1024
+#: The head of a request must have arrived by then.
+HEAD_DEADLINE_S = 15.0
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 as uvicorn speaks it, refusing heads that are too long, too many or too slow."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Start the clock on the first head."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what arrives before a head is complete."""
+        if self._in_head:
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_too_slow)
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
+            self._refuse(431, "Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Refuse a URI that is too long."""
+        super().on_url(url)
+        if len(self.url) > URI_LIMIT_BYTES:
+            self._refuse(414, "URI Too Long")
+
+    def on_headers_complete(self) -> None:
+        """End a head; refuse it where it has too many headers, or one that makes its length ambiguous."""
+        self._in_head, self._head_bytes = False, 0
+        self._stop_clock()
+        names = [name for name, _ in self.headers]
+        size_bytes = sum(len(name) + len(value) for name, value in self.headers)
+        if len(names) > MOST_HEADERS or size_bytes > HEAD_LIMIT_BYTES:
+            self._refuse(431, "Request Header Fields Too Large")
+        elif names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
+            self._refuse(400, "Bad Request")
+        if not self.transport.is_closing():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Wait for the next head."""
+        super().on_message_complete()
+        self._in_head = True
+
+    def _refuse(self, status: int, phrase: str) -> None:
+        if self.transport.is_closing():
+            return
+        head = f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        self.transport.write(head.encode())
+        self.transport.close()
+
+    def _head_too_slow(self) -> None:
+        if self._in_head and self._head_bytes:
+            self._refuse(408, "Request Timeout")
+        elif self._in_head and not self.transport.is_closing() and self.cycle is None:
+            self.transport.close()  # connected, and said nothing
+
+    def _stop_clock(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class Worker(UvicornWorker):
+    """Uvicorn under gunicorn: no trust in forwarding headers, a bound on shutdown, SIGQUIT understood."""
+
+    CONFIG_KWARGS = {  # noqa: RUF012  uvicorn-worker reads it as a class attribute
+        "loop": "uvloop",
+        "http": GuardedProtocol,
+        "ws": "websockets-sansio",
+        "proxy_headers": False,
+        "server_header": False,
+        "date_header": True,
+        "ws_max_size": 64 * 1024,
+        "ws_ping_interval": 20.0,
+        "ws_ping_timeout": 20.0,
+        "timeout_keep_alive": 65,
+    }
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # a little less than gunicorn's own, so that the worker leaves before it is killed
+        self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
+
+    def _install_sigquit_handler(self) -> None:
+        """Treat gunicorn's quick stop as SIGTERM; the stock worker notes it and waits to be killed."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, os.kill, os.getpid(), signal.SIGTERM)

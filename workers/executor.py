@@ -1,0 +1,190 @@
+"""The executor: takes jobs for its free slots, keeps their leases, and hands back what it cannot finish."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from functools import partial
+
+from storage.errors import HostlerError, Unavailable
+from workers.lines import Line, Offer
+from workers.log import log
+from workers.platforms import Child, Platform
+from workers.run import Circumstances, Run
+
+#: The slow poll behind the wake-ups, which may get lost.
+POLL_S = 2.0
+#: While jobs are shorter than this on average, some are claimed before a slot is free, so that none idles for a reply.
+SHORT_RUN_S = 0.05
+#: A job held so long without a slot goes back to those who have one.
+HOLD_S = 0.1
+
+
+class Executor:
+    """Runs up to `slots` jobs at once, until `stop` is called."""
+
+    def __init__(self, around: Circumstances, *, slots: int, heartbeat_s: float, drain_s: float) -> None:
+        self._around, self._slots = around, slots
+        self._heartbeat_s, self._drain_s = heartbeat_s, drain_s
+        self._free = list(range(slots))
+        self._held: deque[tuple[float, Offer]] = deque()
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._mean_run_s = 1.0
+
+    @property
+    def _line(self) -> Line:
+        return self._around.line
+
+    @property
+    def _platform(self) -> Platform:
+        return self._around.platform
+
+    def stop(self) -> None:
+        """Take no more work; finish what runs within the time for draining, then hand it back. Safe to repeat."""
+        self._draining.set()
+        self._work.set()
+
+    async def work(self) -> None:
+        """Work until stopped and drained."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._platform.fileno(), self._pump)
+        chores = [
+            self._line.listen(self._work.set, self._cancel),
+            loop.create_task(self._keep_claiming()),
+            loop.create_task(self._keep_beating()),
+            loop.create_task(self._keep_holding_briefly()),
+        ]
+        try:
+            await self._draining.wait()
+            log.info("draining", extra={"running": len(self._runs), "held": len(self._held)})
+            await self._drain()
+        finally:
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
+            loop.remove_reader(self._platform.fileno())
+
+    async def _keep_claiming(self) -> None:
+        while not self._draining.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), POLL_S * random.uniform(0.8, 1.2))  # noqa: S311  jitter
+            self._work.clear()
+            try:
+                while not self._draining.is_set() and await self._claim():
+                    pass
+            except Unavailable as error:
+                log.warning("cannot claim for now", extra={"why": str(error)})
+                await asyncio.sleep(0.5)
+            except HostlerError as error:  # our registration is gone: the heartbeat makes it anew
+                log.warning("cannot claim", extra={"why": str(error)})
+                await self._beat()
+                await asyncio.sleep(0.5)
+
+    async def _claim(self) -> bool:
+        """Take what the free slots can run; answers whether there may be more."""
+        ahead = min(2, self._slots) if self._mean_run_s < SHORT_RUN_S else 0
+        want = len(self._free) + ahead - len(self._held)
+        if want <= 0:
+            return False
+        offers = await self._line.claim(most=want, startable=max(0, len(self._free) - len(self._held)))
+        now = time.monotonic()
+        self._held.extend((now, offer) for offer in offers)
+        self._fill()
+        return len(offers) == want and bool(self._free)
+
+    def _fill(self) -> None:
+        while self._held and self._free:
+            _, offer = self._held.popleft()
+            run = Run(offer, self._free.pop(), self._around)
+            self._runs[offer.job_id] = run
+            run.slot_free.add_done_callback(partial(self._slot_freed, run.slot))
+            task = asyncio.get_running_loop().create_task(self._carry_out(run))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _slot_freed(self, slot: int, _: object) -> None:
+        self._free.append(slot)
+        self._fill()
+        self._work.set()
+
+    async def _carry_out(self, run: Run) -> None:
+        began = time.monotonic()
+        try:
+            await run.carry_out()
+        except Exception:  # one job's accident must not end the others
+            log.exception("an attempt failed inside the worker", extra={"job": run.offer.job_id})
+        finally:
+            if self._runs.get(run.offer.job_id) is run:
+                del self._runs[run.offer.job_id]
+            self._mean_run_s += 0.2 * (time.monotonic() - began - self._mean_run_s)
+
+    def _pump(self) -> None:
+        """Tell the runs whose main process is gone."""
+        children: list[Child] = self._platform.pump()
+        for child in children:
+            run = self._runs.get(child.command.job_id)
+            if run is not None and run.child is child and not run.exited.done():
+                run.exited.set_result(None)
+
+    def _cancel(self, job_id: str) -> None:
+        run = self._runs.get(job_id)
+        if run is not None:
+            run.stop("cancelled")
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await self._beat()
+            await asyncio.sleep(self._heartbeat_s * random.uniform(0.9, 1.0))  # noqa: S311  jitter
+
+    async def _beat(self) -> None:
+        held = [run.offer for run in self._runs.values()] + [offer for _, offer in self._held]
+        current = next(iter(self._runs), None)
+        try:
+            beaten = await self._line.beat(held, running=self._slots - len(self._free), current=current)
+        except Unavailable as error:
+            log.warning("cannot send a heartbeat for now", extra={"why": str(error)})
+            return
+        except HostlerError as error:
+            log.error("a heartbeat was refused", extra={"why": str(error)})
+            return
+        for job_id in beaten.lost:
+            self._lose(job_id)
+        for job_id in beaten.cancel:
+            self._cancel(job_id)
+
+    def _lose(self, job_id: str) -> None:
+        self._held = deque(pair for pair in self._held if pair[1].job_id != job_id)
+        run = self._runs.get(job_id)
+        if run is not None:
+            log.warning("an attempt is no longer ours", extra={"job": job_id, "attempt": run.offer.attempt})
+            run.stop("lost")
+
+    async def _keep_holding_briefly(self) -> None:
+        while True:
+            await asyncio.sleep(HOLD_S)
+            while self._held and time.monotonic() - self._held[0][0] > HOLD_S:
+                await self._release(self._held.popleft()[1])
+
+    async def _release(self, offer: Offer) -> None:
+        """Give back a job that was not started; when that fails, its lease runs out."""
+        try:
+            await self._line.settle(offer, "released", "", None, {})
+        except HostlerError as error:
+            log.warning("could not hand a job back", extra={"job": offer.job_id, "why": str(error)})
+
+    async def _drain(self) -> None:
+        while self._held:
+            await self._release(self._held.popleft()[1])
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=self._drain_s)
+        for run in list(self._runs.values()):
+            run.stop("released")
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=self._around.kill_grace_s + 5)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,232 @@
+"""A line to the control plane: how an executor takes work and reports on it, straight to Redis or over HTTP."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from storage import attempts, files, fleet
+from storage.attempts import Beaten, Claim, Holder, Received
+from storage.calls import Call, command
+from storage.errors import Conflict, Invalid, NotFound
+from storage.seal import Forged
+from storage.store import Store
+from storage.tasks import TABLE
+from storage.wire import listen
+from workers.log import log
+
+T = TypeVar("T")
+
+TAG_SETS = command("SMEMBERS", "h:tagsets")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One attempt to carry out: what to do (`spec`), and how many lines of log the job already has."""
+
+    job_id: str
+    attempt: int
+    spec: Mapping[str, Any]
+    lines: int
+    held_ahead: bool = False
+
+
+class IntegrityError(Conflict):
+    """A file is not what it was when it was uploaded."""
+
+    code = "INTEGRITY"
+
+
+class Line(Protocol):
+    """What an executor needs of the control plane.
+
+    Every call may raise Unavailable, after which it may have happened or not; all of them may be repeated.
+    """
+
+    name: str
+
+    def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+        """Start telling about new work and about jobs to cancel; both are hints that may get lost."""
+
+    async def claim(self, *, most: int, startable: int) -> list[Offer]:
+        """Take up to `most` jobs; those beyond `startable` are held, not started."""
+
+    async def begin(self, offer: Offer) -> bool:
+        """Say that a held job starts; answers whether it is still ours."""
+
+    async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:
+        """Renew the leases of what is held."""
+
+    async def output(
+        self, offer: Offer, channel: str, data: bytes, *, first_line: int, line_count: int
+    ) -> Received:
+        """Append output. Raises Stale when the attempt is no longer ours."""
+
+    async def progress(self, offer: Offer, percent: int) -> None:
+        """Say how far an attempt is."""
+
+    async def settle(
+        self, offer: Offer, outcome: str, reason: str, exit_code: int | None, facts: Mapping[str, str | int]
+    ) -> str:
+        """End an attempt; answers the job's state after it. Raises Stale."""
+
+    async def fetch_file(self, offer: Offer, into: Path, *, limit_bytes: int) -> str:
+        """Download the upload that the job works on to the path `into`; answers its name."""
+
+    async def put_artifact(self, offer: Offer, name: str, path: Path) -> None:
+        """Store a file that the job left, and register it."""
+
+    async def put_log(self, offer: Offer, frames: bytes, *, first_line: int, next_line: int) -> None:
+        """Store a part of the log that is too long for Redis, and register it."""
+
+    async def depart(self, reason: str) -> None:
+        """Say goodbye."""
+
+
+class RedisLine:
+    """The line of `hostler worker`: the scripts of the job engine and the object store, without a detour."""
+
+    def __init__(
+        self,
+        store: Store,
+        holder: Holder,
+        *,
+        tags: tuple[str, ...],
+        reregister: Callable[[], Awaitable[Holder]],
+    ) -> None:
+        self.store, self.holder = store, holder
+        self.name = holder.worker
+        self._tags, self._reregister = tags, reregister
+        self._lease_s = store.settings.lease_s
+        self._tag_sets: list[str] | None = None
+
+    def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+        """Subscribe to the channels for work and for a word to this worker."""
+
+        def tell(channel: bytes, message: bytes) -> None:
+            if channel == b"h:wake":
+                if message == b"tagsets":
+                    self._tag_sets = None
+                wake()
+            elif message.startswith(b"cancel "):
+                cancel(message.split()[1].decode("ascii", "replace"))
+
+        def connected() -> None:
+            self._tag_sets = None
+            wake()
+
+        channels = ["h:wake", f"h:control:{self.name}"]
+        return asyncio.create_task(listen(self.store.wire.address, channels, tell, connected))
+
+    async def claim(self, *, most: int, startable: int) -> list[Offer]:
+        """Take jobs; forged ones are ended as invalid and reported, never handed on."""
+        if self._tag_sets is None:
+            self._tag_sets = [each.decode() for each in await self.store.call(TAG_SETS)]
+        call = attempts.claim(
+            self.holder, self._tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s
+        )
+        claims, refused = await self._call(call)
+        for job_id in refused:
+            log.warning("refused what a queue held: no such job", extra={"job": job_id})
+        offers = []
+        for number, claim in enumerate(claims):
+            try:
+                offers.append(self._offer(claim, held_ahead=number >= startable))
+            except (Forged, Invalid) as error:
+                log.error("refused a job", extra={"job": claim.job_id, "why": str(error)})
+                await self._refuse(claim, str(error))
+        return offers
+
+    def _offer(self, claim: Claim, *, held_ahead: bool) -> Offer:
+        spec = claim.read_spec(self.store.seal)
+        if spec.get("task") not in TABLE:
+            raise Invalid(f"There is no task {spec.get('task')!r}.")
+        return Offer(claim.job_id, claim.attempt, spec, claim.lines, held_ahead)
+
+    async def _refuse(self, claim: Claim, why: str) -> None:
+        facts = {"message": why}
+        await self._call(
+            attempts.settle(self.holder, claim.job_id, claim.attempt, "failed", "invalid", facts=facts)
+        )
+
+    async def begin(self, offer: Offer) -> bool:
+        """Say that a held job starts."""
+        return await self._call(attempts.begin(self.holder, offer.job_id, offer.attempt))
+
+    async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:
+        """Renew the leases, by one script. A registration that is gone is made anew."""
+        pairs = [(offer.job_id, offer.attempt) for offer in held]
+        status: dict[str, str | int] = {"running": running, "current_job": current or ""}
+        ttl_s = int(self._lease_s * 4) + 1
+        try:
+            return await self._call(
+                attempts.beat(self.holder, pairs, lease_s=self._lease_s, rq_ttl_s=ttl_s, status=status)
+            )
+        except attempts.Unregistered:
+            log.warning("the registration is gone; registering anew", extra={"worker": self.name})
+            self.holder = await self._reregister()
+            return Beaten([job_id for job_id, _ in pairs], [])
+
+    async def output(
+        self, offer: Offer, channel: str, data: bytes, *, first_line: int, line_count: int
+    ) -> Received:
+        """Append output."""
+        return await self._call(
+            attempts.output(
+                self.holder, offer.job_id, offer.attempt, channel, data, first_line=first_line,
+                line_count=line_count, live_bytes=self.store.settings.job_log_live_bytes,
+                limit_bytes=self.store.settings.job_log_limit_bytes,
+            )
+        )  # fmt: skip
+
+    async def progress(self, offer: Offer, percent: int) -> None:
+        """Say how far an attempt is."""
+        await self._call(attempts.progress(self.holder, offer.job_id, offer.attempt, percent))
+
+    async def settle(
+        self, offer: Offer, outcome: str, reason: str, exit_code: int | None, facts: Mapping[str, str | int]
+    ) -> str:
+        """End an attempt."""
+        return await self._call(
+            attempts.settle(self.holder, offer.job_id, offer.attempt, outcome, reason, exit_code, facts)
+        )
+
+    async def fetch_file(self, offer: Offer, into: Path, *, limit_bytes: int) -> str:
+        """Download the upload from the object store; its record holds its name and its digest."""
+        file = await files.get(self.store, str(offer.spec["file"]))
+        fetched = await asyncio.to_thread(
+            self.store.objects.get_file, file.key, into, limit_bytes=limit_bytes
+        )
+        if fetched.sha256 != file.sha256:
+            raise IntegrityError(f"File {file.id!r} is not what was uploaded: its sha256 differs.")
+        return file.filename
+
+    async def put_artifact(self, offer: Offer, name: str, path: Path) -> None:
+        """Store a file that the job left under a key of this attempt, then register it."""
+        key = f"artifacts/{offer.job_id}/{offer.attempt}/{name}"
+        stored = await asyncio.to_thread(self.store.objects.put_file, key, path)
+        record = {
+            "name": name, "size": stored.size_bytes, "sha256": stored.sha256, "key": key, "attempt": offer.attempt
+        }  # fmt: skip
+        await self._call(attempts.attach(self.holder, offer.job_id, offer.attempt, "artifacts", name, record))
+
+    async def put_log(self, offer: Offer, frames: bytes, *, first_line: int, next_line: int) -> None:
+        """Store frames of the log as an object, then register them."""
+        key = f"logs/{offer.job_id}/{offer.attempt}/{first_line:012d}"
+        await asyncio.to_thread(self.store.objects.put_bytes, key, frames)
+        record = {
+            "attempt": offer.attempt, "first": first_line, "next": next_line, "key": key, "size_bytes": len(frames)
+        }  # fmt: skip
+        name = f"{offer.attempt}:{first_line:012d}"
+        await self._call(attempts.attach(self.holder, offer.job_id, offer.attempt, "logparts", name, record))
+
+    async def depart(self, reason: str) -> None:
+        """Mark this worker offline, unless another has taken its name meanwhile."""
+        try:
+            await self._call(fleet.depart(self.name, self.holder.registration, reason=reason))
+        except (NotFound, Conflict):
+            log.info("this worker's registration was already gone", extra={"worker": self.name})
+
+    async def _call(self, call: Call[T]) -> T:
+        return await self.store.call(call)

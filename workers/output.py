@@ -1,0 +1,236 @@
+"""What a command prints: numbered by line, kept within its quota, sent on in order, spooled while nobody listens.
+
+Nothing a command prints can block it for long or fill the worker's memory: what is not yet delivered waits in a file
+beside the job's directory. Delivery may repeat a piece after a lost reply; the line numbers make that harmless.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import IO
+
+from storage import progress
+from storage.errors import Conflict, NotFound, Unavailable
+from storage.logs import encode_frame
+from workers.lines import Line, Offer
+from workers.log import log
+
+#: A line longer than this is passed on in pieces.
+PIECE_BYTES = 64 * 1024
+#: So much of one log is held in memory; beyond, it is in a file.
+MEMORY_BYTES = 256 * 1024
+#: The log goes to the object store in parts of this size.
+PART_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Whole lines of one channel (or a part of a long one), waiting to be sent; `offset` is where its frame is."""
+
+    channel: str
+    first: int
+    count: int
+    offset: int
+    data: bytes | None
+    size: int
+    header: int
+
+
+class Spool:
+    """The frames of one log, in memory while it is short and in a file once it is long."""
+
+    def __init__(self, directory: str) -> None:
+        self.size_bytes = 0
+        self._directory = directory
+        self._memory: bytearray | None = bytearray()
+        self._file: IO[bytes] | None = None
+
+    def append(self, frame: bytes) -> int:
+        """Add a frame; answers where it begins. Raises OSError when the disk is full."""
+        offset = self.size_bytes
+        if self._memory is not None:
+            if len(self._memory) + len(frame) <= MEMORY_BYTES:
+                self._memory += frame
+                self.size_bytes += len(frame)
+                return offset
+            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  closed by close()
+            self._file.write(self._memory)
+            self._memory = None
+        if self._file is None:
+            raise ValueError("The spool is closed.")
+        self._file.seek(offset)
+        self._file.write(frame)
+        self._file.flush()
+        self.size_bytes += len(frame)
+        return offset
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`."""
+        if self._memory is not None:
+            return bytes(self._memory[offset : offset + size])
+        if self._file is None:
+            raise ValueError("The spool is closed.")
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def close(self) -> None:
+        """Forget everything. Safe to run twice."""
+        self._memory = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Output:
+    """The output of one attempt on its way to the control plane.
+
+    `gone` is called when the control plane says that the attempt is no longer ours, `cancel` when it wants its end.
+    """
+
+    def __init__(
+        self, line: Line, offer: Offer, *, directory: str, limit_bytes: int, live_bytes: int,
+        gone: Callable[[], None], cancel: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._line, self._offer = line, offer
+        self._limit_bytes, self._live_bytes = limit_bytes, live_bytes
+        self._gone, self._cancel = gone, cancel
+        self._spool = Spool(directory)
+        self._tails = {"o": b"", "e": b""}
+        self._waiting: deque[_Piece] = deque()
+        self._waiting_bytes = 0
+        self._sender: asyncio.Task[None] | None = None
+        self._next = offer.lines
+        self._parts_until = (0, offer.lines)  # bytes of the spool and lines that are in the object store
+        self._percent: int | None = None
+        self.bytes_kept = 0
+        self.truncated = False
+        self.lost = False
+
+    def feed(self, channel: str, data: bytes) -> None:
+        """Take what was read from a pipe; whole lines go on at once, the rest of a line waits for its end."""
+        data = self._tails[channel] + data
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) >= PIECE_BYTES:
+            end = len(data)
+        self._tails[channel] = data[end:]
+        for start in range(0, end, PIECE_BYTES):
+            self._add(channel, data[start : min(end, start + PIECE_BYTES)])
+
+    def end(self) -> None:
+        """Take what is left as the last lines."""
+        for channel, tail in self._tails.items():
+            if tail:
+                self._add(channel, tail, final=True)
+            self._tails[channel] = b""
+
+    def say(self, message: str) -> None:
+        """Add a line of the worker's own to the log, marked as such."""
+        self._add("e", f"[hostler] {message}\n".encode())
+
+    def _add(self, channel: str, data: bytes, *, final: bool = False) -> None:
+        if self.truncated or self.lost:
+            return
+        if (percent := progress.last(data)) is not None and percent != self._percent:
+            self._percent = percent
+        count = data.count(b"\n") + (final and not data.endswith(b"\n"))
+        if self.bytes_kept + len(data) > self._limit_bytes:
+            self.truncated = True
+            channel, count = "e", 1
+            data = (
+                b"[hostler] output limit of %d bytes reached; what follows is not kept\n" % self._limit_bytes
+            )
+        self.bytes_kept += len(data)
+        frame = encode_frame(self._offer.attempt, self._next, count, channel, data)
+        try:
+            offset = self._spool.append(frame)
+        except OSError as error:
+            self.truncated = True
+            log.error(
+                "the log can no longer be spooled", extra={"job": self._offer.job_id, "why": str(error)}
+            )
+            return
+        kept = data if self._waiting_bytes < MEMORY_BYTES else None
+        header = len(frame) - len(data)
+        self._waiting.append(_Piece(channel, self._next, count, offset, kept, len(data), header))
+        self._waiting_bytes += len(data) if kept else 0
+        self._next += count
+        if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send())
+
+    async def _send(self) -> None:
+        """Send what waits, in order, trying again while the control plane is away."""
+        while self._waiting and not self.lost:
+            piece = self._waiting[0]
+            data = piece.data
+            if data is None:
+                data = self._spool.read(piece.offset + piece.header, piece.size)
+            else:
+                self._waiting_bytes -= piece.size
+                piece.data = None
+            await self._deliver(partial(self._send_piece, piece, data))
+            self._waiting.popleft()
+            if self._percent is not None:
+                percent, self._percent = self._percent, None
+                await self._deliver(partial(self._line.progress, self._offer, percent))
+            if self._unstored() >= PART_BYTES and not self._waiting_part():
+                await self._store_part()
+        self._sender = None
+
+    async def _send_piece(self, piece: _Piece, data: bytes) -> None:
+        received = await self._line.output(
+            self._offer, piece.channel, data, first_line=piece.first, line_count=piece.count
+        )
+        if received.cancel:
+            self._cancel()
+
+    async def _deliver(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take one step until it is done, or until the attempt is not ours any more."""
+        pause_s = 0.1
+        while not self.lost:
+            try:
+                await step()
+                return
+            except Unavailable:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2.0, pause_s * 2)
+            except (Conflict, NotFound):
+                self.lost = True
+                self._gone()
+
+    def _unstored(self) -> int:
+        return self._spool.size_bytes - self._parts_until[0]
+
+    def _waiting_part(self) -> bool:
+        """Whether the pieces that wait begin before the end of the part that would be stored now."""
+        return bool(self._waiting) and self._waiting[0].offset < self._parts_until[0] + PART_BYTES
+
+    async def _store_part(self) -> None:
+        """Store what has been sent and not stored yet as one part of the log."""
+        start, first = self._parts_until
+        stop = self._waiting[0].offset if self._waiting else self._spool.size_bytes
+        next_line = self._waiting[0].first if self._waiting else self._next
+        frames = self._spool.read(start, stop - start)
+        if frames:
+            await self._deliver(
+                lambda: self._line.put_log(self._offer, frames, first_line=first, next_line=next_line)
+            )
+        self._parts_until = (stop, next_line)
+
+    async def delivered(self) -> None:
+        """Return once everything has arrived; a log too long for Redis is then whole in the object store."""
+        if self._sender is not None:
+            await self._sender
+        if self.bytes_kept > self._live_bytes and not self.lost:
+            await self._store_part()
+
+    async def close(self) -> None:
+        """Drop what is not delivered. Safe to run twice."""
+        if self._sender is not None:
+            self._sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sender
+        self._spool.close()

@@ -1,0 +1,273 @@
+"""One attempt of a job: its directory, its process, its output, its end."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
+from workers.lines import IntegrityError, Line, Offer
+from workers.log import log
+from workers.output import Output
+from workers.platforms import Child, Command, CommandNotStarted, Outcome, Platform
+from workers.platforms import Output as Pipe
+from workers.workspace import Workspace
+
+READ_BYTES = 64 * 1024
+#: How long a file that cannot be fetched for now is tried before the job is handed back.
+FETCH_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What all attempts of one worker share."""
+
+    line: Line
+    platform: Platform
+    workspace: Workspace
+    environment: Mapping[str, str]
+    spool: str
+    kill_grace_s: float
+    log_limit_bytes: int
+    live_bytes: int
+
+
+@dataclass(slots=True)
+class Ending:
+    """How an attempt ended: `outcome` and `reason` as `attempts.settle` takes them."""
+
+    outcome: str
+    reason: str = ""
+    exit_code: int | None = None
+    facts: dict[str, str | int] = field(default_factory=dict)
+
+
+class Run:
+    """Carries out one attempt; `stop` ends it early, for a reason."""
+
+    def __init__(self, offer: Offer, slot: int, around: Circumstances) -> None:
+        self.offer, self.slot, self.around = offer, slot, around
+        self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.slot_free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.child: Child | None = None
+        self.why_stopped: str | None = None
+        self.output = Output(
+            around.line, offer, directory=around.spool, limit_bytes=around.log_limit_bytes,
+            live_bytes=around.live_bytes, gone=lambda: self.stop("lost"), cancel=lambda: self.stop("cancelled"),
+        )  # fmt: skip
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def stop(self, why: str) -> None:
+        """End the attempt: `cancelled`, `timeout`, `released` (TERM, grace, KILL) or `lost` (KILL). Safe to repeat."""
+        if self.why_stopped is not None and why != "lost":
+            return
+        self.why_stopped = why
+        if self.child is None or self.exited.done():
+            return
+        if why == "lost":
+            self.child.kill()
+            return
+        self.child.terminate()
+        loop = asyncio.get_running_loop()
+        self._timers.append(loop.call_later(self.around.kill_grace_s, self.child.kill))
+
+    async def carry_out(self) -> None:
+        """Do the whole of it. Raises nothing that concerns this job alone."""
+        directory: Path | None = None
+        try:
+            if self.offer.held_ahead and not await self._begin():
+                return
+            try:
+                directory = self.around.workspace.make(self.slot)
+                ending = await self._attempt(directory)
+            except (HostlerError, OSError) as error:
+                ending = self._failed(error)
+            self._free_slot()
+            await self._deliver(ending)
+        finally:
+            self._free_slot()
+            for timer in self._timers:
+                timer.cancel()
+            await self.output.close()
+            if directory is not None:
+                await asyncio.to_thread(self.around.workspace.remove, directory)
+
+    def _free_slot(self) -> None:
+        if not self.slot_free.done():
+            self.slot_free.set_result(None)
+
+    async def _begin(self) -> bool:
+        while True:
+            try:
+                return await self.around.line.begin(self.offer)
+            except Unavailable:
+                await asyncio.sleep(0.5)
+
+    async def _attempt(self, directory: Path) -> Ending:
+        """Fetch, execute, and collect what is left. Raises HostlerError, OSError."""
+        if not await self._fill(directory):
+            return Ending("released")
+        if self.why_stopped is None:
+            working_directory = self.around.workspace.working_directory(self.offer.spec, directory)
+            outcome = await self._execute(directory, working_directory)
+        else:
+            working_directory, outcome = directory, None
+        ending = self._judged(outcome)
+        self.around.platform.reclaim_directory(directory)
+        self._free_slot()  # what follows needs no slot, and nothing of the job runs any more
+        if self.offer.spec.get("artifacts") and ending.outcome in {"completed", "failed"}:
+            await self._keep_artifacts(working_directory, ending)
+        return ending
+
+    async def _fill(self, directory: Path) -> bool:
+        """Fill the directory; False when what it needs could not be had for now, so that the job is handed back."""
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + FETCH_PATIENCE_S
+        while True:
+            try:
+                await self.around.workspace.fill(
+                    self.around.line, self.offer, directory, self.slot,
+                    cancelled=lambda: self.why_stopped is not None,
+                )  # fmt: skip
+                return True
+            except Unavailable as error:
+                if loop.time() > patience or self.why_stopped is not None:
+                    self.output.say(f"handed back: {error}")
+                    return self.why_stopped is not None
+                await asyncio.sleep(1)
+
+    async def _execute(self, directory: Path, working_directory: Path) -> Outcome:
+        """Run the command to its end. Raises CommandNotStarted."""
+        spec = self.offer.spec
+        command = Command(
+            argv=_argv(spec),
+            environment={
+                **self.around.environment,
+                "HOME": str(directory),
+                **{str(name): str(value) for name, value in dict(spec.get("env") or {}).items()},
+                "HOSTLER_JOB_ID": self.offer.job_id,
+                "HOSTLER_ATTEMPT": str(self.offer.attempt),
+            },
+            directory=working_directory,
+            slot=self.slot,
+            job_id=self.offer.job_id,
+        )
+        loop = asyncio.get_running_loop()
+        self.child = child = self.around.platform.spawn(command)
+        pipes = (("o", child.stdout), ("e", child.stderr))
+        for channel, pipe in pipes:
+            loop.add_reader(pipe.fileno(), self._read, channel, pipe)
+        self._timers.append(loop.call_later(float(spec.get("timeout_s") or 600), self.stop, "timeout"))
+        try:
+            await self.exited
+            for channel, pipe in pipes:  # all that it wrote is in the pipes by now
+                while self._read(channel, pipe):
+                    await asyncio.sleep(0)
+        finally:
+            for _, pipe in pipes:
+                self._unwatch(pipe)
+            child.close()
+        self.output.end()
+        return child.outcome()
+
+    def _read(self, channel: str, pipe: Pipe) -> bool:
+        data = pipe.read(READ_BYTES)
+        if data:
+            self.output.feed(channel, data)
+            return True
+        if data == b"":
+            self._unwatch(pipe)
+        return False
+
+    def _unwatch(self, pipe: Pipe) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            asyncio.get_running_loop().remove_reader(pipe.fileno())
+
+    def _judged(self, outcome: Outcome | None) -> Ending:
+        facts: dict[str, str | int] = {}
+        exit_code = None
+        if outcome is not None:
+            facts = {"cpu_ms": round(outcome.cpu_s * 1000), "max_rss_bytes": outcome.max_rss_bytes}
+            exit_code = outcome.exit_code
+            if outcome.signal is not None:
+                facts["signal"] = outcome.signal
+                exit_code = 128 + outcome.signal  # as shells say it
+        why = self.why_stopped
+        if why == "timeout":
+            self.output.say(f"timed out after {self.offer.spec.get('timeout_s')} s")
+            return Ending("failed", "timeout", exit_code, facts)
+        if why in {"cancelled", "released", "lost"}:
+            outcome_word = "released" if why == "released" else "cancelled"
+            return Ending(outcome_word, "cancelled" if why == "cancelled" else "", exit_code, facts)
+        if exit_code:
+            return Ending("failed", "exit_code", exit_code, facts)
+        return Ending("completed", "", exit_code, facts)
+
+    def _failed(self, error: HostlerError | OSError) -> Ending:
+        if self.why_stopped == "cancelled":
+            return Ending("cancelled", "cancelled")
+        message = (
+            str(error) if isinstance(error, HostlerError) else f"{error.strerror}: {error.filename or ''}"
+        )
+        self.output.say(message)
+        reason = "integrity" if isinstance(error, IntegrityError) else "invalid"
+        exit_code = 127 if isinstance(error, CommandNotStarted) else None
+        if not isinstance(error, Invalid | CommandNotStarted):
+            log.error("a job could not be carried out", extra={"job": self.offer.job_id, "why": message})
+        return Ending("failed", reason, exit_code, {"message": message[:1000]})
+
+    async def _keep_artifacts(self, directory: Path, ending: Ending) -> None:
+        """Store what the job left; a failure of ours to find it fails the job, an absent store is waited for."""
+        patterns = [str(pattern) for pattern in self.offer.spec.get("artifacts") or ()]
+        try:
+            found = await asyncio.to_thread(
+                lambda: list(self.around.workspace.artifacts(patterns, directory))
+            )
+            for artifact in found:
+                await self._until_there(artifact.name, artifact.path)
+        except (Conflict, NotFound):
+            self.stop("lost")
+        except (HostlerError, OSError) as error:
+            self.output.say(f"artifacts: {error}")
+            ending.outcome, ending.reason = "failed", "invalid"
+            ending.facts["message"] = str(error)[:1000]
+
+    async def _until_there(self, name: str, path: Path) -> None:
+        pause_s = 0.5
+        while True:
+            try:
+                await self.around.line.put_artifact(self.offer, name, path)
+                return
+            except Unavailable:
+                await asyncio.sleep(pause_s)
+                pause_s = min(5.0, pause_s * 2)
+
+    async def _deliver(self, ending: Ending) -> None:
+        """Deliver the output, then the result, trying again for as long as the control plane is away."""
+        await self.output.delivered()
+        if self.output.truncated:
+            ending.facts["truncated"] = 1
+        pause_s = 0.1
+        while self.why_stopped != "lost":
+            try:
+                await self.around.line.settle(
+                    self.offer, ending.outcome, ending.reason, ending.exit_code, ending.facts
+                )
+                return
+            except Unavailable:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2.0, pause_s * 2)
+            except (Conflict, NotFound) as error:
+                log.warning("a result was refused", extra={"job": self.offer.job_id, "why": str(error)})
+                return
+
+
+def _argv(spec: Mapping[str, object]) -> list[str]:
+    """Return what to start: the argument list as given, or the shell with the command."""
+    argv = spec.get("argv")
+    if isinstance(argv, list) and argv:
+        return [str(word) for word in argv]
+    shell = ["cmd", "/d", "/c"] if sys.platform == "win32" else ["/bin/sh", "-c"]
+    return [*shell, str(spec["command"])]

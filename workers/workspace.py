@@ -1,0 +1,162 @@
+"""A job's directory: made empty, filled with the upload, searched for artifacts, taken away."""
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from integrations import outbound
+from storage.errors import HostlerError, Invalid
+from workers import archives
+from workers.lines import Line, Offer
+from workers.platforms import Platform
+
+#: So many artifacts of a job are kept, and so many bytes of them together.
+MOST_ARTIFACTS = 1000
+ARTIFACTS_LIMIT_BYTES = 2 * 1024**3
+
+
+class NotPrepared(HostlerError):
+    """The job's directory could not be made ready; the message says why."""
+
+    code = "NOT_PREPARED"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that the job left: its name relative to the working directory, and where it is."""
+
+    name: str
+    path: Path
+
+
+class Workspace:
+    """The directories of one worker's jobs, below its own work directory."""
+
+    def __init__(
+        self, root: Path, platform: Platform, *, fetch_limit_bytes: int, allow: tuple[str, ...]
+    ) -> None:
+        self._root, self._platform = root, platform
+        self._fetch_limit_bytes, self._allow = fetch_limit_bytes, allow
+        root.mkdir(parents=True, exist_ok=True)
+        root.chmod(0o711)  # jobs reach their own directory by name, and list nothing
+
+    def make(self, slot: int) -> Path:
+        """Return a fresh directory that belongs to the commands of `slot`. Raises OSError, HostlerError."""
+        directory = Path(tempfile.mkdtemp(prefix="job-", dir=self._root))
+        self._platform.prepare_directory(directory, slot)
+        return directory
+
+    async def fill(
+        self, line: Line, offer: Offer, directory: Path, slot: int, *, cancelled: Callable[[], bool]
+    ) -> None:
+        """Download what the job works on and unpack it into `directory`. Raises HostlerError."""
+        spec = offer.spec
+        if not (spec.get("file") or spec.get("file_url")):
+            return
+        # beside the job's directory, not in it: an archive's members must not meet the archive
+        handle, name = tempfile.mkstemp(prefix="fetch-", dir=self._root)
+        os.close(handle)
+        fetched = Path(name)
+        try:
+            if spec.get("file"):
+                name = await line.fetch_file(offer, fetched, limit_bytes=self._fetch_limit_bytes)
+            else:
+                name = await asyncio.to_thread(self._fetch_outside, str(spec["file_url"]), fetched, cancelled)
+            await asyncio.to_thread(self._unpack, fetched, name, directory, slot, cancelled)
+        finally:
+            fetched.unlink(missing_ok=True)
+
+    def _fetch_outside(self, url: str, into: Path, cancelled: Callable[[], bool]) -> str:
+        with into.open("wb") as file:
+            outbound.fetch(
+                url,
+                file,
+                limit_bytes=self._fetch_limit_bytes,
+                timeout_s=600,
+                allow=self._allow,
+                cancelled=cancelled,
+            )
+        return PurePosixPath(unquote(urlsplit(url).path)).name or "download"
+
+    def _unpack(
+        self, fetched: Path, name: str, directory: Path, slot: int, cancelled: Callable[[], bool]
+    ) -> None:
+        if archives.is_archive(fetched):
+            archives.extract(fetched, directory, cancelled=cancelled)
+        else:
+            plain = re.sub(r"[^A-Za-z0-9._ -]", "_", PurePosixPath(name).name).lstrip(".") or "download"
+            shutil.copyfile(fetched, directory / plain)
+        self._platform.prepare_directory(directory, slot)
+
+    def working_directory(self, spec: Mapping[str, object], directory: Path) -> Path:
+        """Return where the command starts. Raises Invalid when there is no such folder in the upload."""
+        wanted = directory / str(spec.get("working_directory") or ".")
+        real = wanted.resolve()
+        if not real.is_relative_to(directory.resolve()) or not real.is_dir():
+            raise Invalid(
+                f"workingDirectory {spec.get('working_directory')!r} is no folder of the job's files."
+            )
+        return real
+
+    def artifacts(self, patterns: list[str], directory: Path) -> Iterator[Found]:
+        """Return the regular files below `directory` that match a pattern; links are not followed.
+
+        `**` matches any number of folders. Raises NotPrepared when they are too many or too big.
+        """
+        matches = [_pattern(each) for each in patterns]
+        count = size_bytes = 0
+        for folder, folders, files in os.walk(directory, followlinks=False):
+            folders.sort()
+            for file in sorted(files):
+                path = Path(folder, file)
+                name = path.relative_to(directory).as_posix()
+                if not any(match.fullmatch(name) for match in matches):
+                    continue
+                facts = path.lstat()
+                if not stat.S_ISREG(facts.st_mode):
+                    continue
+                count, size_bytes = count + 1, size_bytes + facts.st_size
+                if count > MOST_ARTIFACTS or size_bytes > ARTIFACTS_LIMIT_BYTES:
+                    raise NotPrepared(
+                        f"The artifacts exceed {MOST_ARTIFACTS} files or {ARTIFACTS_LIMIT_BYTES} bytes."
+                    )
+                yield Found(name, path)
+
+    def remove(self, directory: Path) -> None:
+        """Take a job's directory away, whatever is in it."""
+        self._platform.reclaim_directory(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def sweep(self) -> int:
+        """Remove what an earlier worker of this name left behind; answers how much that was."""
+        left = [path for path in self._root.iterdir() if path.name.startswith(("job-", "fetch-", "tmp"))]
+        for path in left:
+            if path.is_dir():
+                self.remove(path)
+            else:
+                path.unlink(missing_ok=True)
+        return len(left)
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    """Return the regular expression for a glob over paths: `*` stays within a folder, `**` does not."""
+    parts = []
+    for part in glob.split("/"):
+        parts.append(".*" if part == "**" else translate(part)[4:-3].replace(".*", "[^/]*"))
+    joined = "/".join(parts).replace(".*/", "(?:.*/)?")
+    return re.compile(joined, re.DOTALL)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
