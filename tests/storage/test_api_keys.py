@@ -1,0 +1,137 @@
+"""API keys: known by their digest alone, never above their owner, gone when they are revoked."""
+
+import asyncio
+
+import pytest
+import redis
+
+from storage import api_keys, users
+from storage.admission import Presented, admit
+from storage.api_keys import LIMIT
+from storage.errors import Denied, NotFound
+from storage.identity import Identity, RoleLetter
+from storage.store import Store
+
+
+async def new_caller(store: Store, name: str, role: RoleLetter) -> Identity:
+    user = await users.create(
+        store, actor="test", username=name, email=f"{name}@example.org", password="correct horse", role=role
+    )
+    return Identity("user", user.id, role, name, "jti", user_id=user.id)
+
+
+async def who(store: Store, secret: str) -> Identity | None:
+    return (await admit(store, Presented("key", secret), "192.0.2.1")).identity
+
+
+async def test_a_key_acts_for_its_owner_with_its_own_role(store: Store) -> None:
+    caller = await new_caller(store, "ada", "w")
+    key, secret = await api_keys.create(store, caller, name="ci", role="r")
+    assert secret.startswith("cb_")
+    identity = await who(store, secret)
+    assert identity is not None
+    assert (identity.kind, identity.id, identity.user_id) == ("key", key.id, caller.id)
+    assert (identity.role, identity.name) == ("r", "ci")
+
+
+async def test_the_secret_of_a_key_is_nowhere_in_redis(store: Store, redis_client: redis.Redis) -> None:
+    caller = await new_caller(store, "ada", "w")
+    _, secret = await api_keys.create(store, caller, name="ci", role="r")
+    await who(store, secret)
+    keys = redis_client.keys()
+    everything, names = b"".join(map(redis_client.dump, keys)), b"".join(keys)
+    for part in (secret.encode(), secret.removeprefix("cb_").encode(), secret[:12].encode()):
+        assert part not in everything
+        assert part not in names
+
+
+@pytest.mark.parametrize(("own", "wanted"), [("r", "w"), ("r", "a"), ("w", "a")])
+async def test_no_key_is_made_above_its_maker(store: Store, own: RoleLetter, wanted: RoleLetter) -> None:
+    caller = await new_caller(store, "ada", own)
+    with pytest.raises(Denied):
+        await api_keys.create(store, caller, name="ci", role=wanted)
+    assert await api_keys.owned_by(store, caller.id) == []
+
+
+async def test_a_key_makes_no_key_above_its_own_role(store: Store) -> None:
+    caller = await new_caller(store, "ada", "a")
+    _, secret = await api_keys.create(store, caller, name="reader", role="r")
+    by_key = await who(store, secret)
+    assert by_key is not None
+    with pytest.raises(Denied):
+        await api_keys.create(store, by_key, name="more", role="w")
+    await api_keys.create(store, by_key, name="as much", role="r")
+    assert len(await api_keys.owned_by(store, caller.id)) == 2
+
+
+async def test_a_workers_token_makes_no_keys(store: Store) -> None:
+    with pytest.raises(Denied):
+        await api_keys.create(store, Identity("worker", "w1", "w", "w1", "reg"), name="ci", role="r")
+
+
+async def test_a_keys_role_drops_with_its_owners_and_never_rises_above_its_own(store: Store) -> None:
+    await new_caller(store, "root", "a")
+    caller = await new_caller(store, "ada", "a")
+    _, secret = await api_keys.create(store, caller, name="ci", role="w")
+    for owners, effective in (("r", "r"), ("w", "w"), ("a", "w")):
+        await users.update(store, caller.id, actor="test", changes={"role": owners})
+        identity = await who(store, secret)
+        assert identity is not None
+        assert identity.role == effective
+
+
+async def test_a_key_is_over_once_it_is_revoked(store: Store) -> None:
+    caller = await new_caller(store, "ada", "w")
+    key, secret = await api_keys.create(store, caller, name="ci", role="r")
+    await api_keys.revoke(store, caller, key.id)
+    assert await who(store, secret) is None
+    assert await api_keys.owned_by(store, caller.id) == []
+    with pytest.raises(NotFound):
+        await api_keys.revoke(store, caller, key.id)
+
+
+async def test_a_key_dies_with_its_owner(store: Store) -> None:
+    caller = await new_caller(store, "ada", "w")
+    _, secret = await api_keys.create(store, caller, name="ci", role="r")
+    await users.delete(store, caller.id, actor="test")
+    assert await who(store, secret) is None
+    with pytest.raises(NotFound):
+        await api_keys.create(store, caller, name="late", role="r")
+
+
+async def test_anothers_key_does_not_exist_for_anybody_but_an_admin(store: Store) -> None:
+    ada, eve, root = [
+        await new_caller(store, name, role) for name, role in (("ada", "w"), ("eve", "w"), ("root", "a"))
+    ]
+    key, secret = await api_keys.create(store, ada, name="ci", role="r")
+    with pytest.raises(NotFound):
+        await api_keys.revoke(store, eve, key.id)
+    assert await api_keys.owned_by(store, eve.id) == []
+    assert await who(store, secret) is not None
+    assert await api_keys.owned_by(store, None) == [key]
+    await api_keys.revoke(store, root, key.id)
+    assert await who(store, secret) is None
+    assert await api_keys.owned_by(store, ada.id) == []
+
+
+async def test_a_user_has_at_most_a_hundred_keys(store: Store) -> None:
+    caller = await new_caller(store, "ada", "w")
+    outcomes = await asyncio.gather(
+        *(api_keys.create(store, caller, name=f"key {n}", role="r") for n in range(LIMIT + 5)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(outcome, Denied) for outcome in outcomes) == 5
+    assert len(await api_keys.owned_by(store, caller.id)) == LIMIT
+
+
+async def test_a_key_whose_record_was_altered_or_moved_is_not_believed(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    caller = await new_caller(store, "ada", "a")
+    _, secret = await api_keys.create(store, caller, name="ci", role="r")
+    name = f"h:apikey:{api_keys.digest_of(secret)}"
+    raw = redis_client.get(name)
+    redis_client.set(name, raw.replace(b'"role":"r"', b'"role":"a"'))
+    assert await who(store, secret) is None
+    redis_client.set(f"h:apikey:{api_keys.digest_of('cb_mine')}", raw)
+    assert await who(store, "cb_mine") is None
