@@ -180,13 +180,14 @@ def submission(
     job_id: str,
     idempotency: tuple[str, str] | None = None,
     schedule: str | None = None,
+    schedule_record: tuple[str, str] | None = None,
     retry_of: str | None = None,
     estimated_wait_s: int | None = None,
 ) -> Call[Submitted]:
     """Describe the one step that accepts `order`: record, queue entry, event and audit entry together.
 
     `idempotency` is the caller's key and the digest of the body it came with. Raises Unprocessable when the key was
-    used with another body, Invalid when a job it depends on is unknown or has failed.
+    used with another body, Invalid when a job it depends on is unknown or has failed, or its file is not there.
     """
     asked = asdict(order)
     spec = orjson.dumps({"task": tasks.COMMAND.name, **{name: asked[name] for name in _SPEC if asked[name]}})
@@ -210,6 +211,8 @@ def submission(
     if order.retries:
         backoff = order.backoff
         options["backoff"] = f"{int(backoff.delay_s * 1000)} {backoff.factor} {int(backoff.max_s * 1000)}"
+    if schedule_record is not None:
+        options["schedule_record"], options["schedule_signature"] = schedule_record
     if idempotency is not None:
         options["idempotency_key"], options["body_hash"] = idempotency
 
@@ -221,6 +224,8 @@ def submission(
             parent, state = text(reply[1]), text(reply[2])
             message = f"Job {parent!r}, which dependsOn names, is {state}."
             raise Invalid(message, details={"dependsOn": message})
+        if outcome == "file":
+            raise Invalid("fileUrl: File not found", details={"fileUrl": "File not found"})
         return Submitted(text(reply[1]), int(reply[2]), int(reply[3]) if reply[3] else None)
 
     signature = store.seal.signature("job", job_id, spec)
@@ -286,6 +291,8 @@ async def get(store: Store, job_id: str) -> Job:
     try:
         return await store.call(fetch(job_id))
     except NotFound:
+        if not await store.call(command("EXISTS", "h:archived")):  # nothing has left Redis yet
+            raise
         return archived_job(await archive.get(store, job_id))
 
 

@@ -1,6 +1,6 @@
 -- Accept a job: record, RQ job, queue entry, event and audit entry at once, or nothing.
 -- ARGV: id actor queue spec signature rq_data iso timeout_s description options(JSON)
--- -> {'ok' | 'replay', id, created, estimate} | {'conflict'} | {'parent', id, state | 'unknown'}
+-- -> {'ok' | 'replay', id, created, estimate} | {'conflict'} | {'parent', id, state | 'unknown'} | {'file'}
 -- include job
 -- include event
 -- include audit
@@ -11,10 +11,9 @@ local idem = o.idempotency_key and 'h:idem:' .. actor .. ':' .. o.idempotency_ke
 if idem then
   local known = redis.call('GET', idem)
   if known then
-    local hash, first = string.match(known, '^(%S+) (%S+)$')
+    local hash, first, created, estimate = string.match(known, '^(%S+) (%S+) (%S+) (%S*)$')
     if hash ~= o.body_hash then return {'conflict'} end
-    local r = redis.call('HMGET', 'h:job:' .. first, 'created', 'estimate')
-    return {'replay', first, r[1] or now_text, r[2] or ''}
+    return {'replay', first, created, estimate}
   end
 end
 local made = redis.call('HMGET', 'h:job:' .. id, 'created', 'estimate')      -- an occurrence that was made before
@@ -26,8 +25,13 @@ for _, parent in ipairs(o.depends_on or {}) do
   if state == 'failed' or state == 'cancelled' then return {'parent', parent, state} end
   if state ~= 'completed' then unmet[#unmet + 1] = parent end
 end
+if o.file and redis.call('HGET', 'h:file:' .. o.file, 'state') ~= 'ready' then return {'file'} end
 -- nothing above has written anything; nothing below can refuse
-if idem then redis.call('SET', idem, o.body_hash .. ' ' .. id, 'EX', 86400) end
+local estimate = o.estimate and tostring(o.estimate) or ''
+if idem then
+  redis.call('SET', idem, table.concat({o.body_hash, id, now_text, estimate}, ' '), 'EX', 86400)
+end
+if o.file then redis.call('SADD', 'h:file:' .. o.file .. ':jobs', id) end      -- keeps it from being deleted
 local due = o.not_before
 if o.delay_ms then due = now + o.delay_ms end
 if due and due <= now and not o.schedule then due = nil end
@@ -36,7 +40,7 @@ redis.call('HSET', hash, 'state', 'queued', 'actor', actor, 'queue', queue, 'att
   'created', now_text, 'timeout', A[8], 'retries', o.retries or 0, 'failures', 0, 'deaths', 0, 'key', o.key or '',
   'backoff', o.backoff or '', 'once', o.at_most_once and '1' or '', 'hook', o.webhook and '1' or '',
   'tags', o.tag_set or '', 'file', o.file or '', 'not_before', due and string.format('%d', due) or '',
-  'schedule', o.schedule or '', 'estimate', o.estimate or '', 'origin', o.retry_of or '', 'webhook', o.sealed or '')
+  'schedule', o.schedule or '', 'estimate', estimate, 'origin', o.retry_of or '', 'webhook', o.sealed or '')
 redis.call('HSET', 'rq:job:' .. id, 'created_at', A[7], 'enqueued_at', A[7], 'data', A[6], 'origin', queue,
   'description', A[9], 'timeout', A[8])      -- no retries_left: RQ itself must never run it again (R7)
 redis.call('ZADD', 'h:jobs', now_text, id)
@@ -53,6 +57,11 @@ if #unmet > 0 then
   park(job, 'dependency', nil)
 elseif o.schedule then
   park(job, 'schedule', due)
+  if o.schedule_record then                              -- its first occurrence brings the schedule with it
+    redis.call('HSET', 'h:schedule:' .. o.schedule, 'record', o.schedule_record, 'sig', o.schedule_signature,
+      'job', id, 'next', string.format('%d', due), 'actor', actor, 'created', now_text)
+    redis.call('ZADD', 'h:schedules', string.format('%d', due), o.schedule)
+  end
 elseif due then
   park(job, 'delay', due)
 else
@@ -60,4 +69,4 @@ else
 end
 event('job.queued', 'id', id, 'by', actor, 'q', queue)
 audit(now_text, actor, 'job.submit', id)
-return {'ok', id, now_text, o.estimate and tostring(o.estimate) or ''}
+return {'ok', id, now_text, estimate}

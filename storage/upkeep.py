@@ -1,0 +1,96 @@
+"""Upkeep of the queues: what the leader does so that no job is lost, late, or held by the dead."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from storage import queues
+from storage.attempts import rq_time
+from storage.calls import Call, command, script, text
+from storage.fleet import SILENT_LEASES
+from storage.store import Store
+
+#: What one tick handles of each kind; the rest is the next tick's.
+MOST = 1000
+#: A cancel that its worker has not carried out by this much after its grace is carried out for it.
+CANCEL_PATIENCE_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What a tick of the reaper did. `hold_ms` > 0: it waits for workers to renew after an outage."""
+
+    hold_ms: int
+    lost: list[str]
+    cancelled: list[str]
+    offline: list[str]
+
+
+def lead(me: str, lease_s: float) -> Call[int]:
+    """Take or keep the lead; answers the term, or 0 while somebody else leads."""
+    return script("lead", me, int(lease_s * 1000))
+
+
+def step_down(me: str) -> Call[int]:
+    """Give up the lead, if it is ours."""
+    return script("step_down", me)
+
+
+def reap(*, lease_s: float, kill_grace_s: float) -> Call[Reaped]:
+    """Take back what dead workers held, end cancels that nobody honoured, mark silent workers offline."""
+
+    def read(reply: list[Any]) -> Reaped:
+        names = [[text(each) for each in part] for part in reply[1:]]
+        return Reaped(int(reply[0]), *names)
+
+    patience_ms = int((kill_grace_s + CANCEL_PATIENCE_S) * 1000)
+    lease_ms = int(lease_s * 1000)
+    return script("reap", lease_ms, patience_ms, lease_ms * SILENT_LEASES, MOST, rq_time(), read=read)
+
+
+def promote() -> Call[tuple[int, int | None]]:
+    """Queue the delayed jobs whose time has come; answers how many, and in how many ms the next one is due."""
+    return script("promote", MOST, read=lambda reply: (reply[0], int(reply[1]) if reply[1] else None))
+
+
+async def restore(store: Store, *, thorough: bool) -> list[str]:
+    """Put queued jobs back that have no entry in any queue; answers their ids.
+
+    Entries and records are counted first; only when the counts differ, or when `thorough`, is each job looked for.
+    """
+    names = [text(each) for each in await store.call(command("SMEMBERS", "rq:queues"))]
+    ours = sorted(name for name in names if name.startswith(queues.key("jobs.")))
+    queued, parked, *lengths = await store.calls(
+        command("ZCARD", "h:jobs:queued"),
+        command("SCARD", "h:parked"),
+        *(command("LLEN", name) for name in ours),
+    )
+    if queued - parked == sum(lengths) and not thorough:
+        return []
+    entries: set[bytes] = set()
+    for name in ours:
+        entries |= await _all(store, name)
+    missing = [each for each in await _queued(store) if each not in entries]
+    restored: list[str] = []
+    for start in range(0, len(missing), 100):
+        found = await store.call(script("restore", *missing[start : start + 100]))
+        restored += [text(each) for each in found]
+    return restored
+
+
+async def _all(store: Store, name: str, chunk: int = 5000) -> set[bytes]:
+    """Return every entry of a list, read in chunks so that Redis is never held for long."""
+    entries: set[bytes] = set()
+    start = 0
+    while part := await store.call(command("LRANGE", name, start, start + chunk - 1)):
+        entries |= set(part)
+        start += chunk
+    return entries
+
+
+async def _queued(store: Store, chunk: int = 5000) -> list[bytes]:
+    ids: list[bytes] = []
+    start = 0
+    while part := await store.call(command("ZRANGE", "h:jobs:queued", start, start + chunk - 1)):
+        ids += part
+        start += chunk
+    return ids
