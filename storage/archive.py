@@ -24,7 +24,6 @@ async def put(store: Store, job_id: str) -> bool:
     )
     if not record:
         return False
-    live = await logs.live_frames(store, job_id)
     live = base64.b64encode(await logs.live_frames(store, job_id)).decode()
     body = orjson.dumps({"record": record, "artifacts": artifacts, "logparts": parts, "live": live})
     await store.objects.put(_key(job_id), body, content_type="application/json")

@@ -129,6 +129,25 @@ def beat(
     )  # fmt: skip
 
 
+def hold(
+    holder: Holder, *, lease_s: float, heartbeat: Mapping[str, str | int] | None = None
+) -> Call[list[str]]:
+    """Note that an agent called, and renew the leases of all it holds, if it is one that sends heartbeats.
+
+    `heartbeat` is what one says: fields of its record. Answers which of its jobs shall be cancelled.
+    Raises Unregistered.
+    """
+
+    def read(reply: list[Any]) -> list[str]:
+        _registered(holder, reply)
+        return [text(job) for job in reply[2]]
+
+    given = {} if heartbeat is None else {"beats": 1, **heartbeat}
+    return script(
+        "hold", holder.worker, holder.registration, _stamped(lease_s * 1000), orjson.dumps(given), read=read
+    )
+
+
 def output(
     holder: Holder,
     job_id: str,

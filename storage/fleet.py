@@ -48,19 +48,21 @@ class Worker:
         return max(0, self.slots - self.running) if self.status == "online" and not self.draining else 0
 
 
-def _read(worker_id: str, row: Mapping[str, str]) -> Worker:
+def _read(worker_id: str, row: Mapping[str, str], held: int, first_held: str) -> Worker:
     def number(name: str) -> int | None:
         return int(row[name]) if row.get(name) else None
 
+    kind = row.get("kind", "agent")
+    running, current = (held, first_held) if kind == "agent" else (number("running"), row.get("current_job"))
     return Worker(
         id=worker_id,
-        kind=row.get("kind", "agent"),
+        kind=kind,
         status=row.get("status", "offline"),
         hostname=row.get("hostname", ""),
         tags=tuple(orjson.loads(row.get("tags", "[]"))),
         slots=number("slots") or 1,
-        running=number("running") or 0,
-        current_job=row.get("current_job") or None,
+        running=running or 0,  # an agent runs all that it holds; a worker says what it runs
+        current_job=current or None,
         jobs_completed=number("jobs_completed") or 0,
         registered_ms=number("registered") or 0,
         seen_ms=number("seen") or 0,
@@ -114,13 +116,12 @@ def depart(
 def fetch(worker_id: str) -> Call[Worker]:
     """Describe reading one worker. Raises NotFound."""
 
-    def read(reply: list[bytes]) -> Worker:
-        row = pairs(reply)
-        if "registration" not in row:
-            raise NotFound("Worker not found")
-        return _read(worker_id, row)
+    def read(reply: list[Any]) -> Worker:
+        for worker in _registered(reply):
+            return worker
+        raise NotFound("Worker not found")
 
-    return command("HGETALL", f"h:worker:{worker_id}", read=read)
+    return script("fleet", worker_id, read=read)
 
 
 def record(worker_id: str) -> Call[dict[str, str]]:
@@ -130,9 +131,12 @@ def record(worker_id: str) -> Call[dict[str, str]]:
 
 async def workers(store: Store) -> list[Worker]:
     """Return all workers that are registered, oldest first."""
-    ids = await store.call(command("ZRANGE", "h:workers", 0, -1))
-    rows = await store.calls(*(command("HGETALL", f"h:worker:{text(each)}", read=pairs) for each in ids))
-    return [_read(text(each), row) for each, row in zip(ids, rows, strict=True) if "registration" in row]
+    return await store.call(script("fleet", read=_registered))
+
+
+def _registered(rows: list[Any]) -> list[Worker]:
+    read = [(text(worker), pairs(row), held, text(first)) for worker, row, held, first in rows]
+    return [_read(*each) for each in read if "registration" in each[1]]
 
 
 async def tag_sets(store: Store) -> list[str]:

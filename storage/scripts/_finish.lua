@@ -5,7 +5,7 @@ local RQ_END = {completed = {'finished', 'finished', 500}, failed = {'failed', '
   cancelled = {'canceled', 'canceled', 86400}}
 
 local function finish(first, state, reason, exit, iso)
-  local todo = {{first, state, reason, exit}}
+  local todo, seen = {{first, state, reason, exit}}, {[first.id] = true}
   while #todo > 0 do
     local job, state, reason, exit = unpack(table.remove(todo))
     if job.state == 'running' then let_go(job) else withdraw(job) end
@@ -24,8 +24,9 @@ local function finish(first, state, reason, exit, iso)
       for _, id in ipairs(redis.call('SMEMBERS', 'h:children:' .. job.id)) do
         local child = load(id)
         redis.call('SREM', 'h:needs:' .. id, job.id)
-        if child and child.state == 'queued' then
+        if child and child.state == 'queued' and not seen[id] then     -- two parents may end in this very step
           if state ~= 'completed' then
+            seen[id] = true
             todo[#todo + 1] = {child, 'cancelled', 'dependency', ''}
           elseif child.wait == 'dependency' and redis.call('SCARD', 'h:needs:' .. id) == 0 then
             local due = tonumber(redis.call('HGET', child.hash, 'not_before') or '')

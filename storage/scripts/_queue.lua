@@ -70,6 +70,7 @@ local function requeue(job, why, due)
   let_go(job)
   free_key(job)
   enter(job, 'queued')
+  redis.call('ZREM', 'h:jobs:worker:' .. job.worker, job.id)
   redis.call('HSET', job.hash, 'state', 'queued', 'worker', '', 'ahead', '')
   if due then park(job, 'backoff', due) else push(job, true) end
   event('job.queued', 'id', job.id, 'a', job.attempt, 'why', why)

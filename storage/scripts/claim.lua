@@ -1,6 +1,6 @@
 -- Move jobs from the first non-empty queues to a worker, with a lease and the next attempt number.
 -- KEYS: queue lists, best first. ARGV: worker registration most lease_ms(0: the job's timeout + 30 s) iso now_startable
--- -> {'unregistered'} | {'ok', {id attempt queue spec signature lines}...}, {refused id...}
+-- -> {'unregistered'} | {'ok', {{id attempt queue spec signature lines}...}, {refused id...}}
 -- include job
 -- include event
 -- include queue
@@ -33,6 +33,10 @@ for _, key in ipairs(KEYS) do
       local ahead = #jobs >= startable and '1' or ''
       local lease = lease_ms > 0 and lease_ms or (tonumber(r[8]) + 30) * 1000
       if r[6] and r[6] ~= '' then redis.call('SET', 'h:key:' .. r[6], id) end
+      if attempt ~= '1' then                            -- what the attempt before left is not this one's
+        redis.call('HDEL', 'h:job:' .. id, 'exit', 'reason', 'progress', 'out', 'err', 'cpu_ms', 'max_rss_bytes',
+          'signal', 'message')
+      end
       redis.call('HSET', 'h:job:' .. id, 'state', 'running', 'attempt', attempt, 'worker', worker, 'started', now_text,
         'ahead', ahead)
       redis.call('ZREM', 'h:jobs:queued', id)

@@ -36,6 +36,7 @@ if live > most then                                    -- down to three quarters
   end
 end
 local next_line = string.format('%d', line + count)
+if answer == 'full' then redis.call('HSET', hash, 'truncated', '1') end
 redis.call('HSET', hash, 'lines', next_line, 'bytes', string.format('%d', bytes), 'dropped', string.format('%d', dropped))
 redis.call('PUBLISH', 'h:out:' .. A[1], head .. '\n' .. data)
 return {answer, next_line, cancel}

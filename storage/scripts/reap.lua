@@ -36,9 +36,13 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'h:cancels', '-inf', overdue, 'L
 end
 local quiet = string.format('%d', now - ARGV[3])
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'h:workers:seen', '-inf', quiet, 'LIMIT', 0, most)) do
-  redis.call('ZREM', 'h:workers:seen', worker)
-  redis.call('HSET', 'h:worker:' .. worker, 'status', 'offline', 'offline_at', now_text, 'offline_reason', 'silent')
-  event('worker.offline', 'w', worker, 'why', 'silent')
-  silent[#silent + 1] = worker
+  if redis.call('LLEN', 'h:proc:' .. worker) > 0 then      -- at work under a lease that has not run out
+    redis.call('ZADD', 'h:workers:seen', now_text, worker)
+  else
+    redis.call('ZREM', 'h:workers:seen', worker)
+    redis.call('HSET', 'h:worker:' .. worker, 'status', 'offline', 'offline_at', now_text, 'offline_reason', 'silent')
+    event('worker.offline', 'w', worker, 'why', 'silent')
+    silent[#silent + 1] = worker
+  end
 end
 return {0, gone, ended, silent}

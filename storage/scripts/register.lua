@@ -6,15 +6,22 @@
 -- include finish
 -- include lost
 local A, hash = ARGV, 'h:worker:' .. ARGV[1]
-local old = redis.call('HMGET', hash, 'registration', 'status', 'seen', 'registered')
-if old[1] and old[1] ~= A[3] and old[2] ~= 'offline' and now - tonumber(old[3]) < tonumber(A[6]) then return {'taken'} end
-for _, id in ipairs(redis.call('LRANGE', 'h:proc:' .. A[1], 0, -1)) do
+local old = redis.call('HMGET', hash, 'registration', 'status', 'seen', 'registered', 'jobs_completed')
+local held = redis.call('LRANGE', 'h:proc:' .. A[1], 0, -1)
+if old[1] and old[1] ~= A[3] and old[2] ~= 'offline' then
+  if now - tonumber(old[3]) < tonumber(A[6]) then return {'taken'} end
+  for _, id in ipairs(held) do           -- silent, but at work: its lease is as long as the job may take
+    if tonumber(redis.call('ZSCORE', 'h:leases', id) or 0) > now then return {'taken'} end
+  end
+end
+for _, id in ipairs(held) do
   local job = load(id)
   if job and job.state == 'running' and job.worker == A[1] then lost(job, A[4]) end
 end
 redis.call('DEL', 'h:proc:' .. A[1])
-redis.call('HDEL', hash, 'drain', 'offline_at', 'offline_reason', 'beats')
-local fields = {'registration', A[2], 'status', 'online', 'seen', now_text, 'registered', old[4] or now_text}
+redis.call('DEL', hash)                  -- the facts of an earlier registration do not linger
+local fields = {'registration', A[2], 'status', 'online', 'seen', now_text, 'registered', old[4] or now_text,
+  'jobs_completed', old[5] or 0}
 for name, value in pairs(cjson.decode(A[5])) do fields[#fields + 1] = name; fields[#fields + 1] = value end
 redis.call('HSET', hash, unpack(fields))
 redis.call('ZADD', 'h:workers', 'NX', now_text, A[1])
