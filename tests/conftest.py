@@ -11,8 +11,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -100,6 +102,7 @@ class S3:
 
     directory: Path
     ports: dict[str, int]
+    client: Any = None
     process: subprocess.Popen[bytes] | None = None
     access_key_id: str = "test-access-key"
     secret_access_key: str = "test-secret-key"
@@ -143,24 +146,34 @@ class S3:
         self._wait()
 
     def _wait(self) -> None:
-        from storage.errors import HostlerError
-        from storage.objects import Objects
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
 
-        objects = Objects(Settings.from_env({"HOSTLER_SECRET_KEY": SECRET_KEY, **self.environment("probe")}))
+        self.client = self.client or boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
         deadline = time.monotonic() + 30
-        try:
-            while True:
-                try:
-                    objects.ensure_bucket_now()
-                    objects.put_bytes("probe", b"there")
-                    return
-                except HostlerError:
-                    if time.monotonic() > deadline:
-                        self.kill()
-                        raise
-                    time.sleep(0.05)
-        finally:
-            objects.close()
+        while True:
+            try:
+                known = (
+                    self.client.exceptions.BucketAlreadyExists,
+                    self.client.exceptions.BucketAlreadyOwnedByYou,
+                )
+                with suppress(*known):  # it was started before
+                    self.client.create_bucket(Bucket="probe")
+                self.client.put_object(Bucket="probe", Key="probe", Body=b"there")
+                return
+            except (BotoCoreError, ClientError):
+                if time.monotonic() > deadline:
+                    self.kill()
+                    raise
+                time.sleep(0.05)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
@@ -202,6 +215,7 @@ def s3() -> Iterator[S3]:
     """A SeaweedFS that lives as long as the test session; tests take a bucket each."""
     server = new_s3()
     yield server
+    server.client.close()
     server.kill()
     shutil.rmtree(server.directory, ignore_errors=True)
 
@@ -209,14 +223,12 @@ def s3() -> Iterator[S3]:
 @pytest.fixture
 def settings_with_s3(settings: Settings, s3: S3) -> Settings:
     """`settings`, with an empty bucket of the test's own."""
-    from storage.objects import Objects
-
-    values = Settings.from_env(
-        {"HOSTLER_SECRET_KEY": SECRET_KEY, **s3.environment(f"test-{uuid.uuid4().hex[:12]}")}
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    s3.client.create_bucket(Bucket=bucket)
+    return replace(
+        settings,
+        s3_endpoint_url=s3.endpoint_url,
+        s3_access_key_id=s3.access_key_id,
+        s3_secret_access_key=s3.secret_access_key,
+        s3_bucket=bucket,
     )
-    named = ("s3_endpoint_url", "s3_access_key_id", "s3_secret_access_key", "s3_bucket")
-    both = replace(settings, **{name: getattr(values, name) for name in named})
-    objects = Objects(both)
-    objects.ensure_bucket_now()
-    objects.close()
-    return both
