@@ -1,5 +1,8 @@
 """The gate that every request passes: credentials become an identity, within a rate, from no foreign page."""
 
+from datetime import UTC, datetime
+from typing import Any
+
 from falcon.asgi import Request, Response
 
 from api import addresses
@@ -77,28 +80,17 @@ def came_from_us(req: Request, store: Store) -> bool:
 
 def set_session(req: Request, resp: Response, store: Store, token: str) -> None:
     """Give the browser the session as a cookie that scripts cannot read and other sites cannot send."""
-    resp.set_cookie(
-        COOKIE,
-        token,
-        max_age=SESSION_S,
-        path="/",
-        secure=addresses.over_tls(req, store.settings),
-        http_only=True,
-        same_site="Strict",
-    )
+    _set_cookie(req, resp, store, token, max_age=SESSION_S)
 
 
 def clear_session(req: Request, resp: Response, store: Store) -> None:
     """Take the session's cookie back."""
-    resp.set_cookie(
-        COOKIE,
-        "",
-        max_age=0,
-        path="/",
-        secure=addresses.over_tls(req, store.settings),
-        http_only=True,
-        same_site="Strict",
-    )
+    _set_cookie(req, resp, store, "", expires=datetime.fromtimestamp(0, UTC))
+
+
+def _set_cookie(req: Request, resp: Response, store: Store, value: str, **lasting: Any) -> None:
+    secure = addresses.over_tls(req, store.settings)
+    resp.set_cookie(COOKIE, value, path="/", secure=secure, http_only=True, same_site="Strict", **lasting)
 
 
 def _tell_rate(resp: Response, result: admission.Admission, now_ms: int) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, pre_load, validate
 
 from api import addresses, auth
 from api.dialect import EXECUTOR
@@ -25,12 +25,13 @@ class Login(Schema):
     username = fields.String(validate=validate.Length(1, 320))
     password = fields.String(required=True, validate=validate.Length(1, MAX_LENGTH))
 
-    @validates_schema
-    def _names_somebody(self, data: dict[str, Any], **_: Any) -> None:
+    @pre_load
+    def _names_somebody(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         if "email" in data and "username" in data:
             raise ValidationError("Give either email or username.", "username")
         if "email" not in data and "username" not in data:
             raise ValidationError("Missing data for required field.", "email")
+        return data
 
 
 class SessionUser(Schema):
