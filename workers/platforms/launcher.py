@@ -4,13 +4,18 @@ It is run by path (`python -I -S launcher.py FD ISOLATION [UID...]`), imports a 
 library and has one thread, so that a fork costs little. FD is a SOCK_SEQPACKET socket to the worker; when
 that closes, the worker is dead, and the launcher kills every process below itself and ends. The UIDs are the
 users of the slots. It starts with an empty environment and knows no secret.
+
+Its parent, forked from the same program, is the guardian, which does nothing but wait: when the launcher is
+killed, the kernel hands it everything that was below the launcher (PR_SET_CHILD_SUBREAPER), and it kills that.
+When the guardian is killed, the launcher notices (PR_SET_PDEATHSIG) and does so itself.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
-import gc
+import errno
 import marshal
 import os
 import resource
@@ -23,8 +28,7 @@ import time
 
 TYPE_CHECKING = False  # as in typing, which is too large to import here
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import NoReturn
+    from collections.abc import Callable, Iterable, Iterator
 
 JOB_ID_VARIABLE = b"HOSTLER_JOB_ID"
 
@@ -32,21 +36,28 @@ JOB_ID_VARIABLE = b"HOSTLER_JOB_ID"
 REPLY = struct.Struct("=cQiidQ")
 EXITED, FAILED = b"X", b"F"  # number: the wait status, or the errno of a command that never started
 SPAWN, TERMINATE, KILL = "S", "T", "K"
-MESSAGE_LIMIT_BYTES = (
-    64 * 1024
-)  # a longer request travels in a memfd: the kernel bounds what one packet holds
+#: A longer request travels in a memfd: the kernel bounds what one packet holds.
+MESSAGE_LIMIT_BYTES = 64 * 1024
 
-#: What a child was doing when it could not start, in the order in which it does it.
-FORK, USER, DIRECTORY, CONFINE, LIMIT, EXECUTE = range(6)
+#: What the launcher was doing when a command could not start.
+USER, DIRECTORY, CONFINE, EXECUTE = range(4)
 
 # linux/prctl.h
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 36, 38, 47, 4
+M_ARENA_MAX, THREAD_STACK_BYTES = -8, 256 * 1024  # malloc.h
 SYS_LANDLOCK_RESTRICT_SELF = 446  # one number on every architecture, as for all system calls since Linux 5.1
 
 KILL_PASSES = 200  # so often is a fork bomb chased; each pass kills whole process groups at one stroke
 PROBED_PIDS = 64  # when more pids than that are new, listing /proc is cheaper than asking for each
 WINDING_UP_S = 5.0  # how long the launcher waits for what it killed, after its worker's death
+
+
+libc = ctypes.CDLL(None)
+
+
+class NotConfined(Exception):
+    """The kernel refused a Landlock ruleset."""
 
 
 class Process:
@@ -55,9 +66,8 @@ class Process:
     __slots__ = ("alive", "group", "parent", "session", "started_s")
 
     def __init__(self, stat: bytes) -> None:
-        fields = stat[
-            stat.rfind(b")") + 2 :
-        ].split()  # the name before it may hold anything (proc_pid_stat(5))
+        # the name before it may hold anything (proc_pid_stat(5))
+        fields = stat[stat.rfind(b")") + 2 :].split()
         self.alive = fields[0] not in {b"Z", b"X"}
         self.parent, self.group, self.session = int(fields[1]), int(fields[2]), int(fields[3])
         self.started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
@@ -74,12 +84,36 @@ class Request:
         _, self.token, self.job_id, self.argv, self.environment, *_ = fields
         self.directory, self.uid, self.memory_limit_bytes = fields[5:]
 
-    def programs(self) -> list[bytes]:
-        """Return the paths where the command's program may be, as execvp(3) would try them."""
-        if b"/" in self.argv[0]:
-            return [self.argv[0]]
+    def execute(self, fds: list[int]) -> int:
+        """Start the command as the real user of this process and return its pid.
+
+        Raises OSError, ValueError or MemoryError.
+        """
+        outputs = [(os.POSIX_SPAWN_DUP2, fds[0], 1), (os.POSIX_SPAWN_DUP2, fds[1], 2)]
+        with memory_limited(self.memory_limit_bytes):
+            # resetids: the effective user becomes the real one; executing the program makes it the saved one
+            return os.posix_spawn(
+                self.program(),
+                self.argv,
+                self.environment,
+                file_actions=outputs,
+                setsid=True,
+                resetids=self.uid >= 0,
+            )
+
+    def program(self) -> bytes:
+        """Return the path of the command's program, the one that execvp(3) would take."""
+        name = self.argv[0]
+        if b"/" in name:
+            return name
         path = self.environment.get(b"PATH", os.fsencode(os.defpath))
-        return [folder + b"/" + self.argv[0] for folder in path.split(b":") if folder]
+        found = [folder + b"/" + name for folder in path.split(b":") if folder]
+        # if none may be executed, then one that is there, to fail for that reason
+        for mode in (os.X_OK, os.F_OK):
+            for program in found:
+                if os.access(program, mode):  # access(2) asks for the real user
+                    return program
+        raise FileNotFoundError(2, "not found")
 
 
 class Job:
@@ -169,47 +203,87 @@ def kill_found(find: Callable[[dict[int, Process]], set[int]]) -> int:
     return len(killed)
 
 
+def kill_user(uid: int) -> None:
+    """Kill all processes of a slot's user: done as that user, kill(-1) reaches just them, at once."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresuid(uid, uid, uid)
+            if os.getuid() == uid > 0:
+                os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def memory_limited(limit_bytes: int) -> Iterator[None]:
+    """Give this process, and so what it starts meanwhile, a soft limit of memory; -1 is none.
+
+    The hard limit stays, so that it can be lifted again; a child could lift it too, until it gets a hard one.
+    """
+    if limit_bytes < 0:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= before[1] < limit_bytes:  # whoever started the worker allows less
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def wind_up(users: list[int]) -> None:
+    """Kill everything below this process, and everything of the slots' users, and wait until it is gone."""
+    deadline = time.monotonic() + WINDING_UP_S
+    own = os.getpid()
+    for uid in users:
+        if is_anybody(uid):
+            kill_user(uid)
+    while time.monotonic() < deadline:
+        kill_found(lambda table: with_descendants({own}, table) - {own})
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.005)
+
+
 class Launcher:
     """The commands that run, and the socket to the worker."""
 
-    def __init__(self, sock: socket.socket, isolation: str) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.jobs: dict[int, Job] = {}  # by pid
         self.pid = os.getpid()
-        self.libc = ctypes.CDLL(None, use_errno=True)
-        self.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self.libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # a job that became another user could not be killed
-        self.libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-        if isolation != "none":  # commands of root lose root's powers, some of which see through Landlock
-            self.libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-            for capability in range(64):
-                self.libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.umask(0o077)
-        os.chdir("/")
 
-    def serve(self) -> None:
-        """Answer the worker until it is gone; then kill everything."""
+    def serve(self, guardian: int) -> None:
+        """Answer the worker until it, or the guardian, is gone."""
         ends, begins = os.pipe()
         os.set_blocking(ends, False)
         os.set_blocking(begins, False)
         signal.set_wakeup_fd(begins, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)  # its number comes through the pipe
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != guardian:
+            return
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         poll.register(ends, select.POLLIN)
-        gc.collect()
-        gc.freeze()
-        gc.disable()  # a collection in a child would touch, and so copy, every page
-        worker_lives = True
-        while worker_lives:
+        while True:
             for fd, _ in poll.poll():
-                if fd == ends:
-                    os.read(ends, 4096)
-                    self.reap()
+                if fd != ends:
+                    if not self.receive():
+                        return
+                elif signal.SIGTERM in os.read(ends, 4096):
+                    return
                 else:
-                    worker_lives = self.receive()
-        self.wind_up()
+                    self.reap()
 
     def receive(self) -> bool:
         """Carry out one request; False when the worker is gone."""
@@ -238,49 +312,63 @@ class Launcher:
         return True
 
     def spawn(self, request: Request, fds: list[int]) -> None:
-        """Fork a child that becomes the command; `fds`: stdout, stderr, perhaps a Landlock ruleset."""
-        programs = request.programs()
-        try:
-            pid = os.fork()
-        except OSError as error:
-            self.reply(FAILED, request.token, error.errno or 0, stage=FORK)
-            self.reply(EXITED, request.token, 127 << 8)
-            return
-        if pid == 0:
-            self.become(request, programs, fds)
-        self.jobs[pid] = Job(request, pid)
+        """Start a command; `fds` are its stdout, its stderr and perhaps a Landlock ruleset.
 
-    def become(self, request: Request, programs: list[bytes], fds: list[int]) -> NoReturn:
-        """Turn this child into the command. Every step here is paid for in copied pages: keep them few."""
+        posix_spawn(3) shares memory with the child until it is another program, where a fork of Python costs more than
+        many a command. What it cannot set for the child, this process sets for itself meanwhile.
+        """
         uid = request.uid
         stage = USER
         try:
-            os.setsid()
             if uid >= 0:
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-            self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of user would clear it
-            if os.getppid() != self.pid:
-                os._exit(127)
+                if is_anybody(uid):  # what comes next makes this process theirs to kill
+                    kill_user(uid)
+                os.setresgid(uid, 0, 0)
+                os.setresuid(uid, 0, 0)
             stage = DIRECTORY
             os.chdir(request.directory)
-            os.dup2(fds[0], 1)
-            os.dup2(fds[1], 2)
-            if len(fds) > 2:
-                stage = CONFINE
-                if self.libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, fds[2], 0):
-                    raise OSError(ctypes.get_errno(), "landlock_restrict_self")
-            if request.memory_limit_bytes >= 0:
-                stage = LIMIT
-                resource.setrlimit(resource.RLIMIT_AS, (request.memory_limit_bytes,) * 2)
             stage = EXECUTE
-            execute(programs, request.argv, request.environment)
-        except OSError as error:
-            self.reply(FAILED, request.token, error.errno or 0, stage=stage)
-        except (ValueError, MemoryError):
-            self.reply(FAILED, request.token, 0, stage=stage)
+            pid = self.spawn_confined(request, fds) if len(fds) > 2 else request.execute(fds)
+            self.jobs[pid] = Job(request, pid)
+            if request.memory_limit_bytes >= 0:
+                with contextlib.suppress(OSError):  # it has ended, or has a lower one
+                    resource.prlimit(pid, resource.RLIMIT_AS, (request.memory_limit_bytes,) * 2)
+        except (OSError, ValueError, MemoryError, NotConfined) as error:
+            number = (error.errno or 0) if isinstance(error, OSError) else 0
+            number = errno.ENOMEM if isinstance(error, MemoryError) else number
+            stage = CONFINE if isinstance(error, NotConfined) else stage
+            self.reply(FAILED, request.token, number, stage=stage)
+            self.reply(EXITED, request.token, 127 << 8)
         finally:
-            os._exit(127)
+            if uid >= 0:
+                os.setresuid(0, 0, 0)
+                os.setresgid(0, 0, 0)
+
+    def spawn_confined(self, request: Request, fds: list[int]) -> int:
+        """Start a command from a thread that confines itself and ends: Landlock holds for a thread and its children."""
+        done = _thread.allocate_lock()
+        done.acquire()
+        started: list[int] = []
+        failed: list[Exception] = []
+
+        def confine_and_execute() -> None:
+            try:
+                if libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, fds[2], 0):
+                    raise NotConfined
+                started.append(request.execute(fds))
+            except Exception as error:
+                failed.append(error)
+            finally:
+                done.release()
+
+        try:
+            _thread.start_new_thread(confine_and_execute, ())
+        except RuntimeError as error:
+            raise MemoryError from error
+        done.acquire()
+        if failed:
+            raise failed[0]
+        return started[0]
 
     def signal(self, action: str, token: int) -> None:
         """Ask a job to end, or kill it whole; nothing when it has ended meanwhile."""
@@ -329,21 +417,9 @@ class Launcher:
     def kill_rest(self, job: Job) -> None:
         """Kill every process of a job, whatever session, group or parent it has moved to."""
         if job.uid >= 0:
-            self.kill_user(job.uid)
+            kill_user(job.uid)
         else:
             kill_found(lambda table: self.members(job, table))
-
-    def kill_user(self, uid: int) -> None:
-        """Kill all processes of a slot's user: done as that user, kill(-1) reaches just them, at once."""
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setresuid(uid, uid, uid)
-                if os.getuid() == uid > 0:
-                    os.kill(-1, signal.SIGKILL)
-            finally:
-                os._exit(0)
-        os.waitpid(pid, 0)
 
     def members(self, job: Job, table: dict[int, Process]) -> set[int]:
         """Return the processes of one job among those that share a user.
@@ -365,22 +441,6 @@ class Launcher:
                     roots.add(pid)
         return with_descendants(roots, table)
 
-    def wind_up(self) -> None:
-        """Kill everything below this process and wait until it is gone."""
-        deadline = time.monotonic() + WINDING_UP_S
-        for job in self.jobs.values():
-            signal_if_there(os.killpg, job.pid, signal.SIGKILL)
-            if job.uid >= 0:
-                self.kill_user(job.uid)
-        while time.monotonic() < deadline:
-            kill_found(lambda table: with_descendants({self.pid}, table) - {self.pid})
-            try:
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            except ChildProcessError:
-                return
-            time.sleep(0.005)
-
     def reply(
         self,
         kind: bytes,
@@ -397,17 +457,28 @@ class Launcher:
             self.sock.send(REPLY.pack(kind, token, number, stage, cpu_s, peak_kib), socket.MSG_NOSIGNAL)
 
 
-def execute(programs: list[bytes], argv: list[bytes], environment: dict[bytes, bytes]) -> NoReturn:
-    """Execute the first of `programs` that can be, as execvp(3) does; raise what stood in the way."""
-    reason: OSError = FileNotFoundError(2, "not found")
-    for program in programs:
-        try:
-            os.execve(program, argv, environment)  # noqa: S606  running it is what it is for
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except PermissionError as error:
-            reason = error
-    raise reason
+def give_up_powers(isolation: str) -> None:
+    """Keep this process's memory to itself, and what no command shall have from all of them."""
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # a job that became another user could not be killed
+    if isolation != "none":  # commands of root lose root's powers, some of which see through Landlock
+        libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        for capability in range(64):
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    if isolation == "uid":
+        os.setgroups([])
+    libc.mallopt(M_ARENA_MAX, 1)  # with a thread, another arena would count against jobs' limits of memory
+    _thread.stack_size(THREAD_STACK_BYTES)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+    os.chdir("/")
+
+
+def guard(launcher: int) -> None:
+    """Wait for the launcher's end; a SIGTERM, which says that it hangs, brings it about."""
+    signal.signal(signal.SIGTERM, lambda *_: signal_if_there(os.kill, launcher, signal.SIGKILL))
+    while os.waitpid(-1, 0)[0] != launcher:
+        pass
 
 
 def main() -> None:
@@ -423,14 +494,22 @@ def main() -> None:
             os.set_inheritable(int(name), int(name) <= 2)  # what this process was given, no job is given
         except OSError:
             continue  # the listing's own
-    users = [int(word) for word in sys.argv[3:]]
-    if users:
-        os.setgroups([])
-    launcher = Launcher(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    isolation, users = sys.argv[2], [int(word) for word in sys.argv[3:]]
+    give_up_powers(isolation)
     for uid in users:
-        if is_anybody(uid):  # a worker and its launcher were killed at once
-            launcher.kill_user(uid)
-    launcher.serve()
+        if is_anybody(uid):  # a worker was killed together with launcher and guardian
+            kill_user(uid)
+    guardian = os.getpid()
+    pid = os.fork()
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if pid == 0:
+        with socket.socket(fileno=int(sys.argv[1])) as sock:
+            Launcher(sock).serve(guardian)
+            wind_up(users)  # before the worker hears of it
+        os._exit(0)
+    os.close(int(sys.argv[1]))
+    guard(pid)
+    wind_up(users)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ SLOT_USERS = range(62000, 63024)
 
 _CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 0, 1, 5, 6, 7
 _SEND_TIMEOUT_S = 5  # a launcher that takes no request for so long is taken for dead
-_CLOSE_TIMEOUT_S = 10.0  # the launcher allows itself less (WINDING_UP_S)
+_END_TIMEOUT_S = 7.0  # the launcher allows itself less (WINDING_UP_S)
 _KILLED = Outcome(exit_code=None, signal=signal.SIGKILL, cpu_s=0.0, max_rss_bytes=0)
 
 
@@ -275,7 +275,7 @@ class LinuxPlatform:
 
     def sweep(self, job_id: str) -> int:
         """Kill what an earlier worker left of a job, told by HOSTLER_JOB_ID; return how many processes."""
-        return self._sweep({os.fsencode(job_id)}, set())
+        return self._sweep({os.fsencode(job_id)})
 
     def close(self) -> None:
         """Kill every command that runs and let go of everything. Safe to run twice."""
@@ -284,12 +284,7 @@ class LinuxPlatform:
         self._ready.close()
         os.close(self._bell)
         if self._launcher is not None:
-            self._socket.close()  # which tells it to kill everything
-            try:
-                self._launcher.wait(_CLOSE_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._end_launcher()
-            self._launcher = None
+            self._end_launcher()
         for child in self._children.values():
             child.ending = _KILLED
         self._children.clear()
@@ -349,32 +344,33 @@ class LinuxPlatform:
         self._ready.register(ours, select.EPOLLIN)
 
     def _end_launcher(self) -> None:
+        """Let go of the launcher, which makes it kill every command and end, and wait for that."""
+        self._socket.close()
         if self._launcher is not None:
-            self._launcher.kill()
+            for insist in (self._launcher.terminate, self._launcher.kill):
+                try:
+                    self._launcher.wait(_END_TIMEOUT_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    insist()
             self._launcher.wait()
             self._launcher = None
 
     def _bury_launcher(self) -> None:
-        """End a launcher that is dead or deaf: the kernel then kills the main processes (PDEATHSIG)."""
+        """End a launcher that is dead or deaf, and with it every command."""
         self._end_launcher()
-        self._socket.close()
-        users = set(self._users) if self._children else set()
-        self._sweep({os.fsencode(child.command.job_id) for child in self._children.values()}, users)
+        self._sweep({os.fsencode(child.command.job_id) for child in self._children.values()})
         for child in self._children.values():
             if child.failure is None:
                 child.ending = _KILLED
             self._ended.append(child)
         self._children.clear()
 
-    def _sweep(self, job_ids: set[bytes], users: set[int]) -> int:
+    def _sweep(self, job_ids: set[bytes]) -> int:
         spared = {os.getpid(), self._launcher.pid if self._launcher else 0}
 
         def find(table: dict[int, launcher.Process]) -> set[int]:
-            return {
-                pid
-                for pid in table
-                if pid not in spared and (_user_of(pid) in users or launcher.read_job_id(pid) in job_ids)
-            }
+            return {pid for pid in table if pid not in spared and launcher.read_job_id(pid) in job_ids}
 
         return launcher.kill_found(find)
 
@@ -404,11 +400,6 @@ def _status(pid: int | str, name: str) -> list[str]:
     except OSError:
         return []
     return next((line.split()[1:] for line in lines if line.startswith(f"{name}:")), [])
-
-
-def _user_of(pid: int) -> int | None:
-    words = _status(pid, "Uid")
-    return int(words[0]) if words else None
 
 
 def _why_no_uid() -> str | None:
@@ -452,7 +443,7 @@ _REASONS = {
     errno.EPERM: "it is not a program that may be executed",
     errno.ENOEXEC: "it is no program of this machine, and no script whose first line names an interpreter",
     errno.E2BIG: "its arguments and environment are too long",
-    errno.ENOMEM: "memory is short, or the job's memory limit too small to load it",
+    errno.ENOMEM: "memory is short, or the job's limit of memory too low",
     0: "an argument or a variable holds a character that none may hold",
 }
 
@@ -461,11 +452,10 @@ def _why_not_started(command: Command, stage: int, number: int) -> str:
     reason = os.strerror(number)
     if stage == launcher.EXECUTE:
         return f"'{command.argv[0]}' cannot be started: {_REASONS.get(number, reason)}."
+    if stage == launcher.CONFINE:
+        return "The command cannot be confined: the kernel refuses its Landlock ruleset."
     doing = {
-        launcher.FORK: "cannot be forked",
         launcher.USER: "cannot get a user of its own",
         launcher.DIRECTORY: f"cannot enter its directory '{command.directory}'",
-        launcher.CONFINE: "cannot be confined",
-        launcher.LIMIT: "cannot be given its memory limit",
     }[stage]
     return f"The command {doing}: {reason}."

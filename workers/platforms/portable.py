@@ -17,6 +17,7 @@ from workers.platforms import Child, Command, CommandNotStarted, Outcome, Output
 from workers.platforms.outputs import Pipe, Stream
 
 _CHUNK_BYTES = 65536
+_SWEEPS = 100  # so often is what multiplies meanwhile looked for
 
 
 class PortableChild:
@@ -216,10 +217,13 @@ def kill_tree(pid: int, job_id: str) -> None:
             check=False,
         )
         return
-    while _kill_all(_descendants(pid) | _marked(job_id)):
-        pass
+    below = _descendants(pid)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)  # first, or it would see its children die and end by itself
+    _kill_all(below)
+    for _ in range(_SWEEPS):
+        if not _kill_all(_marked(job_id)):
+            break
 
 
 def _kill_all(pids: set[int]) -> int:
