@@ -72,6 +72,7 @@ BY_PREFIX: Mapping[str, Dialect] = {
     "/api/jobs": EXECUTOR,
     "/api/workers": EXECUTOR,
     "/api/files": EXECUTOR,
+    "/api/schedules": EXECUTOR,
     "/api/auth/login": EXECUTOR,
     "/api/auth/logout": EXECUTOR,
     "/api/auth/refresh": EXECUTOR,

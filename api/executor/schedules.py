@@ -1,0 +1,90 @@
+"""Schedules: the jobs that recur, seen and ended; they are made by a submit with `schedule`."""
+
+from typing import Any
+
+from marshmallow import Schema, fields, validate
+
+from api.dialect import EXECUTOR
+from api.endpoint import Context, Group, Role
+from api.times import Time
+from storage import schedules
+from storage.errors import Denied, NotFound, Unauthenticated
+from storage.schedules import Misfire, Schedule
+
+group = Group("Schedules", "/api/schedules", EXECUTOR)
+
+
+class ScheduleAnswer(Schema):
+    """One schedule; `jobId` is the occurrence that waits for `nextAt`."""
+
+    scheduleId = fields.String(required=True, attribute="id")
+    cron = fields.String(required=True)
+    timezone = fields.String(required=True)
+    misfire = fields.String(required=True, validate=validate.OneOf([each.value for each in Misfire]))
+    command = fields.String(required=True)
+    name = fields.String(required=True, allow_none=True)
+    createdBy = fields.String(required=True, attribute="actor")
+    createdAt = Time(required=True, attribute="created_ms")
+    nextAt = Time(required=True, attribute="next_ms")
+    jobId = fields.String(required=True, attribute="job_id")
+
+
+class OneSchedule(Schema):
+    """A schedule."""
+
+    schedule = fields.Nested(ScheduleAnswer, required=True)
+
+
+class ScheduleList(Schema):
+    """A page of schedules, the next to come first."""
+
+    schedules = fields.List(fields.Nested(ScheduleAnswer), required=True)
+    total = fields.Integer(required=True)
+    limit = fields.Integer(required=True)
+    offset = fields.Integer(required=True)
+    hasMore = fields.Boolean(required=True)
+    data = fields.List(fields.Nested(ScheduleAnswer), required=True)
+
+
+class ScheduleQuery(Schema):
+    """Which page of the schedules."""
+
+    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+    offset = fields.Integer(load_default=0, validate=validate.Range(0, 10**9))
+
+
+class Ended(Schema):
+    """What was done."""
+
+    message = fields.String(required=True)
+
+
+_GUARDED = (Unauthenticated, Denied)
+
+
+def _shown(schedule: Schedule) -> dict[str, Any]:
+    order = schedule.order
+    shown = {name: getattr(schedule, name) for name in Schedule.__slots__ if name != "order"}
+    return {**shown, "command": order.command or " ".join(order.argv or []), "name": order.name}
+
+
+@group.endpoint("GET ", role=Role.VIEWER, query=ScheduleQuery(), returns=ScheduleList(), raises=_GUARDED)
+async def list_schedules(context: Context, query: dict[str, Any]) -> dict[str, Any]:
+    """List the schedules, the next to come first."""
+    found, total = await schedules.page(context.store, **query)
+    shown = [_shown(schedule) for schedule in found]
+    more = query["offset"] + len(shown) < total
+    return {"schedules": shown, "data": shown, "total": total, "hasMore": more, **query}
+
+
+@group.endpoint("GET /{id}", role=Role.VIEWER, returns=OneSchedule(), raises=(*_GUARDED, NotFound))
+async def get_schedule(context: Context, id: str) -> dict[str, Any]:
+    """Get one schedule."""
+    return {"schedule": _shown(await schedules.get(context.store, id))}
+
+
+@group.endpoint("DELETE /{id}", role=Role.OPERATOR, returns=Ended(), raises=(*_GUARDED, NotFound))
+async def end_schedule(context: Context, id: str) -> dict[str, Any]:
+    """End a schedule. The occurrence that waits is cancelled; one that runs goes on."""
+    await schedules.delete(context.store, context.caller.actor, id)
+    return {"message": "Schedule ended"}
