@@ -29,15 +29,15 @@ PLAIN_TYPES = {
 class FileAnswer(Schema):
     """One file, as the page shows it, and its digest and type."""
 
-    fileId = fields.String(required=True, attribute="id")  # noqa: N815
+    fileId = fields.String(required=True, attribute="id")
     filename = fields.String(required=True)
     size = fields.Integer(required=True, attribute="size_bytes", metadata={"description": "Bytes."})
-    uploadedAt = Time(required=True, attribute="uploaded_ms")  # noqa: N815
+    uploadedAt = Time(required=True, attribute="uploaded_ms")
     url = fields.String(required=True)
-    expiresAt = Time(required=True, attribute="expires_ms")  # noqa: N815
+    expiresAt = Time(required=True, attribute="expires_ms")
     sha256 = fields.String(required=True)
-    contentType = fields.String(required=True, attribute="content_type")  # noqa: N815
-    uploadedBy = fields.String(required=True, attribute="uploaded_by")  # noqa: N815
+    contentType = fields.String(required=True, attribute="content_type")
+    uploadedBy = fields.String(required=True, attribute="uploaded_by")
 
 
 class FilesAnswer(Schema):
@@ -47,7 +47,7 @@ class FilesAnswer(Schema):
     total = fields.Integer(required=True)
     limit = fields.Integer(required=True)
     offset = fields.Integer(required=True)
-    hasMore = fields.Boolean(required=True)  # noqa: N815
+    hasMore = fields.Boolean(required=True)
     data = fields.List(fields.Nested(FileAnswer), required=True)
 
 
@@ -64,18 +64,18 @@ class PresignBody(Schema):
 
     filename = fields.String(required=True, validate=validate.Length(1, 4096))
     size = fields.Integer(required=True, strict=True, validate=validate.Range(min=0))
-    contentType = fields.String()  # noqa: N815
+    contentType = fields.String()
     sha256 = fields.String()
 
 
 class PresignAnswer(Schema):
     """How to put the file: one request of `method` to `uploadUrl` with exactly these headers."""
 
-    fileId = fields.String(required=True)  # noqa: N815
-    uploadUrl = fields.String(required=True)  # noqa: N815
+    fileId = fields.String(required=True)
+    uploadUrl = fields.String(required=True)
     method = fields.String(required=True)
     headers = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
-    expiresAt = Time(required=True)  # noqa: N815
+    expiresAt = Time(required=True)
 
 
 class DownloadQuery(Schema):
@@ -87,7 +87,7 @@ class DownloadQuery(Schema):
 class DeletedAnswer(Schema):
     """The file that is gone."""
 
-    fileId = fields.String(required=True)  # noqa: N815
+    fileId = fields.String(required=True)
     deleted = fields.Boolean(required=True)
 
 

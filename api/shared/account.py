@@ -32,10 +32,10 @@ class Me(Schema):
     username = fields.String(required=True)
     email = fields.String(required=True)
     role = fields.String(required=True, validate=validate.OneOf(list(LADDER)))
-    roleName = fields.String(required=True, validate=validate.OneOf(sorted(ROLE_WORDS.values())))  # noqa: N815
+    roleName = fields.String(required=True, validate=validate.OneOf(sorted(ROLE_WORDS.values())))
     kind = fields.String(required=True, validate=validate.OneOf(["user", "key"]))
-    keyId = fields.String(required=True, allow_none=True)  # noqa: N815
-    keyName = fields.String(required=True, allow_none=True)  # noqa: N815
+    keyId = fields.String(required=True, allow_none=True)
+    keyName = fields.String(required=True, allow_none=True)
 
 
 @group.endpoint("GET /me", role=Role.VIEWER, returns=Me(), raises=(Unauthenticated, Denied))

@@ -48,7 +48,7 @@ class Session(Schema):
 
     token = fields.String(required=True)
     user = fields.Nested(SessionUser, required=True)
-    expiresIn = fields.String(required=True)  # noqa: N815  as the page spells it
+    expiresIn = fields.String(required=True)
 
 
 class Farewell(Schema):

@@ -33,8 +33,8 @@ class KeyAnswer(Schema):
     name = fields.String(required=True)
     role = fields.String(required=True, validate=validate.OneOf(list(LADDER)))
     prefix = fields.String(required=True)
-    userId = fields.String(required=True, attribute="owner")  # noqa: N815
-    createdAt = Time(required=True, attribute="created_ms")  # noqa: N815
+    userId = fields.String(required=True, attribute="owner")
+    createdAt = Time(required=True, attribute="created_ms")
 
 
 class NewKeyAnswer(KeyAnswer):

@@ -62,8 +62,8 @@ class UserAnswer(Schema):
     username = fields.String(required=True)
     email = fields.String(required=True)
     role = fields.String(required=True, validate=validate.OneOf(list(LADDER)))
-    createdAt = Time(required=True, attribute="created_ms")  # noqa: N815
-    updatedAt = Time(required=True, attribute="updated_ms")  # noqa: N815
+    createdAt = Time(required=True, attribute="created_ms")
+    updatedAt = Time(required=True, attribute="updated_ms")
 
 
 class Paging(Schema):
@@ -80,7 +80,7 @@ class UserList(Schema):
     total = fields.Integer(required=True)
     limit = fields.Integer(required=True)
     offset = fields.Integer(required=True)
-    hasMore = fields.Boolean(required=True)  # noqa: N815
+    hasMore = fields.Boolean(required=True)
 
 
 @group.endpoint("GET ", role=Role.ADMIN, query=Paging(), returns=UserList(), raises=(*_GUARDED, Invalid))
