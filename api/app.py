@@ -74,6 +74,7 @@ class _Around:
         req.context.store = self.store
         req.context.hub = self.hub
         req.context.admit = self.gate.admit
+        req.context.still_admits = self.gate.still_admits
         req.context.check_response = self.check_response
 
 
