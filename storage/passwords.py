@@ -24,7 +24,7 @@ class Passwords:
         self.hasher = hasher or argon2.PasswordHasher.from_parameters(argon2.profiles.RFC_9106_LOW_MEMORY)
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="argon2")
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self.verified = 0
+        self.verified = 0  #: verifications so far: each answer to a login costs one, whoever asked
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -21,7 +21,7 @@ from api.shared import account, auth, keys, users
 from settings import Settings
 from storage import sessions
 from storage import users as stored_users
-from storage.identity import Identity, RoleLetter
+from storage.identity import RoleLetter
 from storage.passwords import Passwords
 from storage.store import Store
 from storage.users import User
@@ -71,7 +71,6 @@ class _Around:
 
     def __init__(self, store: Store) -> None:
         self.store, self.gate = store, Gate(store)
-        self.last: tuple[Request, Identity | None] | None = None
 
     async def process_request(self, req: Request, resp: Response) -> None:
         self._equip(req)

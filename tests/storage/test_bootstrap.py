@@ -50,3 +50,14 @@ async def test_data_of_another_secret_key_is_refused(store: Store, settings: Set
     with pytest.raises(Forged):
         await bootstrap.first_admin(stranger)
     await stranger.close()
+
+
+async def test_preparing_twice_leaves_a_bucket_and_one_admin(settings_with_s3: Settings) -> None:
+    settings = replace(settings_with_s3, s3_bucket=f"{settings_with_s3.s3_bucket}-new")
+    admins = [await bootstrap.prepare(settings) for _ in range(2)]
+    assert admins[0] is not None
+    assert admins[1] is None
+    store = Store(settings)
+    await store.objects.put("hello", b"there")  # raises where there is no bucket
+    assert (await users.page(store, 10, 0))[1] == 1
+    await store.close()
