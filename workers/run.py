@@ -146,6 +146,7 @@ class Run:
             environment={
                 **self.around.environment,
                 "HOME": str(directory),
+                "TMPDIR": str(directory),  # the machine's own is shared, and closed to it under Landlock
                 **{str(name): str(value) for name, value in dict(spec.get("env") or {}).items()},
                 "HOSTLER_JOB_ID": self.offer.job_id,
                 "HOSTLER_ATTEMPT": str(self.offer.attempt),
