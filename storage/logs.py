@@ -433,7 +433,7 @@ async def tail(
     return {**spoken, "truncated": truncated}
 
 
-async def text(store: Store, job_id: str) -> AsyncIterator[bytes]:
+async def text(store: Store, job_id: str) -> AsyncGenerator[bytes, None]:
     """Return the whole log so far, as it was printed, to be iterated; a line of ours tells of a gap.
 
     Raises NotFound; iterating raises Unavailable.
@@ -442,7 +442,7 @@ async def text(store: Store, job_id: str) -> AsyncIterator[bytes]:
     return _text(store, found)
 
 
-async def _text(store: Store, found: Snapshot) -> AsyncIterator[bytes]:
+async def _text(store: Store, found: Snapshot) -> AsyncGenerator[bytes, None]:
     async with aclosing(pieces(store, found, Place())) as log_pieces:
         async for piece in log_pieces:
             if isinstance(piece, Entry):

@@ -1,6 +1,126 @@
 """What happens, handed to those who watch: one reader of Redis for each process, any number of clients."""
 
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from storage import jobs
+from storage.calls import command, text
+from storage.errors import NotFound, Unavailable
+from storage.logs import Snapshot
 from storage.store import Store
+from storage.watch import EVERY_OUTPUT, Event, Output, Watch
+
+#: What waits for one client at most; beyond, it is told that it missed some and has to look anew.
+MOST_WAITING = 4096
+MOST_WAITING_BYTES = 4 * 1024 * 1024
+
+
+class Ended(Unavailable):
+    """This process stops, and so does every watch."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is about to restart.", retry_after_s=1)
+
+
+class Feed:
+    """What one client has yet to take, in order and within bounds."""
+
+    __slots__ = ("_ended", "_items", "_missed", "_size_bytes", "_waiter", "wants_output")
+
+    def __init__(self, *, wants_output: bool) -> None:
+        self.wants_output = wants_output
+        self._items: list[Event | Output] = []
+        self._size_bytes = 0
+        self._missed = self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: Event | Output) -> None:
+        """Add what happened; a client that is too far behind loses all that waits instead."""
+        if self._missed:
+            return
+        self._items.append(item)
+        self._size_bytes += len(item.entry.data) if isinstance(item, Output) else 0
+        if len(self._items) > MOST_WAITING or self._size_bytes > MOST_WAITING_BYTES:
+            self.miss()
+        else:
+            self._wake()
+
+    def miss(self) -> None:
+        """Have the client look anew."""
+        self._missed = True
+        self._drop()
+        self._wake()
+
+    def end(self) -> None:
+        """Have the client stop."""
+        self._ended = True
+        self._wake()
+
+    def _drop(self) -> None:
+        self._items, self._size_bytes = [], 0
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def start_anew(self) -> None:
+        """Forget what waits, and that something was missed: the client is about to look for itself."""
+        self._missed = False
+        self._drop()
+
+    async def take(self) -> list[Event | Output] | None:
+        """Return all that waits, at least one; None when some was missed. Raises Ended."""
+        while not self._items:
+            if self._ended:
+                raise Ended
+            if self._missed:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        items = self._items
+        self._drop()
+        return items
+
+
+class Waiter:
+    """Somebody who waits for work."""
+
+    def __init__(self, serves: Callable[[str], bool]) -> None:
+        self.serves = serves
+        self._woken = asyncio.Event()
+        self._ended = False
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether it has been woken and not come back since."""
+        return self._woken.is_set()
+
+    def wake(self) -> None:
+        """Let it look for work."""
+        self._woken.set()
+
+    def end(self) -> None:
+        """Let it stop waiting for good."""
+        self._ended = True
+        self._woken.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Return True once there may be work, or may have been since the last time; False after `timeout_s` seconds.
+
+        Raises Ended.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
+        except TimeoutError:
+            return False
+        if self._ended:
+            raise Ended
+        self._woken.clear()
+        return True
 
 
 class Hub:
@@ -8,9 +128,136 @@ class Hub:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._watch: Watch | None = None
+        self._everything: set[Feed] = set()
+        self._of_job: dict[str, set[Feed]] = {}
+        self._waiters: deque[Waiter] = deque()
+        self._stopped = False
 
     async def start(self) -> None:
         """Be ready for those who watch. Safe to run twice."""
+        self._stopped = False
 
     async def stop(self) -> None:
-        """End every watch. Safe to run twice."""
+        """End every watch and every wait. Safe to run twice; may be called as soon as the process shall stop."""
+        self._stopped = True
+        for feed in self._feeds():
+            feed.end()
+        for waiter in self._waiters:
+            waiter.end()
+        if self._watch is not None:
+            await self._watch.stop()
+            self._watch = None
+
+    def _feeds(self) -> list[Feed]:
+        return [*self._everything, *(feed for feeds in self._of_job.values() for feed in feeds)]
+
+    @property
+    def watch(self) -> Watch:
+        """Return the way to Redis. Raises Ended."""
+        if self._stopped:
+            raise Ended
+        if self._watch is None:
+            self._watch = Watch(self.store, self)
+        return self._watch
+
+    @contextlib.asynccontextmanager
+    async def follow(self, job_id: str | None = None, *, output: bool = True) -> AsyncIterator[Feed]:
+        """Watch one job, or everything, for as long as the context lasts; `output` includes what jobs print.
+
+        An attempt's output comes after its start and before its end. Raises Unavailable, Ended.
+        """
+        watch = self.watch
+        channels = [EVERY_OUTPUT if job_id is None else f"h:out:{job_id}"] if output else []
+        feed = Feed(wants_output=output)
+        feeds = self._everything if job_id is None else self._of_job.setdefault(job_id, set())
+        feeds.add(feed)
+        try:
+            await watch.open(*channels, events=True)
+            yield feed
+        finally:
+            feeds.discard(feed)
+            if job_id is not None and not feeds:
+                self._of_job.pop(job_id, None)
+            watch.close(*channels)
+
+    async def look(self, job_id: str, *, after: int) -> tuple[Snapshot, int]:
+        """Return a job and its log from line number `after` on, and the number of the last output that is in it.
+
+        To be called inside `follow`. Raises NotFound, Unavailable, Ended.
+        """
+        return await self.watch.look(job_id, after=after)
+
+    @contextlib.asynccontextmanager
+    async def wake_up(self, serves: Callable[[str], bool]) -> AsyncIterator[Waiter]:
+        """Wait for work in the queues that `serves` says yes to; look for work before each `wait`.
+
+        One waiter is woken for each job, the one that has waited longest; look every few seconds all the same, since
+        it may have died meanwhile. Raises Unavailable, Ended.
+        """
+        watch, waiter = self.watch, Waiter(serves)
+        try:
+            await watch.open()
+            self._waiters.append(waiter)
+            yield waiter
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+            watch.close()
+
+    async def finished(self, job_id: str, timeout_s: float) -> bool:
+        """Wait until a job has ended; False after `timeout_s` seconds. Raises NotFound, Unavailable, Ended."""
+        deadline = time.monotonic() + timeout_s
+        async with self.follow(job_id, output=False) as feed:
+            while True:
+                feed.start_anew()
+                state = text(await self.store.call(command("HGET", f"h:job:{job_id}", "state")))
+                if not state:
+                    raise NotFound("Job not found")
+                if state in jobs.FINISHED:
+                    return True
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        await feed.take()
+                except TimeoutError:
+                    return False
+
+    # What the watch tells
+
+    def happened(self, event: Event) -> None:
+        """Hand an event on."""
+        for feed in self._everything:
+            feed.put(event)
+        for feed in self._of_job.get(event.job_id or "", ()):
+            feed.put(event)
+
+    def printed(self, output: Output) -> None:
+        """Hand a piece of output on."""
+        for feed in self._everything:
+            if feed.wants_output:
+                feed.put(output)
+        for feed in self._of_job.get(output.job_id, ()):
+            if feed.wants_output:
+                feed.put(output)
+
+    def woken(self, queue: str) -> None:
+        """Wake who has waited longest for that queue; everybody when the tag sets changed."""
+        if queue == "tagsets":
+            self._wake_all()
+            return
+        for waiter in self._waiters:
+            if not waiter.is_woken and waiter.serves(queue):
+                waiter.wake()
+                self._waiters.remove(waiter)
+                self._waiters.append(waiter)
+                return
+
+    def _wake_all(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
+
+    def lost_touch(self) -> None:
+        """Have everybody look anew."""
+        self._wake_all()
+        for feed in self._feeds():
+            feed.miss()
