@@ -13,6 +13,7 @@ local function lost(job, iso)
   else
     local deaths = tonumber(job.deaths) + 1
     redis.call('HSET', job.hash, 'deaths', deaths)
+    redis.call('RPUSH', 'h:deaths:' .. job.id, cjson.encode({job.worker, job.attempt, now_text}))
     if deaths >= MAX_DEATHS then
       redis.call('ZADD', 'h:quarantine', now_text, job.id)
       finish(job, 'failed', 'quarantined', '', iso)

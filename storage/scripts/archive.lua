@@ -10,5 +10,5 @@ redis.call('INCR', 'h:archived')           -- while it is not there, an unknown 
 if r[2] and r[2] ~= '' then redis.call('ZREM', 'h:jobs:worker:' .. r[2], ARGV[1]) end
 for tag in string.gmatch(r[3] or '', '[^+]+') do redis.call('ZREM', 'h:jobs:tag:' .. tag, ARGV[1]) end
 if r[4] and r[4] ~= '' then redis.call('SREM', 'h:file:' .. r[4] .. ':jobs', ARGV[1]) end
-redis.call('DEL', hash, 'h:log:' .. ARGV[1], 'h:logparts:' .. ARGV[1], 'h:artifacts:' .. ARGV[1], 'rq:job:' .. ARGV[1])
+redis.call('DEL', hash, 'h:log:' .. ARGV[1], 'h:logparts:' .. ARGV[1], 'h:artifacts:' .. ARGV[1], 'h:deaths:' .. ARGV[1], 'rq:job:' .. ARGV[1])
 return 1
