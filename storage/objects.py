@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -42,6 +42,9 @@ READ_BYTES = 512 * 1024
 THREADS = 16
 #: How many keys one DeleteObjects takes.
 DELETE_BATCH = 1000
+
+#: Making a client reads a megabyte of descriptions, once a session; sessions do not lock for themselves.
+_MAKING = threading.Lock()
 
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}
 
@@ -102,6 +105,11 @@ def _in_our_words(what: str) -> Iterator[None]:
         ) from error
 
 
+@cache
+def _session() -> boto3.session.Session:
+    return boto3.session.Session()
+
+
 class Objects:
     """One bucket. Nothing touches the network before the first call; the coroutines never block their loop.
 
@@ -111,7 +119,6 @@ class Objects:
     def __init__(self, settings: Settings) -> None:
         self.bucket = settings.s3_bucket
         self._settings = settings
-        self._lock = threading.Lock()
         self._clients: dict[str, S3Client] = {}
         self._pool = ThreadPoolExecutor(THREADS, "s3")
         self._background: set[asyncio.Task[None]] = set()
@@ -285,7 +292,7 @@ class Objects:
     def close(self) -> None:
         """Let go of connections and threads; calls under way end by themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
+        with _MAKING:
             for client in self._clients.values():
                 client.close()
             self._clients.clear()
@@ -297,7 +304,7 @@ class Objects:
         return await loop.run_in_executor(self._pool, partial(function, *arguments, **named))
 
     def _client(self, kind: str = "work") -> "S3Client":
-        with self._lock:
+        with _MAKING:
             if kind not in self._clients:
                 with _in_our_words(self.bucket):
                     self._clients[kind] = self._connected(kind)
@@ -322,7 +329,7 @@ class Objects:
             },
             **_PATIENCE[kind],
         )
-        return boto3.session.Session().client(
+        return _session().client(
             "s3",
             endpoint_url=endpoint,
             region_name=settings.s3_region,

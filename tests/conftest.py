@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -201,23 +201,33 @@ def free_weed_port(taken: set[int]) -> int:
         return port
 
 
-def new_s3() -> S3:
-    """Start a SeaweedFS of one's own; whoever asks for it ends it and removes its directory."""
+@contextmanager
+def running_s3() -> Iterator[S3]:
+    """Start a SeaweedFS, and remove all of it in the end."""
     taken: set[int] = set()
     names = ("s3", "admin", "master", "volume", "filer")
     server = S3(Path(tempfile.mkdtemp(prefix="hostler-s3-")), {name: free_weed_port(taken) for name in names})
-    server.start()
-    return server
+    try:
+        server.start()
+        yield server
+        server.client.close()
+    finally:
+        server.kill()
+        shutil.rmtree(server.directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """A SeaweedFS that lives as long as the test session; tests take a bucket each."""
-    server = new_s3()
-    yield server
-    server.client.close()
-    server.kill()
-    shutil.rmtree(server.directory, ignore_errors=True)
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def own_s3() -> Iterator[S3]:
+    """A SeaweedFS for one test, which may kill it and start it again."""
+    with running_s3() as server:
+        yield server
 
 
 @pytest.fixture

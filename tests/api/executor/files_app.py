@@ -1,4 +1,4 @@
-"""The file endpoints alone, with an identity that each request chooses; `create` serves them in a process of its own."""
+"""The file endpoints alone, with an identity that each request chooses; `create` is for a process of its own."""
 
 from typing import Any
 
