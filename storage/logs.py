@@ -275,7 +275,6 @@ class _Reader:
             self.recent.append((entry.channel, entry.data))
             if self.skip:
                 self.skip -= 1
-                self.passed(entry)
                 return
         self.place = self.place.past(entry)
         yield entry
