@@ -180,6 +180,7 @@ async def _kid(store: Store) -> str:
         ({}, {"crit": ["exp"]}),
         ({}, {"crit": ["unknown"], "unknown": True}),
         ({}, {"crit": []}),
+        ({}, {"crit": ["b64"], "b64": True}),  # the one extension that the library would go along with
     ],
 )
 async def test_a_token_with_claims_or_headers_that_we_do_not_write_is_refused(
