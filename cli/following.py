@@ -1,0 +1,146 @@
+"""A job watched until it ends: its log as it comes, Ctrl+C to cancel it, its exit code as our own."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from cli import rendering
+from cli.client import Client, segment
+from cli.failures import Failed
+
+TIMED_OUT = 124
+WITHOUT_EXIT_CODE = 125
+CANCELLED = 130
+
+
+def follow(client: Client, job_id: str, *, as_json: bool = False) -> int:
+    """Show the log of a job until it ends, then how it ended, and return the exit code that stands for that.
+
+    With `as_json` stdout holds the job alone, and everything it printed goes to stderr.
+    """
+    with _cancelling(client, job_id):
+        _show_log(client, job_id, as_json=as_json)
+        job = fetch(client, job_id)
+    if as_json:
+        rendering.write_json(job)
+    else:
+        summarise(job)
+    return exit_code(job)
+
+
+def fetch(client: Client, job_id: str) -> dict[str, Any]:
+    """Return a job as the API describes it."""
+    return dict(client.get("/api/jobs/status", jobId=job_id)["job"])
+
+
+def exit_code(job: dict[str, Any]) -> int:
+    """Return what a command that stands for `job` exits with: its own code, 124, 125 or 130."""
+    if job["status"] == "cancelled":
+        return CANCELLED
+    if job.get("reason") == "timeout":
+        return TIMED_OUT
+    code = job.get("exitCode")
+    if code is None or (code == 0 and job["status"] != "completed"):
+        return WITHOUT_EXIT_CODE
+    return int(code)
+
+
+def summarise(job: dict[str, Any]) -> None:
+    """Tell on stderr how a job ended and how long that took."""
+    waited, ran = durations(job)
+    ending = {
+        "completed": "completed",
+        "cancelled": "was cancelled",
+        "failed": f"failed ({job.get('reason') or 'for no stated reason'})",
+    }.get(job["status"], job["status"])
+    parts = [f"Job {job['jobId']} {ending}"]
+    if job.get("exitCode") is not None:
+        parts.append(f"exit code {job['exitCode']}")
+    if waited is not None:
+        parts.append(f"waited {rendering.duration(waited)}")
+    if ran is not None:
+        parts.append(f"ran {rendering.duration(ran)}")
+    if job.get("workerId"):
+        parts.append(f"on {rendering.one_line(job['workerId'])}")
+    rendering.say(", ".join(parts) + ".", style=rendering.STATUS_STYLES.get(job["status"], ""))
+    if job.get("message"):
+        rendering.say(rendering.harmless(str(job["message"])))
+
+
+def durations(job: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Return how long a job waited and ran, in seconds; None for what has not ended yet."""
+    created, started, ended = (
+        rendering.time_of(job.get(f"{word}At")) for word in ("created", "started", "completed")
+    )
+    waited = (started - created).total_seconds() if started and created else None
+    ran = (ended - started).total_seconds() if started and ended else None
+    return waited, ran
+
+
+def tell_gap(gap: dict[str, Any]) -> None:
+    """Say on stderr which lines of a log are missing."""
+    rendering.say(f"[lines {gap['from']} to {gap['to']} are not kept any more]", style="yellow")
+
+
+def _show_log(client: Client, job_id: str, *, as_json: bool) -> None:
+    def lost() -> None:
+        rendering.say("The connection was lost; trying again.", style="yellow")
+
+    events = client.follow(f"/api/jobs/{segment(job_id)}/log", on_loss=lost)
+    with contextlib.closing(events):
+        for event in events:
+            if event.name == "output":
+                to_stderr = as_json or event.data.get("stream") == "stderr"
+                rendering.write_output(event.data["data"], sys.stderr if to_stderr else sys.stdout)
+            elif event.name == "completed":
+                break
+            elif event.name == "gap":
+                tell_gap(event.data)
+            elif event.name == "started":
+                again = f", attempt {event.data['attempt']}" if event.data.get("attempt", 1) > 1 else ""
+                rendering.say(
+                    f"Running on {rendering.one_line(event.data.get('workerId') or 'a worker')}{again}."
+                )
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            stream.write("\x1b[0m")  # whatever colour the job left on
+
+
+@contextlib.contextmanager
+def _cancelling(client: Client, job_id: str) -> Iterator[None]:
+    """Take the first Ctrl+C as the wish to cancel the job, and the second as the wish to leave it alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def cancel() -> None:
+        with Client(client.server, client.contexts) as another:
+            try:
+                another.call("POST", "/api/jobs/cancel", body={"jobId": job_id}, repeatable=True)
+            except Failed as error:
+                rendering.say(str(error), style="red")
+
+    def interrupted(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        rendering.say("\nCancelling the job. Ctrl+C again to leave at once.", style="yellow")
+        threading.Thread(target=cancel, daemon=True).start()
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Failed(
+            f"Left job {job_id}, which may still be running.",
+            hint=f"hostler jobs log -f {job_id}",
+            exit_code=CANCELLED,
+        ) from None
+    finally:
+        signal.signal(signal.SIGINT, before)

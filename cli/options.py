@@ -1,0 +1,35 @@
+"""Options that the commands which talk to a server share, and how those commands reach it."""
+
+from typing import Annotated
+
+import typer
+
+from cli.client import Client
+from cli.contexts import Contexts
+from settings import process_environment
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="Address of the server. Default: HOSTLER_URL, then what login saved.",
+        show_default=False,
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        help="API key. Better in HOSTLER_API_KEY, which other users of this machine cannot see.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout, for programs.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
+
+
+def connect(url: str | None, api_key: str | None) -> Client:
+    """Return a client for the server that the options, the environment or `login` name. Raises Failed."""
+    environ = process_environment()
+    contexts = Contexts(environ)
+    return Client(contexts.server(environ, url=url, api_key=api_key), contexts)

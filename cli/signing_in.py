@@ -1,0 +1,72 @@
+"""`hostler login` and `hostler logout`: how a session is begun, saved and ended."""
+
+import getpass
+import json
+import sys
+from pathlib import Path
+
+from cli.client import Client, login
+from cli.contexts import TOKEN, Contexts, Server
+from cli.failures import Failed
+
+
+def password(*, from_stdin: bool) -> str:
+    """Return the password, asked for without showing it, or the first line of stdin. Raises Failed."""
+    if from_stdin:
+        secret = sys.stdin.readline().rstrip("\r\n")
+    elif sys.stdin.isatty():
+        secret = getpass.getpass("Password: ")
+    else:
+        raise Failed(
+            "There is no terminal to ask for the password on.", hint="the same with --password-stdin"
+        )
+    if not secret:
+        raise Failed("The password is empty.")
+    return secret
+
+
+def with_password(contexts: Contexts, name: str, url: str, account: str, secret: str) -> dict[str, str]:
+    """Log in and save the session under `name`; return where and as whom. Raises Failed."""
+    session = login(url, account, secret)
+    contexts.save(name, url=url, secret=session["token"], email=session["user"]["email"])
+    return {"context": name, "url": url, "email": session["user"]["email"], "role": session["user"]["role"]}
+
+
+def from_data(contexts: Contexts, name: str, data: Path) -> dict[str, str]:
+    """Save what the `hostler up` of the folder `data` keeps for its admin. Raises Failed."""
+    path = data / "admin.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        url, email, key = known["url"], known["email"], known["apiKey"]
+    except FileNotFoundError:
+        raise Failed(f"There is no {path}.", hint=f"hostler up --data {data}") from None
+    except (ValueError, KeyError, TypeError):
+        raise Failed(f"{path} cannot be understood.") from None
+    if key is None:
+        return with_password(contexts, name, url, email, known["password"])
+    with Client(Server(url=url, secret=key)) as client:
+        me = client.get("/api/auth/me")
+    contexts.save(name, url=url, secret=key, email=email)
+    return {"context": name, "url": url, "email": str(me["email"]), "role": str(me["roleName"])}
+
+
+def out(contexts: Contexts, name: str | None) -> tuple[str, bool]:
+    """End the session saved under `name` (default: the current one); return its name and if the server knows.
+
+    Raises Failed when there is none.
+    """
+    known = contexts.load()
+    name = name or contexts.chosen or known["current"]
+    saved = known["contexts"].get(name)
+    if saved is None:
+        raise Failed(f"No server is saved as {name!r}.")
+    server = Server(url=saved["url"], secret=saved["secret"], context=name)
+    told = True
+    if server.kind == TOKEN:
+        with Client(server, contexts) as client:
+            try:
+                client.call("POST", "/api/auth/logout", repeatable=True)
+            except Failed:
+                told = False
+    contexts.forget(name)
+    return name, told
