@@ -5,9 +5,7 @@ What of RQ is kept and what is overridden, and why, is in docs/decisions/0003.
 
 import asyncio
 import os
-import platform as machine
 import secrets
-import signal
 import socket
 from pathlib import Path
 from typing import Any, cast
@@ -17,21 +15,16 @@ import redis
 import rq
 from rq.serializers import JSONSerializer
 
-from settings import Settings, __version__, process_environment
+from settings import Settings, __version__
 from storage import fleet, queues
 from storage.attempts import Holder
 from storage.calls import text
 from storage.errors import Conflict, Unavailable
 from storage.store import Store
-from workers import platforms
-from workers.executor import Executor
+from workers import startup
 from workers.lines import RedisLine
 from workers.log import log
-from workers.run import Circumstances
-from workers.workspace import Workspace
-
-#: What a command inherits of the worker's own environment; everything else, credentials first, stays out.
-INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "PATHEXT", "COMSPEC", "TERM")
+from workers.platforms import Platform
 
 
 class Worker(rq.Worker):
@@ -52,65 +45,34 @@ class Worker(rq.Worker):
 
     def work(self, *_: Any, **__: Any) -> bool:
         """Claim and run jobs until told to stop; answers True."""
-        if machine.system() == "Windows":
-            asyncio.run(self._work())
-        else:
-            import uvloop  # noqa: PLC0415  not to be had on Windows
-
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._work())
+        startup.run(self._work())
         return True
 
     async def _work(self) -> None:
-        platforms.protect_this_process()
         store = Store(self.settings)
         holder = Holder(self.name, secrets.token_hex(8))
-        root = self.settings.work_dir / self.name
-        platform = platforms.choose(self.settings.isolation, slots=self.slots, directory=root)
         try:
-            workspace = Workspace(
-                root, platform, fetch_limit_bytes=self.settings.fetch_limit_bytes,
-                allow=self.settings.outbound_allow,
-            )  # fmt: skip
-            await self._register(store, holder, platform)
-            workspace.sweep()
+            with startup.workplace(self.settings, name=self.name, slots=self.slots) as place:
+                await self._register(store, holder, place.platform)
 
-            async def again() -> Holder:
-                fresh = Holder(self.name, secrets.token_hex(8))
-                await self._register(store, fresh, platform)
-                return fresh
+                async def again() -> Holder:
+                    fresh = Holder(self.name, secrets.token_hex(8))
+                    await self._register(store, fresh, place.platform)
+                    return fresh
 
-            line = RedisLine(store, holder, tags=self.tags, reregister=again)
-            executor = Executor(
-                Circumstances(
-                    line=line, platform=platform, workspace=workspace, environment=inherited(), spool=str(root),
-                    kill_grace_s=self.settings.kill_grace_s,
-                    log_limit_bytes=self.settings.job_log_limit_bytes,
-                    live_bytes=self.settings.job_log_live_bytes,
-                ),
-                slots=self.slots, heartbeat_s=self.settings.heartbeat_s, drain_s=self.settings.drain_s,
-            )  # fmt: skip
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, executor.stop)
-            log.info(
-                "ready", extra={"worker": self.name, "slots": self.slots, "isolation": platform.isolation}
-            )
-            await executor.work()
-            await self._depart(line)
+                line = RedisLine(store, holder, tags=self.tags, reregister=again)
+                await place.work(line, heartbeat_s=self.settings.heartbeat_s)
+                await self._depart(line)
         finally:
-            platform.close()
             await store.close()
 
-    async def _register(self, store: Store, holder: Holder, platform: platforms.Platform) -> None:
+    async def _register(self, store: Store, holder: Holder, platform: Platform) -> None:
         """Register with Hostler and with RQ, waiting while Redis is away or an earlier worker's lease still runs."""
-        for warning in platform.warnings:
-            log.warning(warning)
         facts: dict[str, str | int] = {
             "kind": "worker", "hostname": socket.gethostname(), "pid": os.getpid(), "version": __version__,
             "cpu_count": os.cpu_count() or 1, "slots": self.slots, "running": 0, "isolation": platform.isolation,
-            "tags": _json(list(self.tags)), "metadata": _json(self._metadata(platform)),
-            "memory_mb": _memory_mb(), "boot": _boot_id(),
+            "tags": _json(list(self.tags)), "metadata": _json(startup.metadata(platform, self.tags)),
+            "memory_mb": startup.memory_mb(), "boot": _boot_id(),
         }  # fmt: skip
         said = False
         while True:
@@ -153,17 +115,6 @@ class Worker(rq.Worker):
         except (Unavailable, redis.RedisError) as error:
             log.warning("left without a word", extra={"why": str(error)})
 
-    def _metadata(self, platform: platforms.Platform) -> dict[str, Any]:
-        return {
-            "osType": machine.system(), "arch": machine.machine(), "pythonVersion": machine.python_version(),
-            "tags": list(self.tags), "warnings": list(platform.warnings),
-        }  # fmt: skip
-
-
-def inherited() -> dict[str, str]:
-    """Return the part of this process's environment that commands get."""
-    return {name: value for name, value in process_environment().items() if name in INHERITED}
-
 
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
@@ -185,10 +136,3 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def _memory_mb() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * 1024)
-    except (ValueError, OSError, AttributeError):
-        return 0

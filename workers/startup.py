@@ -1,0 +1,138 @@
+"""What worker and agent do alike at their start: a place for jobs on this machine, and work there until a signal."""
+
+import asyncio
+import contextlib
+import os
+import platform as machine
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from settings import Settings, process_environment
+from workers import platforms
+from workers.executor import Executor
+from workers.lines import Line
+from workers.log import log
+from workers.platforms import Platform
+from workers.run import Circumstances
+from workers.workspace import Workspace
+
+#: What a command inherits of this process's own environment; everything else, credentials first, stays out.
+INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "PATHEXT", "COMSPEC", "TERM")
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where the jobs of one worker run: the directory of its own, and the platform that starts commands."""
+
+    settings: Settings
+    name: str
+    slots: int
+    root: Path
+    platform: Platform
+    workspace: Workspace
+
+    async def work(
+        self, line: Line, *, heartbeat_s: float, stopping: Callable[[], None] = lambda: None
+    ) -> None:
+        """Carry out what comes over `line` until SIGINT or SIGTERM, then drain; `stopping` is called at its begin."""
+        self.workspace.sweep()
+        executor = Executor(
+            Circumstances(
+                line=line, platform=self.platform, workspace=self.workspace, environment=inherited(),
+                spool=str(self.root), kill_grace_s=self.settings.kill_grace_s,
+                log_limit_bytes=self.settings.job_log_limit_bytes,
+                live_bytes=self.settings.job_log_live_bytes,
+            ),
+            slots=self.slots, heartbeat_s=heartbeat_s, drain_s=self.settings.drain_s,
+        )  # fmt: skip
+
+        def stop() -> None:
+            stopping()
+            executor.stop()
+
+        with _on_signals(stop):
+            log.info(
+                "ready",
+                extra={"worker": self.name, "slots": self.slots, "isolation": self.platform.isolation},
+            )
+            await executor.work()
+
+
+@contextlib.contextmanager
+def workplace(settings: Settings, *, name: str, slots: int) -> Iterator[Workplace]:
+    """Make the place where the worker `name` runs its jobs, and say what this machine cannot guarantee.
+
+    Raises IsolationUnavailable.
+    """
+    platforms.protect_this_process()
+    root = settings.work_dir / name
+    platform = platforms.choose(settings.isolation, slots=slots, directory=root)
+    try:
+        workspace = Workspace(
+            root, platform, fetch_limit_bytes=settings.fetch_limit_bytes, allow=settings.outbound_allow
+        )
+        for warning in platform.warnings:
+            log.warning(warning)
+        yield Workplace(settings, name, slots, root, platform, workspace)
+    finally:
+        platform.close()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` on the event loop that suits this machine."""
+    factory: Callable[[], asyncio.AbstractEventLoop] = (
+        asyncio.SelectorEventLoop
+    )  # Windows: it can watch sockets
+    if sys.platform != "win32":
+        import uvloop  # noqa: PLC0415  not to be had on Windows
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(work)
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    if sys.platform != "win32":
+        for number in numbers:
+            loop.add_signal_handler(number, stop)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+        return
+    # the loop of Windows knows no signals; it wakes often enough to hear of one
+    before = [signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def inherited() -> dict[str, str]:
+    """Return the part of this process's environment that commands get."""
+    return {name: value for name, value in process_environment().items() if name in INHERITED}
+
+
+def metadata(platform: Platform, tags: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a worker tells of its machine."""
+    return {
+        "osType": machine.system(), "arch": machine.machine(), "pythonVersion": machine.python_version(),
+        "tags": list(tags), "warnings": list(platform.warnings),
+    }  # fmt: skip
+
+
+def memory_mb() -> int:
+    """Return how much memory this machine has, in MiB; 0 where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * 1024)
+    except (ValueError, OSError, AttributeError):
+        return 0
