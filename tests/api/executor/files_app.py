@@ -32,9 +32,6 @@ class _Around:
         req.context.admit = admit
         resp.set_header("X-Content-Type-Options", "nosniff")
 
-    async def process_shutdown(self, scope: Any, event: Any) -> None:
-        await self.store.close()
-
 
 def around(store: Store) -> falcon.asgi.App[Any, Any]:
     app = falcon.asgi.App(middleware=[_Around(store)])

@@ -29,11 +29,11 @@ BOUNDARY = b"----hostler-tests"
 
 
 class Served:
-    """The endpoints behind a server on a port of loopback."""
+    """The endpoints, and a client that calls them without a network between."""
 
-    def __init__(self, store: Store, port: int) -> None:
-        self.store, self.port = store, port
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30)
+    def __init__(self, store: Store) -> None:
+        self.store, self.app = store, around(store)
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://hostler")
 
     async def upload(
         self, data: bytes = DATA, name: str = "project.zip", media_type: str = "application/zip"
@@ -53,16 +53,23 @@ class Served:
 @pytest.fixture
 async def served(settings_with_s3: Settings) -> AsyncIterator[Served]:
     store = Store(settings_with_s3)
-    server = uvicorn.Server(
-        uvicorn.Config(around(store), port=0, log_level="critical", timeout_graceful_shutdown=1)
+    served = Served(store)
+    yield served
+    await served.client.aclose()
+    await store.close()
+
+
+@pytest.fixture
+async def port(served: Served) -> AsyncIterator[int]:
+    """The same endpoints behind a server, for what only a socket shows."""
+    config = uvicorn.Config(
+        served.app, port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=1
     )
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    served = Served(store, port)
-    yield served
-    await served.client.aclose()
+    yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await task
 
@@ -399,8 +406,8 @@ async def test_a_client_that_stalls_is_given_up(monkeypatch):
         [piece async for piece in reader.content()]
 
 
-async def test_too_much_is_refused_before_it_is_read(served, nothing_left):
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+async def test_too_much_is_refused_before_it_is_read(port, nothing_left):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         b"POST /api/files/upload HTTP/1.1\r\nHost: h\r\nContent-Length: 10737418240\r\n"
         b"Content-Type: multipart/form-data; boundary="
@@ -415,7 +422,7 @@ async def test_too_much_is_refused_before_it_is_read(served, nothing_left):
     assert nothing_left()
 
 
-async def test_too_much_is_refused_while_it_streams(served, nothing_left):
+async def test_too_much_is_refused_while_it_streams(served, port, nothing_left):
     served.store.settings = replace(served.store.settings, upload_limit_bytes=9 * MIB)
 
     async def endless() -> AsyncIterator[bytes]:
@@ -425,7 +432,8 @@ async def test_too_much_is_refused_while_it_streams(served, nothing_left):
 
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
     try:
-        answer = await served.client.post("/api/files/upload", content=endless(), headers=headers)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            answer = await client.post("/api/files/upload", content=endless(), headers=headers)
     except httpx.TransportError:
         pass  # the server may close while we still send
     else:
@@ -436,9 +444,9 @@ async def test_too_much_is_refused_while_it_streams(served, nothing_left):
 
 @pytest.mark.parametrize("sent_bytes", [10, 3 * MIB, 2 * PART_BYTES + MIB])
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(
-    served, nothing_left, redis_client, sent_bytes
+    port, nothing_left, redis_client, sent_bytes
 ):
-    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         b"POST /api/files/upload HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n"
         b"Content-Type: multipart/form-data; boundary="
@@ -454,7 +462,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(
     await until(nothing_left)
 
 
-async def test_a_download_stops_when_the_client_leaves(served):
+async def test_a_download_stops_when_the_client_leaves(served, port):
     readings: list[Reading] = []
     opening = served.store.objects.open
 
@@ -464,7 +472,7 @@ async def test_a_download_stops_when_the_client_leaves(served):
 
     served.store.objects.open = recorded
     body = await served.upload(DATA * 10)
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     writer.write(f"GET {body['url']} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
     assert await reader.readexactly(100)
     writer.transport.abort()
@@ -521,8 +529,7 @@ async def test_a_bad_announcement_is_refused(served, nothing_left, body):
 async def test_without_the_object_store_it_is_503_and_it_recovers(own_s3, settings):
     bucket = {name.lower(): value for name, value in own_s3.environment("probe").items()}
     store = Store(replace(settings, **bucket))
-    asgi = httpx.ASGITransport(around(store))
-    async with httpx.AsyncClient(transport=asgi, base_url="http://h") as client:
+    async with Served(store).client as client:
 
         async def upload() -> httpx.Response:
             return await client.post("/api/files/upload", files={"file": ("a.zip", DATA)})
