@@ -18,6 +18,17 @@ from typing import Any
 
 import pytest
 import redis
+from scoreboard import (  # noqa: F401  pytest finds its hooks and fixtures here
+    chance,
+    evidence,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_generate_tests,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
 from settings import Settings
 
