@@ -14,6 +14,8 @@ from storage.errors import NotFound
 from storage.logs import Entry, Gap, Place
 from storage.store import Store
 
+BEGINNING = Place()
+
 
 class MemoryObjects:
     """An object store in memory, which hands objects out in small chunks."""
@@ -77,7 +79,7 @@ async def store_part(
     await store.call(attempts.attach(holder, claimed.job_id, claimed.attempt, "logparts", name, record))
 
 
-async def collect(job, place: Place = Place()) -> list[Entry | Gap]:
+async def collect(job, place: Place = BEGINNING) -> list[Entry | Gap]:
     found = await logs.snapshot(job.store, job.id, after=place.line)
     return [piece async for piece in logs.pieces(job.store, found, place)]
 
