@@ -29,10 +29,14 @@ class Executor:
         self._heartbeat_s, self._drain_s = heartbeat_s, drain_s
         self._free = list(range(slots))
         self._held: deque[tuple[float, Offer]] = deque()
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, Run] = {}  # the newest attempt of each job
+        self._outlived: set[Run] = (
+            set()
+        )  # attempts that were lost while their job came back to this very worker
         self._tasks: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
         self._draining = asyncio.Event()
+        self._beating = asyncio.Lock()
         self._mean_run_s = 1.0
 
     @property
@@ -52,15 +56,17 @@ class Executor:
         """Work until stopped and drained."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._platform.fileno(), self._pump)
+        claiming = loop.create_task(self._keep_claiming())
         chores = [
+            claiming,
             self._line.listen(self._work.set, self._cancel),
-            loop.create_task(self._keep_claiming()),
             loop.create_task(self._keep_beating()),
             loop.create_task(self._keep_holding_briefly()),
         ]
         try:
             await self._draining.wait()
             log.info("draining", extra={"running": len(self._runs), "held": len(self._held)})
+            await claiming  # what a claim on its way brings is ours to run or to hand back
             await self._drain()
         finally:
             for chore in chores:
@@ -83,6 +89,9 @@ class Executor:
                 log.warning("cannot claim", extra={"why": str(error)})
                 await self._beat()
                 await asyncio.sleep(0.5)
+            except Exception:  # what is wrong in Redis may be mended; a worker that no longer claims may not
+                log.exception("cannot claim")
+                await asyncio.sleep(POLL_S)
 
     async def _claim(self) -> bool:
         """Take what the free slots can run; answers whether there may be more."""
@@ -100,9 +109,10 @@ class Executor:
         while self._held and self._free:
             _, offer = self._held.popleft()
             run = Run(offer, self._free.pop(), self._around)
+            earlier = self._runs.get(offer.job_id)
             self._runs[offer.job_id] = run
             run.slot_free.add_done_callback(partial(self._slot_freed, run.slot))
-            task = asyncio.get_running_loop().create_task(self._carry_out(run))
+            task = asyncio.get_running_loop().create_task(self._carry_out(run, earlier))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -111,9 +121,11 @@ class Executor:
         self._fill()
         self._work.set()
 
-    async def _carry_out(self, run: Run) -> None:
+    async def _carry_out(self, run: Run, earlier: Run | None) -> None:
         began = time.monotonic()
         try:
+            if earlier is not None:  # it was lost before we heard of it; both at once would be two executions
+                await self._outlive(earlier)
             await run.carry_out()
         except Exception:  # one job's accident must not end the others
             log.exception("an attempt failed inside the worker", extra={"job": run.offer.job_id})
@@ -122,13 +134,21 @@ class Executor:
                 del self._runs[run.offer.job_id]
             self._mean_run_s += 0.2 * (time.monotonic() - began - self._mean_run_s)
 
+    async def _outlive(self, earlier: Run) -> None:
+        self._outlived.add(earlier)
+        try:
+            earlier.stop("lost")
+            await earlier.slot_free
+        finally:
+            self._outlived.discard(earlier)
+
     def _pump(self) -> None:
         """Tell the runs whose main process is gone."""
         children: list[Child] = self._platform.pump()
         for child in children:
-            run = self._runs.get(child.command.job_id)
-            if run is not None and run.child is child and not run.exited.done():
-                run.exited.set_result(None)
+            for run in (self._runs.get(child.command.job_id), *self._outlived):
+                if run is not None and run.child is child and not run.exited.done():
+                    run.exited.set_result(None)
 
     def _cancel(self, job_id: str) -> None:
         run = self._runs.get(job_id)
@@ -141,25 +161,33 @@ class Executor:
             await asyncio.sleep(self._heartbeat_s * random.uniform(0.9, 1.0))  # noqa: S311  jitter
 
     async def _beat(self) -> None:
-        held = [run.offer for run in self._runs.values()] + [offer for _, offer in self._held]
-        current = next(iter(self._runs), None)
-        try:
-            beaten = await self._line.beat(held, running=self._slots - len(self._free), current=current)
-        except Unavailable as error:
-            log.warning("cannot send a heartbeat for now", extra={"why": str(error)})
-            return
-        except HostlerError as error:
-            log.error("a heartbeat was refused", extra={"why": str(error)})
-            return
+        async with self._beating:
+            held = [run.offer for run in self._runs.values()] + [offer for _, offer in self._held]
+            current = next(iter(self._runs), None)
+            try:
+                beaten = await self._line.beat(held, running=self._slots - len(self._free), current=current)
+            except Unavailable as error:
+                log.warning("cannot send a heartbeat for now", extra={"why": str(error)})
+                return
+            except HostlerError as error:
+                log.error("a heartbeat was refused", extra={"why": str(error)})
+                return
+            except Exception:  # as above
+                log.exception("cannot send a heartbeat")
+                return
+        attempts = {offer.job_id: offer.attempt for offer in held}
         for job_id in beaten.lost:
-            self._lose(job_id)
+            self._lose(job_id, attempts[job_id])
         for job_id in beaten.cancel:
             self._cancel(job_id)
 
-    def _lose(self, job_id: str) -> None:
-        self._held = deque(pair for pair in self._held if pair[1].job_id != job_id)
+    def _lose(self, job_id: str, attempt: int) -> None:
+        """Give up an attempt; one of the same job that was claimed while the heartbeat was on its way is not meant."""
+        self._held = deque(
+            pair for pair in self._held if (pair[1].job_id, pair[1].attempt) != (job_id, attempt)
+        )
         run = self._runs.get(job_id)
-        if run is not None:
+        if run is not None and run.offer.attempt == attempt:
             log.warning("an attempt is no longer ours", extra={"job": job_id, "attempt": run.offer.attempt})
             run.stop("lost")
 
