@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from storage import attempts, files, fleet
 from storage.attempts import Beaten, Claim, Holder, Received
 from storage.calls import Call, command
-from storage.errors import Conflict, Invalid, NotFound
+from storage.errors import Conflict, HostlerError, Invalid, NotFound
 from storage.seal import Forged
 from storage.store import Store
 from storage.tasks import TABLE
@@ -100,6 +100,7 @@ class RedisLine:
         self._tags, self._reregister = tags, reregister
         self._lease_s = store.settings.lease_s
         self._tag_sets: list[str] | None = None
+        self._registering: asyncio.Task[None] | None = None
 
     def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
         """Subscribe to the channels for work and for a word to this worker."""
@@ -146,16 +147,18 @@ class RedisLine:
 
     async def _refuse(self, claim: Claim, why: str) -> None:
         facts = {"message": why}
-        await self._call(
-            attempts.settle(self.holder, claim.job_id, claim.attempt, "failed", "invalid", facts=facts)
-        )
+        step = attempts.settle(self.holder, claim.job_id, claim.attempt, "failed", "invalid", facts=facts)
+        try:
+            await self._call(step)
+        except HostlerError as error:  # its lease runs out; what was claimed beside it must not wait for that
+            log.warning("could not end a refused job", extra={"job": claim.job_id, "why": str(error)})
 
     async def begin(self, offer: Offer) -> bool:
         """Say that a held job starts."""
         return await self._call(attempts.begin(self.holder, offer.job_id, offer.attempt))
 
     async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:
-        """Renew the leases, by one script. A registration that is gone is made anew."""
+        """Renew the leases, by one script. With a registration that is gone all is lost; it is made anew meanwhile."""
         pairs = [(offer.job_id, offer.attempt) for offer in held]
         status: dict[str, str | int] = {"running": running, "current_job": current or ""}
         ttl_s = int(self._lease_s * 4) + 1
@@ -164,9 +167,16 @@ class RedisLine:
                 attempts.beat(self.holder, pairs, lease_s=self._lease_s, rq_ttl_s=ttl_s, status=status)
             )
         except attempts.Unregistered:
-            log.warning("the registration is gone; registering anew", extra={"worker": self.name})
-            self.holder = await self._reregister()
+            if self._registering is None or self._registering.done():
+                log.warning("the registration is gone; registering anew", extra={"worker": self.name})
+                self._registering = asyncio.create_task(self._register())
             return Beaten([job_id for job_id, _ in pairs], [])
+
+    async def _register(self) -> None:
+        try:
+            self.holder = await self._reregister()  # waits for as long as another worker has the name
+        except Exception:  # the next heartbeat tries again
+            log.exception("cannot register anew")
 
     async def output(
         self, offer: Offer, channel: str, data: bytes, *, first_line: int, line_count: int
@@ -223,6 +233,9 @@ class RedisLine:
 
     async def depart(self, reason: str) -> None:
         """Mark this worker offline, unless another has taken its name meanwhile."""
+        if self._registering is not None:
+            self._registering.cancel()
+            await asyncio.gather(self._registering, return_exceptions=True)
         try:
             await self._call(fleet.depart(self.name, self.holder.registration, reason=reason))
         except (NotFound, Conflict):
