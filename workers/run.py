@@ -133,9 +133,11 @@ class Run:
                 )  # fmt: skip
                 return True
             except Unavailable as error:
-                if loop.time() > patience or self.why_stopped is not None:
+                if self.why_stopped is not None:
+                    return True
+                if loop.time() > patience:
                     self.output.say(f"handed back: {error}")
-                    return self.why_stopped is not None
+                    return False
                 await asyncio.sleep(1)
 
     async def _execute(self, directory: Path, working_directory: Path) -> Outcome:
@@ -207,8 +209,8 @@ class Run:
         return Ending("completed", "", exit_code, facts)
 
     def _failed(self, error: HostlerError | OSError) -> Ending:
-        if self.why_stopped == "cancelled":
-            return Ending("cancelled", "cancelled")
+        if self.why_stopped is not None:  # what was stopped on our word is nobody's failure
+            return self._judged(None)
         message = (
             str(error) if isinstance(error, HostlerError) else f"{error.strerror}: {error.filename or ''}"
         )
@@ -260,7 +262,7 @@ class Run:
             except Unavailable:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2.0, pause_s * 2)
-            except (Conflict, NotFound) as error:
+            except HostlerError as error:
                 log.warning("a result was refused", extra={"job": self.offer.job_id, "why": str(error)})
                 return
 
