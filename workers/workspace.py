@@ -114,6 +114,8 @@ class Workspace:
         """
         matches = [_pattern(each) for each in patterns]
         count = size_bytes = 0
+        if directory.resolve() != directory:  # else its command chose what of this machine we give away
+            raise NotPrepared("The working directory has been replaced by a link.")
         for folder, folders, files in os.walk(directory, followlinks=False):
             folders.sort()
             for file in sorted(files):
@@ -150,7 +152,7 @@ class Workspace:
 def _pattern(glob: str) -> re.Pattern[str]:
     """Return the regular expression for a glob over paths: `*` stays within a folder, `**` does not."""
     parts = []
-    for part in glob.split("/"):
+    for part in PurePosixPath(glob).parts:  # without `./` and the like
         parts.append(".*" if part == "**" else translate(part)[4:-3].replace(".*", "[^/]*"))
     joined = "/".join(parts).replace(".*/", "(?:.*/)?")
     return re.compile(joined, re.DOTALL)
