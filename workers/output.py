@@ -100,6 +100,10 @@ class Output:
         self._gone, self._cancel = gone, cancel
         self._spool = Spool(directory)
         self._tails = {"o": b"", "e": b""}
+        self._open = {
+            "o": False,
+            "e": False,
+        }  # whether a piece of a long line has gone out, and its end has not
         self._waiting: deque[_Piece] = deque()
         self._waiting_bytes = 0
         self._sender: asyncio.Task[None] | None = None
@@ -123,7 +127,7 @@ class Output:
     def end(self) -> None:
         """Take what is left as the last lines."""
         for channel, tail in self._tails.items():
-            if tail:
+            if tail or self._open[channel]:
                 self._add(channel, tail, final=True)
             self._tails[channel] = b""
 
@@ -136,7 +140,9 @@ class Output:
             return
         if (percent := progress.last(data)) is not None and percent != self._percent:
             self._percent = percent
-        count = data.count(b"\n") + (final and not data.endswith(b"\n"))
+        ended = data.endswith(b"\n")
+        count = data.count(b"\n") + (final and not ended)
+        self._open[channel] = not (final or ended)
         if self.bytes_kept + len(data) > self._limit_bytes:
             self.truncated = True
             channel, count = "e", 1
@@ -163,6 +169,15 @@ class Output:
 
     async def _send(self) -> None:
         """Send what waits, in order, trying again while the control plane is away."""
+        try:
+            await self._send_all()
+        except Exception:  # a log that cannot be delivered must not keep the result from being so
+            log.exception("output could not be delivered", extra={"job": self._offer.job_id})
+            self.truncated = True
+            self._waiting.clear()
+        self._sender = None
+
+    async def _send_all(self) -> None:
         while self._waiting and not self.lost:
             piece = self._waiting[0]
             data = piece.data
@@ -178,7 +193,6 @@ class Output:
                 await self._deliver(partial(self._line.progress, self._offer, percent))
             if self._unstored() >= PART_BYTES and not self._waiting_part():
                 await self._store_part()
-        self._sender = None
 
     async def _send_piece(self, piece: _Piece, data: bytes) -> None:
         received = await self._line.output(
@@ -224,7 +238,8 @@ class Output:
         """Return once everything has arrived; a log too long for Redis is then whole in the object store."""
         if self._sender is not None:
             await self._sender
-        if self.bytes_kept > self._live_bytes and not self.lost:
+        attempts = 1 + int(self._offer.spec.get("retries") or 0)  # they share what is kept in Redis
+        if self.bytes_kept > self._live_bytes // attempts and not self.lost:
             await self._store_part()
 
     async def close(self) -> None:
