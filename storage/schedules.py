@@ -6,6 +6,7 @@ that only succeeds while the schedule still points at it.
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from storage.errors import Invalid, NotFound
 from storage.jobs import Backoff, Order, Submitted, submission
 from storage.seal import Forged
 from storage.store import Store
+
+log = logging.getLogger("hostler.storage")
 
 #: An occurrence fired later than this after its time was missed; what then happens is the schedule's misfire policy.
 MISFIRE_S = 60
@@ -64,12 +67,18 @@ def check(cron: str, timezone: str) -> None:
 
 def following(cron: str, timezone: str, after_ms: int) -> int:
     """Return the first time (ms) after `after_ms` at which `cron` is due. Raises Invalid if there is none."""
-    start = datetime.fromtimestamp(after_ms / 1000, ZoneInfo(timezone))
+    zone = ZoneInfo(timezone)
+    times = croniter(cron, datetime.fromtimestamp(after_ms / 1000, zone), max_years_between_matches=8)
+    each_hour = "*" in cron.split()[1]
     try:
-        due: datetime = croniter(cron, start, max_years_between_matches=8).get_next(datetime)
+        while True:
+            due: datetime = times.get_next(datetime).astimezone(UTC)
+            if (
+                each_hour or not due.astimezone(zone).fold
+            ):  # as cron(8) does: a fixed hour that comes twice counts once
+                return int(due.timestamp()) * 1000
     except CroniterError:
         raise Invalid(f"{cron!r} is never due.", details={"schedule.cron": "never due"}) from None
-    return int(due.astimezone(UTC).timestamp()) * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,9 @@ async def create(
 ) -> Submitted:
     """Keep a schedule and answer its first occurrence, which waits for its time. Raises Invalid."""
     check(recurrence.cron, recurrence.timezone)
+    if order.depends_on:  # they end once, and it recurs
+        message = "A job that recurs cannot depend on others."
+        raise Invalid(message, details={"dependsOn": message})
     schedule_id = store.new_id("schedule")
     due_ms = following(recurrence.cron, recurrence.timezone, store.now_ms())
     record = orjson.dumps({"order": asdict(order), "actor": actor, **asdict(recurrence)}).decode()
@@ -146,7 +158,7 @@ async def delete(store: Store, actor: str, schedule_id: str) -> None:
 
 async def fire_due(store: Store, *, most: int) -> int:
     """Fire what is due; answers how many occurrences were decided. Any number may do it at once."""
-    now_ms = store.now_ms()
+    now_ms = await store.call(command("TIME", read=_ms))  # by the clock that all share
     due = await store.call(command("ZRANGEBYSCORE", "h:schedules", "-inf", now_ms, "LIMIT", 0, most))
     fired = 0
     for each in due:
@@ -155,8 +167,16 @@ async def fire_due(store: Store, *, most: int) -> int:
         except (NotFound, Forged):
             await store.call(command("ZREM", "h:schedules", each))
             continue
-        fired += await _fire(store, schedule, now_ms)
+        try:
+            fired += await _fire(store, schedule, now_ms)
+        except Invalid as error:  # it cannot go on; the others must
+            log.error("ended a schedule", extra={"schedule": schedule.id, "why": str(error)})
+            await delete(store, "system:scheduler", schedule.id)
     return fired
+
+
+def _ms(reply: list[bytes]) -> int:
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000
 
 
 async def _fire(store: Store, schedule: Schedule, now_ms: int) -> int:
