@@ -2,8 +2,12 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from urllib.parse import urlsplit
 
 from integrations import outbound
 from storage import archive, files, schedules, upkeep, webhooks
@@ -81,26 +85,68 @@ async def sweep_uploads(store: Store) -> None:
         log.info("aborted forsaken uploads", extra={"count": swept})
 
 
-async def deliver_webhooks(store: Store) -> None:
-    """Tell the webhooks of jobs that have ended; a slow one delays no other."""
-    deliveries = await webhooks.due(store, most=50)
-    await asyncio.gather(*(_deliver(store, delivery) for delivery in deliveries))
+async def trim_registries(store: Store) -> None:
+    """Forget what RQ's registries hold beyond its time."""
+    await upkeep.trim_registries(store)
 
 
-async def _deliver(store: Store, delivery: Delivery) -> None:
-    try:
-        status = await asyncio.to_thread(
+class Messenger:
+    """Tells the webhooks of jobs that have ended; neither a slow one nor a slow host delays the others."""
+
+    MOST_AT_ONCE, MOST_OF_A_HOST = 32, 4
+    #: What a host at its limit would get comes up again after this.
+    PUT_OFF_S = 5
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(self.MOST_AT_ONCE, "webhooks")
+        self._busy: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, store: Store) -> None:
+        """Set off what is due, without waiting for the answers."""
+        while free := self.MOST_AT_ONCE - len(self._tasks):
+            deliveries = await webhooks.due(store, most=free)
+            for delivery in deliveries:
+                host = urlsplit(delivery.url).hostname or ""
+                if self._busy[host] >= self.MOST_OF_A_HOST:
+                    await webhooks.put_off(store, delivery, self.PUT_OFF_S)
+                    continue
+                self._busy[host] += 1
+                task = asyncio.get_running_loop().create_task(self._tell(store, delivery, host))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            if not deliveries:
+                return
+
+    async def settled(self) -> None:
+        """Return once all that was set off has been answered or given up."""
+        await asyncio.gather(*self._tasks)
+
+    async def _tell(self, store: Store, delivery: Delivery, host: str) -> None:
+        try:
+            await self._deliver(store, delivery)
+        except HostlerError as error:
+            log.warning("a webhook has to wait", extra={"job": delivery.job_id, "why": str(error)})
+        except Exception:  # one webhook's accident must not end the others
+            log.exception("a webhook failed", extra={"job": delivery.job_id})
+        finally:
+            self._busy[host] -= 1
+
+    async def _deliver(self, store: Store, delivery: Delivery) -> None:
+        send = partial(
             outbound.deliver, delivery.url, delivery.body, headers=delivery.headers,
             allow=store.settings.outbound_allow,
         )  # fmt: skip
-    except HostlerError as error:
-        status, why = 0, str(error)
-    else:
-        why = f"status {status}"
-    if 200 <= status < 300:
-        await webhooks.delivered(store, delivery)
-    elif not await webhooks.postpone(store, delivery):
-        log.error("gave a webhook up", extra={"job": delivery.job_id, "why": why})
+        try:
+            status = await asyncio.get_running_loop().run_in_executor(self._threads, send)
+        except HostlerError as error:
+            status, why = 0, str(error)
+        else:
+            why = f"status {status}"
+        if 200 <= status < 300:
+            await webhooks.delivered(store, delivery)
+        elif not await webhooks.postpone(store, delivery):
+            log.error("gave a webhook up", extra={"job": delivery.job_id, "why": why})
 
 
 def table(reap_s: float) -> tuple[Duty, ...]:
@@ -109,9 +155,10 @@ def table(reap_s: float) -> tuple[Duty, ...]:
         Duty("reap", reap_s, reap),
         Duty("promote", 0.25, promote),
         Duty("fire", 0.5, fire),
-        Duty("webhooks", 1, deliver_webhooks),
+        Duty("webhooks", 1, Messenger().run),
         Duty("restore", max(2.0, reap_s), restore),
         Duty("restore thoroughly", 300, restore_thoroughly),
+        Duty("trim registries", 300, trim_registries),
         Duty("expire files", 60, expire_files),
         Duty("archive jobs", 60, archive_jobs),
         Duty("sweep uploads", 3600, sweep_uploads),

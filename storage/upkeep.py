@@ -77,6 +77,19 @@ async def restore(store: Store, *, thorough: bool) -> list[str]:
     return restored
 
 
+async def trim_registries(store: Store) -> None:
+    """Forget what RQ's registries of ended jobs hold beyond its time; RQ's own maintenance, which would, never runs."""
+    queues_of_rq = await store.call(command("SMEMBERS", "rq:queues"))
+    now_s = int((await store.call(command("TIME")))[0])
+    for name in (text(each).removeprefix(queues.RQ_PREFIX) for each in queues_of_rq):
+        await store.calls(
+            *(
+                command("ZREMRANGEBYSCORE", f"rq:{registry}:{name}", 0, now_s)
+                for registry in ("finished", "failed", "canceled")
+            )
+        )
+
+
 async def _all(store: Store, name: str, chunk: int = 5000) -> set[bytes]:
     """Return every entry of a list, read in chunks so that Redis is never held for long."""
     entries: set[bytes] = set()

@@ -76,6 +76,12 @@ async def delivered(store: Store, delivery: Delivery) -> None:
     await store.call(command("ZREM", "h:webhooks", delivery.job_id))
 
 
+async def put_off(store: Store, delivery: Delivery, pause_s: float) -> None:
+    """Let a delivery that was not tried come up again after `pause_s` seconds."""
+    due_ms = store.now_ms() + int(pause_s * 1000)
+    await store.call(command("ZADD", "h:webhooks", "XX", due_ms, delivery.job_id))
+
+
 async def postpone(store: Store, delivery: Delivery) -> bool:
     """Try again later, ever more rarely; False when it has been given up."""
     tries = delivery.tries + 1
