@@ -23,6 +23,7 @@ async def put(store: Store, job_id: str) -> bool:
         *(command("HGETALL", f"h:{kind}:{job_id}", read=pairs) for kind in ("job", "artifacts", "logparts"))
     )
     if not record:
+        await store.call(command("ZREM", "h:ended", job_id))
         return False
     live = base64.b64encode(await logs.live_frames(store, job_id)).decode()
     body = orjson.dumps({"record": record, "artifacts": artifacts, "logparts": parts, "live": live})
