@@ -27,7 +27,9 @@ FILENAME_LIMIT_BYTES = 255
 CONTENT_TYPE_LIMIT = 127
 
 _ID = re.compile(r"file-[0-9a-z]{1,40}")
-_PATH = re.compile(r"/uploads/(?P<upload>[^/]+)(?:/(?P<name>[^/?#]+))?|/api/files/download/(?P<download>[^/]+)")
+_PATH = re.compile(
+    r"/uploads/(?P<upload>[^/]+)(?:/(?P<name>[^/?#]+))?|/api/files/download/(?P<download>[^/]+)"
+)
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -37,7 +37,7 @@ PART_BYTES = 8 * MIB
 #: Parts under way at once, besides the one being filled: what bounds an upload's memory.
 PARTS_IN_FLIGHT = 2
 #: What one read of a download fetches.
-READ_BYTES = 512 * 1024
+READ_BYTES = MIB
 #: Blocking calls at once.
 THREADS = 16
 #: How many keys one DeleteObjects takes.
@@ -301,7 +301,11 @@ class Objects:
 
     async def _run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, partial(function, *arguments, **named))
+        try:
+            result = loop.run_in_executor(self._pool, partial(function, *arguments, **named))
+        except RuntimeError:
+            raise Unavailable("This process is stopping.") from None
+        return await result
 
     def _client(self, kind: str = "work") -> "S3Client":
         with _MAKING:
@@ -539,8 +543,10 @@ class _Sending:
 
     async def _landed(self) -> None:
         done, self._in_flight = await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        failures = [task.exception() for task in done]  # of several, all are asked for and the first is told
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
     async def _ask(self, operation: str, **arguments: Any) -> Any:
         def ask() -> Any:

@@ -1,29 +1,22 @@
 """CMD Executor's files: upload them, directly or through here, download them, list and delete them."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from falcon.asgi import Request, Response
 from marshmallow import Schema, fields, validate
 
-from api import multipart, ranges
+from api import downloads, multipart
 from api.dialect import EXECUTOR
+from api.downloads import Content
 from api.endpoint import Context, Endpoint, Group, HTTPStatus, Role
 from api.errors import RangeNotSatisfiable, UnsupportedMediaType
 from api.times import Time
 from storage import files, grants
 from storage.errors import Conflict, Denied, Invalid, NotFound, Unavailable, Unprocessable
 from storage.files import File
-from storage.objects import Reading
 
 group = Group("Files", "/api/files", EXECUTOR)
-
-#: Types that a browser cannot be made to run; all others are served as bytes without a meaning.
-PLAIN_TYPES = {
-    "application/gzip", "application/json", "application/pdf", "application/x-tar", "application/zip",
-    "application/zstd", "image/gif", "image/jpeg", "image/png", "image/webp", "text/csv", "text/plain",
-}  # fmt: skip
 
 
 class FileAnswer(Schema):
@@ -217,57 +210,23 @@ async def download(
     file = await files.get(store, fileId)
     if filename not in {None, file.filename}:
         raise NotFound("File not found")
-    resp.set_header("ETag", f'"{file.sha256}"')
-    if ranges.unchanged(req, file.sha256):
-        resp.status = 304
-    elif query["redirect"]:
+    if downloads.unchanged(req, resp, file.sha256):
+        return
+    if query["redirect"]:
         resp.status = 302
         resp.location = await files.presigned_url(store, file)
-    else:
-        await _serve(context, req, resp, file)
+        return
+
+    async def read(first: int, last: int) -> Any:
+        return await files.open_content(store, file, first=first, last=last)
+
+    content = Content(file.filename, file.content_type, file.size_bytes, file.sha256, read)
+    await downloads.serve(req, resp, content)
 
 
 group.alias("HEAD /api/files/download/{fileId}", of=download)
 group.alias("GET /uploads/{fileId}/{filename}", of=download)
 group.alias("HEAD /uploads/{fileId}/{filename}", of=download)
-
-
-async def _serve(context: Context, req: Request, resp: Response, file: File) -> None:
-    resp.downloadable_as = file.filename
-    resp.content_type = file.content_type if file.content_type in PLAIN_TYPES else "application/octet-stream"
-    first, last = ranges.span(req, resp, file.size_bytes, file.sha256) or (0, file.size_bytes - 1)
-    resp.content_length = last + 1 - first
-    if req.method == "HEAD" or not resp.content_length:
-        return
-    reading = await files.open_content(context.store, file, first=first, last=last)
-    # Falcon offers no public way to hear that the client has left, and the server swallows what is sent after
-    resp.stream = _WhileWanted(reading, req._receive)
-
-
-class _WhileWanted:
-    """The chunks of an object for as long as the client is there."""
-
-    def __init__(self, reading: Reading, receive: Callable[[], Awaitable[Any]]) -> None:
-        self._reading = reading
-        self._gone = asyncio.ensure_future(self._left(receive))
-
-    @staticmethod
-    async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    def __aiter__(self) -> "_WhileWanted":
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._gone.done():
-            raise StopAsyncIteration
-        return await anext(self._reading)
-
-    async def close(self) -> None:
-        """Stop watching, and give the connection to the object store up."""
-        self._gone.cancel()
-        await self._reading.close()
 
 
 def _declared(handler: Callable[..., Awaitable[Any]]) -> Endpoint:

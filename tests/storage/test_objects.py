@@ -267,3 +267,10 @@ def test_wrong_credentials_are_unavailable_too(settings_with_s3):
 
 async def test_the_check_answers_within_two_seconds(objects):
     assert 0 < await objects.check() < 2
+
+
+async def test_after_closing_it_is_unavailable(settings_with_s3):
+    objects = Objects(settings_with_s3)
+    objects.close()
+    with pytest.raises(Unavailable, match="stopping"):
+        await objects.head("k")
