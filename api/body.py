@@ -1,6 +1,7 @@
 """Request bodies: read within limits of size and time, and understood only as what they say they are."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -35,10 +36,14 @@ async def json_object(req: Request, limit_bytes: int) -> dict[str, Any]:
 
 async def read(req: Request, limit_bytes: int) -> bytes:
     """Return the whole body. Raises TooLarge beyond `limit_bytes`, Invalid when the client stalls."""
+    return b"".join([chunk async for chunk in chunks(req, limit_bytes)])
+
+
+async def chunks(req: Request, limit_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives. Raises TooLarge beyond `limit_bytes`, Invalid when it stalls or breaks off."""
     declared = req.content_length
     if declared is not None and declared > limit_bytes:
         raise TooLarge(f"The body is {declared} bytes; at most {limit_bytes} are accepted here.")
-    chunks: list[bytes] = []
     received = 0
     chunk_reader = req.stream.__aiter__()
     while True:
@@ -47,8 +52,10 @@ async def read(req: Request, limit_bytes: int) -> bytes:
         except TimeoutError:
             raise Invalid(f"The body stopped arriving for {BODY_IDLE_S} s.") from None
         if not chunk:
-            return b"".join(chunks)
+            break
         received += len(chunk)
         if received > limit_bytes:
             raise TooLarge(f"The body exceeds {limit_bytes} bytes.")
-        chunks.append(chunk)
+        yield chunk
+    if declared is not None and received != declared:
+        raise Invalid(f"The body broke off after {received} of {declared} bytes.")

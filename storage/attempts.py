@@ -11,11 +11,11 @@ import orjson
 
 from storage import queues
 from storage.calls import Call, script, text
-from storage.errors import HostlerError, NotFound, Stale
+from storage.errors import NotFound, Stale, Unauthenticated
 from storage.seal import Forged, Seal
 
 
-class Unregistered(HostlerError):
+class Unregistered(Unauthenticated):
     """The worker's registration is not, or no longer, the current one of its name."""
 
     code = "UNREGISTERED"
@@ -55,6 +55,15 @@ class Beaten:
 
     lost: list[str]
     cancel: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a call of an agent brought back: which of its jobs to cancel, its tags, whether it sends heartbeats."""
+
+    cancel: list[str]
+    tags: list[str]
+    beats: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +140,15 @@ def beat(
 
 def hold(
     holder: Holder, *, lease_s: float, heartbeat: Mapping[str, str | int] | None = None
-) -> Call[list[str]]:
+) -> Call[Held]:
     """Note that an agent called, and renew the leases of all it holds, if it is one that sends heartbeats.
 
-    `heartbeat` is what one says: fields of its record. Answers which of its jobs shall be cancelled.
-    Raises Unregistered.
+    `heartbeat` is what one says: fields of its record. Raises Unregistered.
     """
 
-    def read(reply: list[Any]) -> list[str]:
+    def read(reply: list[Any]) -> Held:
         _registered(holder, reply)
-        return [text(job) for job in reply[2]]
+        return Held([text(job) for job in reply[2]], orjson.loads(reply[3]), reply[1] == b"1")
 
     given = {} if heartbeat is None else {"beats": 1, **heartbeat}
     return script(

@@ -14,7 +14,7 @@ for _, key in ipairs(KEYS) do
   while #jobs < most do
     local id = redis.call('LMOVE', key, 'h:proc:' .. worker, 'LEFT', 'RIGHT')
     if not id then break end
-    local r = redis.call('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines')
+    local r = redis.call('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes')
     local held_by = r[6] and r[6] ~= '' and redis.call('GET', 'h:key:' .. r[6])
     if not r[1] then                                    -- not a job of ours: said aloud, never run
       redis.call('LREM', 'h:proc:' .. worker, -1, id)
@@ -38,7 +38,7 @@ for _, key in ipairs(KEYS) do
           'signal', 'message')
       end
       redis.call('HSET', 'h:job:' .. id, 'state', 'running', 'attempt', attempt, 'worker', worker, 'started', now_text,
-        'ahead', ahead)
+        'ahead', ahead, 'base', r[10] or '0')       -- base: the output that earlier attempts left
       redis.call('ZREM', 'h:jobs:queued', id)
       redis.call('ZADD', 'h:jobs:running', r[7], id)
       redis.call('ZADD', 'h:jobs:worker:' .. worker, r[7], id)

@@ -1,10 +1,10 @@
 -- An agent called: it lives. Once it has sent a heartbeat, any call of its renews the leases of all it holds; an agent
 -- that never did holds each lease until its job's timeout + 30 s, which its calls must not shorten.
--- ARGV: worker registration lease_ms fields(JSON; a heartbeat's hold `beats`) -> {'unregistered'} | {'ok', beats, {cancel id...}}
+-- ARGV: worker registration lease_ms fields(JSON; a heartbeat's hold `beats`) -> {'unregistered'} | {'ok', beats, {cancel id...}, tags(JSON)}
 -- include job
 -- include event
 local A, hash = ARGV, 'h:worker:' .. ARGV[1]
-local known = redis.call('HMGET', hash, 'registration', 'status', 'beats')
+local known = redis.call('HMGET', hash, 'registration', 'status', 'beats', 'tags')
 if known[1] ~= A[2] then return {'unregistered'} end
 local given = cjson.decode(A[4])
 local fields, beats = {'seen', now_text}, known[3] or given.beats
@@ -25,4 +25,4 @@ for _, id in ipairs(redis.call('LRANGE', 'h:proc:' .. A[1], 0, -1)) do
     if r[3] and r[3] ~= '' then cancel[#cancel + 1] = id end
   end
 end
-return {'ok', beats and '1' or '', cancel}
+return {'ok', beats and '1' or '', cancel, known[4] or '[]'}

@@ -1,0 +1,183 @@
+"""CMD Executor's jobs as people and their programs use them: submit, look, cancel, retry."""
+
+import dataclasses
+from typing import Any
+
+from api import addresses
+from api.dialect import EXECUTOR
+from api.endpoint import Context, Group, HTTPStatus, Role
+from api.executor import schemas
+from api.executor.schemas import detail_of, entry_of
+from api.paging import envelope
+from integrations import outbound
+from storage import files, jobs, logs, schedules, why
+from storage.errors import Conflict, Invalid, NotFound, Unavailable, Unprocessable
+from storage.jobs import Backoff, Order, Submitted
+from storage.schedules import Misfire, Recurrence
+
+group = Group("Jobs", "/api/jobs", EXECUTOR)
+
+#: How much of its newest output a job's status shows.
+TAIL_BYTES = 64 * 1024
+
+_ORDER_FIELDS = {each.name for each in dataclasses.fields(Order)}
+
+
+@group.endpoint(
+    "POST /submit",
+    role=Role.OPERATOR,
+    body=schemas.OrderBody(),
+    returns=schemas.SubmittedAnswer(),
+    status=HTTPStatus.CREATED,
+    raises=(Invalid, Unprocessable, Unavailable),
+)
+async def submit(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    """Submit a command; it is queued durably before this answers.
+
+    With the header `Idempotency-Key`, the same key and body are the same job and the same answer for 24 h; the same
+    key with another body is 422. `schedule` makes the job recur; the answer is then its first occurrence.
+    """
+    return await accept(context, body)
+
+
+async def accept(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    """Submit what a valid body asks for. Raises Invalid, Unprocessable."""
+    key = _idempotency_key(context)
+    order = _order(context, body)
+    store, actor = context.store, context.caller.actor
+    if (recurring := body.get("schedule")) is not None:
+        recurrence = Recurrence(recurring["cron"], recurring["timezone"], Misfire(recurring["misfire"]))
+        return _promised(await schedules.create(store, actor, order, recurrence, idempotency_key=key))
+    return _promised(await jobs.submit(store, actor, order, idempotency_key=key))
+
+
+def _promised(submitted: Submitted) -> dict[str, Any]:
+    return {**dataclasses.asdict(submitted), "status": "queued"}
+
+
+def _idempotency_key(context: Context) -> str | None:
+    key = context.request.get_header("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 200 and key.isascii() and key.isprintable()):
+        message = "Idempotency-Key must be 1 to 200 printable characters."
+        raise Invalid(message, details={"Idempotency-Key": message})
+    return key
+
+
+def _order(context: Context, body: dict[str, Any]) -> Order:
+    """Return the order that a valid body is. Raises Invalid for addresses that must not be requested."""
+    given = {name: value for name, value in body.items() if name in _ORDER_FIELDS and value is not None}
+    if "backoff" in given:
+        given["backoff"] = Backoff(**given["backoff"])
+    if not given.get("working_directory", ""):
+        given.pop("working_directory", None)
+    if "webhook" in given:
+        _check_url(context, "webhook", given["webhook"]["url"])
+    if (file_url := given.pop("file_url", None)) is not None:
+        settings, req = context.store.settings, context.request
+        own = [addresses.base_url(req, settings), addresses.seen_url(req, settings)]
+        try:
+            given["file"] = files.resolve(file_url, own=own)
+        except Invalid as error:
+            raise _named("fileUrl", error) from None
+        if given["file"] is None:
+            _check_url(context, "fileUrl", file_url)
+            given["file_url"] = file_url
+    return Order(**given)
+
+
+def _check_url(context: Context, field: str, url: str) -> None:
+    try:
+        outbound.check_url(url, allow=context.store.settings.outbound_allow)
+    except Invalid as error:
+        raise _named(field, error) from None
+
+
+def _named(field: str, error: Invalid) -> Invalid:
+    return Invalid(f"{field}: {error}", details={field: str(error)})
+
+
+@group.endpoint(
+    "GET /status",
+    role=Role.VIEWER,
+    query=schemas.JobQuery(),
+    returns=schemas.JobAnswer(),
+    raises=(Invalid, NotFound, Unavailable),
+)
+async def status(context: Context, query: dict[str, Any]) -> dict[str, Any]:
+    """Show one job, with the newest 64 KiB of its output."""
+    job = await jobs.get(context.store, query["job_id"])
+    if job.stdout is not None or job.stderr is not None:
+        tail: dict[str, Any] = {"stdout": job.stdout or "", "stderr": job.stderr or "", "truncated": False}
+    else:
+        tail = await logs.tail(context.store, job.id, limit_bytes=TAIL_BYTES)
+    truncated = tail["truncated"] or bool(job.facts.get("truncated"))
+    return {"job": detail_of(job, tail["stdout"], tail["stderr"], truncated=truncated)}
+
+
+@group.endpoint(
+    "GET /list", role=Role.VIEWER, query=schemas.JobsQuery(), returns=schemas.JobsAnswer(), raises=(Invalid,)
+)
+async def list_jobs(context: Context, query: dict[str, Any]) -> dict[str, Any]:
+    """List jobs, the newest first; `sort=completedAt` lists those that have ended."""
+    found, total = await jobs.page(
+        context.store,
+        limit=query["limit"],
+        offset=query["offset"],
+        state=query.get("status"),
+        worker=query.get("worker_id"),
+        tags=query.get("tags", ()),
+        order_by=query["sort"].lstrip("-"),
+        newest_first=query["sort"].startswith("-"),
+    )
+    return envelope("jobs", [entry_of(job) for job in found], total, query)
+
+
+@group.endpoint(
+    "POST /cancel",
+    role=Role.OPERATOR,
+    body=schemas.JobBody(),
+    returns=schemas.CancelAnswer(),
+    raises=(Invalid, NotFound, Conflict),
+)
+async def cancel(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    """Cancel a job: at once while it waits; while it runs, its worker ends it within seconds. May be repeated."""
+    state = await jobs.cancel(context.store, context.caller.actor, body["job_id"])
+    running = state is jobs.State.RUNNING
+    message = "Cancellation requested; the job is being ended" if running else "Job cancelled"
+    return {"job_id": body["job_id"], "status": state.value, "message": message}
+
+
+@group.endpoint(
+    "POST /{id}/retry",
+    role=Role.OPERATOR,
+    returns=schemas.SubmittedAnswer(),
+    status=HTTPStatus.CREATED,
+    raises=(Invalid, NotFound, Conflict, Unavailable),
+)
+async def retry(context: Context, id: str) -> dict[str, Any]:
+    """Run a finished job once more, as a new job with the same order."""
+    return _promised(await jobs.retry(context.store, context.caller.actor, id))
+
+
+@group.endpoint(
+    "GET /{id}/why", role=Role.VIEWER, returns=schemas.WhyAnswer(), raises=(NotFound, Unavailable)
+)
+async def show_why(context: Context, id: str) -> dict[str, Any]:
+    """Tell why a job is not running: its place in line, missing workers or tags, who holds its key, its time."""
+    job = await jobs.get(context.store, id)
+    reasons = [
+        {
+            {"jobId": "job_id", "notBeforeMs": "not_before_ms"}.get(name, name): value
+            for name, value in each.items()
+        }
+        for each in await why.waiting(context.store, job)
+    ]
+    return {"job_id": job.id, "status": job.state.value, "waiting": bool(reasons), "reasons": reasons}
+
+
+for _route, _handler in (
+    ("GET /jobs/status", status),
+    ("GET /jobs/list", list_jobs),
+    ("POST /jobs/cancel", cancel),
+):
+    group.alias(_route, of=_handler)
