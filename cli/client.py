@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import orjson
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from cli.contexts import TOKEN, Contexts, Server
 from cli.failures import Failed
@@ -327,7 +327,7 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
     asked = error.retry_after_s if isinstance(error, _Passing) else 0.0
-    return max(asked, wait_exponential_jitter(initial=0.2, max=3)(state))
+    return max(asked, wait_random_exponential(multiplier=0.4, max=3)(state))
 
 
 def _is_loopback(host: str) -> bool:
