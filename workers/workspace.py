@@ -63,9 +63,8 @@ class Workspace:
         if not (spec.get("file") or spec.get("file_url")):
             return
         # beside the job's directory, not in it: an archive's members must not meet the archive
-        handle, name = tempfile.mkstemp(prefix="fetch-", dir=self._root)
-        os.close(handle)
-        fetched = Path(name)
+        beside = Path(tempfile.mkdtemp(prefix="fetch-", dir=self._root))
+        fetched = beside / "file"
         try:
             if spec.get("file"):
                 name = await line.fetch_file(offer, fetched, limit_bytes=self._fetch_limit_bytes)
@@ -73,7 +72,7 @@ class Workspace:
                 name = await asyncio.to_thread(self._fetch_outside, str(spec["file_url"]), fetched, cancelled)
             await asyncio.to_thread(self._unpack, fetched, name, directory, slot, cancelled)
         finally:
-            fetched.unlink(missing_ok=True)
+            await asyncio.to_thread(shutil.rmtree, beside, ignore_errors=True)
 
     def _fetch_outside(self, url: str, into: Path, cancelled: Callable[[], bool]) -> str:
         with into.open("wb") as file:
