@@ -17,7 +17,7 @@ h:user:by:<name or email>                        a user's id
 h:apikey:<digest>, h:apikeys, h:apikeys:<owner>  API keys: signed record, digests by id
 h:keyring, h:revoked:<jti or family>             sessions: sealed signing keys, what was ended before its time
 h:rate:<who>, h:throttle:<what>:<who>            times of recent requests, counts of failed logins
-h:file:<id>, h:files, h:files:expiry             uploads
+h:file:<id>, h:files, h:files:expiry             uploads        h:file:<id>:jobs   jobs that were given one
 h:events, h:audit, h:audit:head                  what happened
 h:wake, h:out:<id>, h:control:<worker>           channels: work is there, a job's output, a word to one worker
 rq:*                    RQ's own layout; it follows, and h:* is the truth
