@@ -1,8 +1,9 @@
 """The whole API without a server between: clients of each role, and agents that have registered."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import argon2
@@ -114,3 +115,9 @@ async def hostler_with_s3(settings_with_s3: Settings) -> AsyncIterator[Hostler]:
     """The whole API on a real object store."""
     async for each in _hostler(settings_with_s3):
         yield each
+
+
+@pytest.fixture
+def settings_for(settings: Settings) -> Any:
+    """The whole API under settings of the test's choice, as a context."""
+    return lambda **changes: contextlib.asynccontextmanager(_hostler)(replace(settings, **changes))
