@@ -60,7 +60,8 @@ def up(
         return 1
     data = data.absolute()
     try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # 0711: users that jobs run as pass through to their own directory, and list and read nothing here
+        data.mkdir(mode=0o711, parents=True, exist_ok=True)
         with _only_one(data, output) as lock:
             port = _free_port(host, port)
             environ = _environment(environ, data=data, host=host, port=port)

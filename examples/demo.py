@@ -46,6 +46,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="hostler-demo-") as folder, Stack(Path(folder)) as stack:
+        Path(folder).chmod(0o711)  # jobs run as other users where that can be
         stack.start()
         return show(stack, options.project, command)
 

@@ -285,7 +285,7 @@ def test_the_processes_are_told_where_everything_is(start: Callable[..., Running
     assert "HOSTLER_PUBLIC_URL" not in environ
     key = Path(environ["HOSTLER_SECRET_KEY_FILE"])
     assert len(key.read_text()) >= 48
-    assert (data.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o700, 0o600)
+    assert (data.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o711, 0o600)
 
 
 def test_the_processes_are_those_of_the_procfile() -> None:
