@@ -79,7 +79,7 @@ async def read(context: Context, req: Request, resp: Response, id: str, query: d
     accepts = req.get_header("Accept") or ""
     if "text/event-stream" in accepts:
         after = req.get_header("Last-Event-ID") or query.get("after")
-        await sse.tell(context, resp, messages.of_job(req.context.hub, id, after))
+        await sse.tell(context, req, resp, messages.of_job(req.context.hub, id, after))
     elif "after" in query or "application/json" in accepts:
         cursor = Cursor.parse(query.get("after")) or Cursor()
         page = await logs.read(context.store, id, after=cursor.place.line, limit_lines=query["limit"])

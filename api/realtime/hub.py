@@ -170,14 +170,16 @@ class Hub:
         watch = self.watch
         channels = [EVERY_OUTPUT if job_id is None else f"h:out:{job_id}"] if output else []
         feed = Feed(wants_output=output)
-        feeds = self._everything if job_id is None else self._of_job.setdefault(job_id, set())
-        feeds.add(feed)
+        feeds = self._everything
         try:
             await watch.open(*channels, events=True)
+            if job_id is not None:
+                feeds = self._of_job.setdefault(job_id, set())
+            feeds.add(feed)
             yield feed
         finally:
             feeds.discard(feed)
-            if job_id is not None and not feeds:
+            if job_id is not None and not self._of_job.get(job_id):
                 self._of_job.pop(job_id, None)
             watch.close(*channels)
 
@@ -203,6 +205,8 @@ class Hub:
         finally:
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
+            if waiter.is_woken:  # it leaves with a wake-up that may have been meant for the next one
+                self._wake_all()
             watch.close()
 
     async def finished(self, job_id: str, timeout_s: float) -> bool:
