@@ -16,6 +16,8 @@ from settings import Settings
 from storage.errors import Conflict, NotFound, TooLarge, Unavailable
 from storage.objects import PART_BYTES, Objects
 
+pytestmark = pytest.mark.stack
+
 BLOCK = os.urandom(1024 * 1024)
 
 

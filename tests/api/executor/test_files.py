@@ -24,6 +24,8 @@ from storage.store import Store
 
 from .files_app import around
 
+pytestmark = pytest.mark.stack
+
 DATA = os.urandom(3 * MIB + 17)
 BOUNDARY = b"----hostler-tests"
 
