@@ -19,7 +19,7 @@ from storage.logs import encode_frame
 from workers.lines import Line, Offer
 from workers.log import log
 
-#: A line longer than this is passed on in pieces.
+#: A line longer than this is broken into several, so that no reader has to hold more and every piece has its number.
 PIECE_BYTES = 64 * 1024
 #: So much of one log is held in memory; beyond, it is in a file.
 MEMORY_BYTES = 256 * 1024
@@ -29,7 +29,7 @@ PART_BYTES = 8 * 1024 * 1024
 
 @dataclass(slots=True)
 class _Piece:
-    """Whole lines of one channel (or a part of a long one), waiting to be sent; `offset` is where its frame is."""
+    """Lines of one channel, waiting to be sent; `offset` is where its frame is."""
 
     channel: str
     first: int
@@ -100,10 +100,6 @@ class Output:
         self._gone, self._cancel = gone, cancel
         self._spool = Spool(directory)
         self._tails = {"o": b"", "e": b""}
-        self._open = {
-            "o": False,
-            "e": False,
-        }  # whether a piece of a long line has gone out, and its end has not
         self._waiting: deque[_Piece] = deque()
         self._waiting_bytes = 0
         self._sender: asyncio.Task[None] | None = None
@@ -117,32 +113,29 @@ class Output:
     def feed(self, channel: str, data: bytes) -> None:
         """Take what was read from a pipe; whole lines go on at once, the rest of a line waits for its end."""
         data = self._tails[channel] + data
-        end = data.rfind(b"\n") + 1
-        if not end and len(data) >= PIECE_BYTES:
-            end = len(data)
-        self._tails[channel] = data[end:]
-        for start in range(0, end, PIECE_BYTES):
-            self._add(channel, data[start : min(end, start + PIECE_BYTES)])
+        start = 0
+        while stop := data.rfind(b"\n", start, start + PIECE_BYTES) + 1 or _full(data, start):
+            self._add(channel, data[start:stop])
+            start = stop
+        self._tails[channel] = data[start:]
 
     def end(self) -> None:
         """Take what is left as the last lines."""
         for channel, tail in self._tails.items():
-            if tail or self._open[channel]:
-                self._add(channel, tail, final=True)
+            if tail:
+                self._add(channel, tail)
             self._tails[channel] = b""
 
     def say(self, message: str) -> None:
         """Add a line of the worker's own to the log, marked as such."""
         self._add("e", f"[hostler] {message}\n".encode())
 
-    def _add(self, channel: str, data: bytes, *, final: bool = False) -> None:
+    def _add(self, channel: str, data: bytes) -> None:
         if self.truncated or self.lost:
             return
         if (percent := progress.last(data)) is not None and percent != self._percent:
             self._percent = percent
-        ended = data.endswith(b"\n")
-        count = data.count(b"\n") + (final and not ended)
-        self._open[channel] = not (final or ended)
+        count = data.count(b"\n") + (not data.endswith(b"\n"))
         if self.bytes_kept + len(data) > self._limit_bytes:
             self.truncated = True
             channel, count = "e", 1
@@ -249,3 +242,8 @@ class Output:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sender
         self._spool.close()
+
+
+def _full(data: bytes, start: int) -> int:
+    """Return where a line that is too long is broken; 0 while its end may still come."""
+    return start + PIECE_BYTES if len(data) - start >= PIECE_BYTES else 0
