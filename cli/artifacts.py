@@ -40,7 +40,11 @@ def download_all(client: Client, job_id: str, folder: Path, *, only: str | None 
         target.parent.mkdir(parents=True, exist_ok=True)
         save(client, artifact["url"], target)
         saved.append(target)
-    rendering.say(f"Saved {len(saved)} artifacts in {folder}." if saved else "The job left no artifacts.")
+    rendering.say(
+        f"Saved {rendering.count(len(saved), 'artifact')} in {folder}."
+        if saved
+        else "The job left no artifacts."
+    )
     return saved
 
 

@@ -16,6 +16,17 @@ TIMED_OUT = 124
 WITHOUT_EXIT_CODE = 125
 CANCELLED = 130
 
+ENDINGS = {"completed": "completed", "cancelled": "was cancelled"}
+#: What a job's reason to fail means, where the word itself would not say it to everybody.
+FAILURES = {
+    "exit_code": "failed",
+    "timeout": "failed: it ran out of time",
+    "lost": "failed: its worker was lost",
+    "quarantined": "failed: too many workers died while they ran it",
+    "invalid": "failed: it could not be started",
+    "integrity": "failed: its record was tampered with",
+}
+
 
 def follow(client: Client, job_id: str, *, as_json: bool = False) -> int:
     """Show the log of a job until it ends, then how it ended, and return the exit code that stands for that.
@@ -52,11 +63,9 @@ def exit_code(job: dict[str, Any]) -> int:
 def summarise(job: dict[str, Any]) -> None:
     """Tell on stderr how a job ended and how long that took."""
     waited, ran = durations(job)
-    ending = {
-        "completed": "completed",
-        "cancelled": "was cancelled",
-        "failed": f"failed ({job.get('reason') or 'for no stated reason'})",
-    }.get(job["status"], job["status"])
+    ending = ENDINGS.get(job["status"], job["status"])
+    if job["status"] == "failed":
+        ending = FAILURES.get(job.get("reason") or "", f"failed ({job.get('reason')})")
     parts = [f"Job {job['jobId']} {ending}"]
     if job.get("exitCode") is not None:
         parts.append(f"exit code {job['exitCode']}")

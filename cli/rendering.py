@@ -110,6 +110,11 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number of things: 1 file, 2 files."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size(number_bytes: int) -> str:
     """Return a size for people: 999 B, 1.2 MB."""
     amount = float(number_bytes)

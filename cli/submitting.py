@@ -161,7 +161,9 @@ def upload(client: Client, path: Path) -> dict[str, Any]:
                 advance(done, 0)
 
             contents = pack(path, packed, on_file=on_file)
-        rendering.say(f"Packed {contents.files} files, {rendering.size(contents.size_bytes)}, from {path}.")
+        rendering.say(
+            f"Packed {rendering.count(contents.files, 'file')}, {rendering.size(contents.size_bytes)}, from {path}."
+        )
         return _send(client, packed, name)
 
 

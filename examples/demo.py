@@ -81,10 +81,9 @@ def show(stack: "Stack", project: Path, command: str) -> int:
     if not job:
         return code or 1
     stack.hostler("jobs", "show", job)
-    stack.hostler("jobs", "artifacts", job)
-    left = json.loads(stack.ask("jobs", "artifacts", job, "--json", quiet=True) or "{}").get("artifacts", [])
-    report = next((each["name"] for each in left if each["name"].endswith((".txt", ".md"))), None)
-    report = report or next((each["name"] for each in left), None)
+    header, *rows = stack.ask("jobs", "artifacts", job).splitlines() or [""]
+    names = [row[: header.find("SIZE")].strip() for row in rows]
+    report = next((name for name in names if name.endswith((".txt", ".md"))), names[0] if names else None)
     if report is not None:
         stack.hostler("jobs", "artifacts", job, report)
     tell(f"Uploaded, run and reported in {time.monotonic() - started:.1f} s; the job's exit code is {code}.")
@@ -139,12 +138,11 @@ class Stack:
         print_command(words)
         return self._run(words).returncode
 
-    def ask(self, *words: str, quiet: bool = False) -> str:
-        """Run a `hostler` command for what it prints, and return that."""
+    def ask(self, *words: str) -> str:
+        """Show a `hostler` command, run it, show what it prints, and return that."""
+        print_command(words)
         answer = self._run(words, stdout=subprocess.PIPE).stdout
-        if not quiet:
-            print_command(words)
-            print(answer, end="", flush=True)
+        print(answer, end="", flush=True)
         return answer
 
     def _run(self, words: tuple[str, ...], stdout: int | None = None) -> "subprocess.CompletedProcess[str]":

@@ -176,7 +176,7 @@ def test_a_folder_is_packed_uploaded_and_named_in_the_job(
     assert b'filename="project.zip"' in upload.body
     assert b"a.txt" in upload.body
     assert ends.last("/api/jobs/submit").json["fileUrl"] == "/uploads/file-1/project.zip"
-    assert "Packed 1 files, 5 B" in capsys.readouterr().err
+    assert "Packed 1 file, 5 B" in capsys.readouterr().err
 
 
 def test_a_file_is_uploaded_as_it_is(server: FakeServer, tmp_path: Path) -> None:
