@@ -79,8 +79,8 @@ class Live:
 
     async def running_job(self) -> SimpleNamespace:
         """Return a job that a worker has claimed."""
-        holder = await engine.register(self.store, proof="r1")
         job_id = await engine.submit(self.store)
+        holder = await engine.register(self.store, f"worker-of-{job_id}")
         (claimed,) = await engine.claim(self.store, holder)
         return SimpleNamespace(id=job_id, holder=holder, claim=claimed)
 
