@@ -17,6 +17,8 @@ HEAD_LIMIT_BYTES = 32 * 1024  # request line and headers together
 URI_LIMIT_BYTES = 8 * 1024
 #: The head of a request must have arrived by then.
 HEAD_DEADLINE_S = 15.0
+#: A body of which nothing arrives for so long, while somebody waits for it, is given up.
+BODY_IDLE_S = 30.0
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -27,6 +29,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
@@ -44,6 +47,8 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_too_slow)
             self._head_bytes += len(data)
+        if self._body_timer is not None:
+            self._expect_body()
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
             self._refuse(431, "Request Header Fields Too Large")
@@ -63,6 +68,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """End a head; refuse it where it has too many headers, or one that makes its length ambiguous."""
         self._in_head, self._head_bytes = False, 0
         self._stop_clock()
+        self._expect_body()  # called off at once where there is none: the message is then complete
         names = [name for name, _ in self.headers]
         size_bytes = sum(len(name) + len(value) for name, value in self.headers)
         if len(names) > MOST_HEADERS or size_bytes > HEAD_LIMIT_BYTES:
@@ -74,8 +80,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait for the next head."""
+        self._stop_clock()
         super().on_message_complete()
         self._in_head = True
+
+    def handle_websocket_upgrade(self) -> None:
+        """Leave the connection to the WebSocket protocol, which has a clock of its own."""
+        self._stop_clock()
+        super().handle_websocket_upgrade()
 
     def _refuse(self, status: int, phrase: str) -> None:
         if self.transport.is_closing():
@@ -90,10 +102,22 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._in_head and not self.transport.is_closing() and self.cycle is None:
             self.transport.close()  # connected, and said nothing
 
+    def _expect_body(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+        self._body_timer = self.loop.call_later(BODY_IDLE_S, self._body_too_slow)
+
+    def _body_too_slow(self) -> None:
+        if self.flow.read_paused:  # it is we who do not read
+            self._expect_body()
+        elif not self.transport.is_closing():
+            self.transport.close()
+
     def _stop_clock(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        for timer in (self._head_timer, self._body_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._body_timer = None
 
 
 class Worker(UvicornWorker):

@@ -1,0 +1,159 @@
+"""What the gunicorn worker refuses below HTTP, over raw sockets against a real server."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from servers import free_port
+
+_APP = """
+import asyncio
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(1)
+        await send({"type": "websocket.send", "text": "still here"})
+        return
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A gunicorn with our worker and short deadlines, around a tiny application."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "tiny.py").write_text(_APP)
+    number = free_port()
+    (folder / "conf.py").write_text(
+        "import api.server\napi.server.HEAD_DEADLINE_S = 0.5\napi.server.BODY_IDLE_S = 0.5\n"
+        f"bind = '127.0.0.1:{number}'\nworker_class = 'api.server.Worker'\ncontrol_socket_disable = True\n"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", str(folder / "conf.py"), "tiny:app"],
+        env={**os.environ, "PYTHONPATH": f"{folder}:{os.getcwd()}"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", number), 1).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.05)
+    yield number
+    server.send_signal(signal.SIGTERM)
+    server.wait(20)
+
+
+def ask(port: int, raw: bytes, *, then: bytes = b"", pause_s: float = 0.0) -> bytes:
+    """Send bytes as they are, and return all that comes until the server closes or says no more for 3 s."""
+    with socket.create_connection(("127.0.0.1", port), 3) as connection:
+        try:
+            connection.sendall(raw)
+            if then:
+                time.sleep(pause_s)
+                connection.sendall(then)
+        except OSError:
+            pass  # refused while it was sent
+        received = b""
+        try:
+            while chunk := connection.recv(65536):
+                received += chunk
+                if received.endswith(b"ok"):
+                    break
+        except OSError:
+            pass
+        return received
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split()[1]) if answer else 0
+
+
+def test_an_ordinary_request_is_answered(port: int) -> None:
+    assert status(ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
+
+
+def test_a_body_that_arrives_in_two_pieces_is_read_whole(port: int) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab"
+    assert status(ask(port, head, then=b"cd", pause_s=0.2)) == 200
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: 1\r\n" * 200 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 100_000, 431),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400),
+    ],
+    ids=[
+        "headers",
+        "header size",
+        "uri",
+        "endless header",
+        "length and chunked",
+        "chunked twice",
+        "two lengths",
+    ],
+)
+def test_a_head_that_is_too_much_or_ambiguous_is_refused_and_closed(
+    port: int, raw: bytes, expected: int
+) -> None:
+    answer = ask(port, raw)
+    assert status(answer) == expected
+    assert not answer.endswith(b"ok")
+
+
+def test_a_head_that_drips_in_is_given_up(port: int) -> None:
+    began = time.monotonic()
+    answer = ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n")
+    assert status(answer) == 408
+    assert time.monotonic() - began < 3
+
+
+def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
+    assert ask(port, b"") == b""
+
+
+def test_a_body_that_never_comes_is_given_up(port: int) -> None:
+    began = time.monotonic()
+    answer = ask(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+    assert not answer.endswith(b"ok")
+    assert time.monotonic() - began < 3
+
+
+async def test_a_websocket_outlives_the_clock_of_its_handshake(port: int) -> None:
+    from websockets.asyncio.client import connect
+
+    async with connect(f"ws://127.0.0.1:{port}/") as ws:
+        assert await asyncio.wait_for(ws.recv(), 3) == "still here"
