@@ -78,13 +78,25 @@ class _Around:
         req.context.check_response = self.check_response
 
 
-def create_app(settings: Settings, *, check_response: Any = None) -> falcon.asgi.App[Any, Any]:
+class Api(falcon.asgi.App[Request, Response]):
+    """The application, which can be told that its process is about to end."""
+
+    hub: Hub
+
+    async def leave(self) -> None:
+        """End long polls and streams, so that their clients go on elsewhere. Safe to repeat."""
+        await self.hub.stop()
+
+
+def create_app(settings: Settings, *, check_response: Any = None) -> Api:
     """Return the application that serves the whole API.
 
     `check_response` is called with each endpoint and the body it is about to send, for tests.
     """
     store = Store(settings)
-    app = falcon.asgi.App(middleware=[_Around(store, Hub(store), check_response)])
+    hub = Hub(store)
+    app = Api(middleware=[_Around(store, hub, check_response)])
+    app.hub = hub
     app.req_options.strip_url_path_trailing_slash = True
     app.req_options.keep_blank_qs_values = True
     app.ws_options.max_receive_queue = 4

@@ -7,8 +7,11 @@ on, so that parked connections hold a deploy for the whole timeout. Both are men
 import asyncio
 import os
 import signal
+import sys
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
+from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
@@ -120,6 +123,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_timer = self._body_timer = None
 
 
+class _Server(Server):
+    """Uvicorn's server, which lets long polls and streams go before it waits for connections to end."""
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        """Tell the application that it ends, then close down; it hears of it otherwise only when all have left."""
+        if (leave := getattr(self.config.app, "leave", None)) is not None:
+            await leave()
+        await super().shutdown(sockets)
+
+
 class Worker(UvicornWorker):
     """Uvicorn under gunicorn: no trust in forwarding headers, a bound on shutdown, SIGQUIT understood."""
 
@@ -133,6 +146,7 @@ class Worker(UvicornWorker):
         "ws_max_size": 64 * 1024,
         "ws_ping_interval": 20.0,
         "ws_ping_timeout": 20.0,
+        "ws_per_message_deflate": False,  # a few bytes must not unpack to gigabytes
         "timeout_keep_alive": 65,
     }
 
@@ -140,6 +154,15 @@ class Worker(UvicornWorker):
         super().__init__(*arguments, **named)
         # a little less than gunicorn's own, so that the worker leaves before it is killed
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
+
+    async def _serve(self) -> None:
+        """Serve as the stock worker does, with our server."""
+        self.config.app = self.wsgi
+        server = _Server(config=self.config)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _install_sigquit_handler(self) -> None:
         """Treat gunicorn's quick stop as SIGTERM; the stock worker notes it and waits to be killed."""

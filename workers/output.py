@@ -25,6 +25,8 @@ PIECE_BYTES = 64 * 1024
 MEMORY_BYTES = 256 * 1024
 #: The log goes to the object store in parts of this size.
 PART_BYTES = 8 * 1024 * 1024
+#: … or half of what the live log keeps, so that a reader finds each line in one or the other.
+LIVE_SHARE = 2
 
 
 @dataclass(slots=True)
@@ -98,6 +100,7 @@ class Output:
         self._line, self._offer = line, offer
         self._limit_bytes, self._live_bytes = limit_bytes, live_bytes
         self._gone, self._cancel = gone, cancel
+        self._part_bytes = min(PART_BYTES, live_bytes // LIVE_SHARE)
         self._spool = Spool(directory)
         self._tails = {"o": b"", "e": b""}
         self._waiting: deque[_Piece] = deque()
@@ -184,7 +187,7 @@ class Output:
             if self._percent is not None:
                 percent, self._percent = self._percent, None
                 await self._deliver(partial(self._line.progress, self._offer, percent))
-            if self._unstored() >= PART_BYTES and not self._waiting_part():
+            if self._unstored() >= self._part_bytes and not self._waiting_part():
                 await self._store_part()
 
     async def _send_piece(self, piece: _Piece, data: bytes) -> None:
@@ -213,7 +216,7 @@ class Output:
 
     def _waiting_part(self) -> bool:
         """Whether the pieces that wait begin before the end of the part that would be stored now."""
-        return bool(self._waiting) and self._waiting[0].offset < self._parts_until[0] + PART_BYTES
+        return bool(self._waiting) and self._waiting[0].offset < self._parts_until[0] + self._part_bytes
 
     async def _store_part(self) -> None:
         """Store what has been sent and not stored yet as one part of the log."""
