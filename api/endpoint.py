@@ -17,7 +17,7 @@ from marshmallow import Schema
 from api import body as bodies
 from api.dialect import Dialect
 from api.errors import invalid, status_of
-from storage.errors import Denied, HostlerError, Invalid, Unauthenticated
+from storage.errors import Denied, HostlerError, Invalid, Unauthenticated, Unavailable
 from storage.identity import Identity
 from storage.store import Store
 
@@ -82,6 +82,7 @@ class Endpoint:
     body_limit_bytes: int
     raw: bool
     media_type: str | None
+    counted: bool = True
 
     @property
     def name(self) -> str:
@@ -131,7 +132,7 @@ class Endpoint:
 
     async def _admitted(self, req: Request, resp: Response | None) -> Context:
         """Return the context once the caller may call this. Raises Unauthenticated, Denied or TooMany."""
-        identity = await req.context.admit(req, resp, optional=bool(self.role & OPEN))
+        identity = await self._known(req, resp)
         context = Context(req.context.store, identity, req, resp)
         if self.role & OPEN:
             return context
@@ -139,6 +140,17 @@ class Endpoint:
             names = " or ".join(role.name.lower() for role in self.role if role.name)
             raise Denied(f"This needs the {names} role.")
         return context
+
+    async def _known(self, req: Request, resp: Response | None) -> Identity | None:
+        if not self.counted:
+            return None
+        try:
+            identity: Identity | None = await req.context.admit(req, resp, optional=bool(self.role & OPEN))
+        except Unavailable:
+            if self.role is not Role.PUBLIC:
+                raise
+            return None  # limits live in Redis; what needs neither it nor an identity goes on without
+        return identity
 
 
 def load(schema: Schema, data: Any) -> Any:
@@ -171,20 +183,24 @@ class Group:
         body_limit_bytes: int = 1024 * 1024,
         raw: bool = False,
         media_type: str | None = None,
+        counted: bool = True,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as the handler of `route`, e.g. "POST /{name}/start" or "WS /stream".
 
-        A `raw` handler gets the Falcon request and response and writes its own answer, of `media_type`.
+        A `raw` handler gets the Falcon request and response and writes its own answer, of `media_type`. What is
+        not `counted` is public, has no limit of its rate, and asks nothing of Redis.
         """
         method, _, path = route.partition(" ")
 
         def declare(handler: Handler) -> Handler:
+            if not counted and role is not Role.PUBLIC:
+                raise TypeError(f"{handler.__qualname__} needs an identity, so its requests are counted.")
             if not inspect.getdoc(handler):
                 raise TypeError(f"{handler.__qualname__} has no docstring, which is its documentation.")
             self.endpoints.append(
                 Endpoint(
                     method, self.prefix + path, handler, self, role, body, query, returns, status,
-                    raises, body_limit_bytes, raw, media_type,
+                    raises, body_limit_bytes, raw, media_type, counted,
                 )
             )  # fmt: skip
             return handler

@@ -129,7 +129,7 @@ class WebhookBody(Schema):
     secret = fields.String(validate=[validate.Length(1, 200), _text])
 
 
-class _OrShort(fields.Nested):
+class OrShort(fields.Nested):
     """A nested object, or a string that stands for its most important field."""
 
     def __init__(self, nested: type[Schema], short: str, **kwargs: Any) -> None:
@@ -195,7 +195,7 @@ class OrderBody(Schema):
         validate=validate.Range(0, 366 * 86_400),
         metadata={"description": "Seconds from now."},
     )
-    schedule = _OrShort(ScheduleBody, "cron")
+    schedule = OrShort(ScheduleBody, "cron")
     concurrency_key = _text_field(
         200, data_key="concurrencyKey", metadata={"description": "Jobs that share one run one at a time."}
     )
@@ -206,7 +206,7 @@ class OrderBody(Schema):
         falsy={False},
         metadata={"description": "A worker's death ends the job as lost instead of running it again."},
     )
-    webhook = _OrShort(WebhookBody, "url")
+    webhook = OrShort(WebhookBody, "url")
     name = _text_field(200)
     metadata = fields.Dict(keys=fields.String(), validate=_metadata)
 
