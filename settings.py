@@ -85,6 +85,8 @@ def _mebibytes(value: str) -> int:
 def _secret(value: str) -> str:
     if len(value.encode()) < 32:
         raise ValueError("must be 32 bytes or more")
+    if len(set(value)) < 8:
+        raise ValueError("must not repeat a few characters; make one with: openssl rand -base64 48")
     return value
 
 
@@ -131,26 +133,16 @@ class Settings:
     secret_key: str | None = _knob("HOSTLER_SECRET_KEY", None, _secret)  # 32 bytes or more, never in Redis
     admin_email: str | None = _knob("HOSTLER_ADMIN_EMAIL", None)  # the admin that the first start creates
     admin_password: str | None = _knob("HOSTLER_ADMIN_PASSWORD", None)
-    enroll_secret: str | None = _knob(
-        "HOSTLER_ENROLL_SECRET", None
-    )  # lets agents register
-    open_registration: bool = _knob(
-        "HOSTLER_OPEN_REGISTRATION", False, _flag
-    )  # lets anybody do so
+    enroll_secret: str | None = _knob("HOSTLER_ENROLL_SECRET", None)  # lets agents register
+    open_registration: bool = _knob("HOSTLER_OPEN_REGISTRATION", False, _flag)  # lets anybody do so
 
     # Jobs
-    lease_s: float = _knob(
-        "HOSTLER_LEASE_S", 15.0, _number(0.5, 3600)
-    )  # not renewed for so long: lost
+    lease_s: float = _knob("HOSTLER_LEASE_S", 15.0, _number(0.5, 3600))  # not renewed for so long: lost
     heartbeat_s: float = _knob("HOSTLER_HEARTBEAT_S", 5.0, _number(0.1, 1200))
     reap_s: float = _knob("HOSTLER_REAP_S", 3.0, _number(0.1, 600))  # how often the leader looks
     job_log_limit_bytes: int = _knob("HOSTLER_JOB_LOG_LIMIT_MB", 256 * MIB, _mebibytes)  # MiB, an attempt
-    job_log_live_bytes: int = _knob(
-        "HOSTLER_JOB_LOG_LIVE_MB", 1 * MIB, _mebibytes
-    )  # MiB, kept in Redis
-    finished_keep_days: float = _knob(
-        "HOSTLER_FINISHED_KEEP_DAYS", 7.0, _number(0.0001, 36_500)
-    )  # then S3
+    job_log_live_bytes: int = _knob("HOSTLER_JOB_LOG_LIVE_MB", 1 * MIB, _mebibytes)  # MiB, kept in Redis
+    finished_keep_days: float = _knob("HOSTLER_FINISHED_KEEP_DAYS", 7.0, _number(0.0001, 36_500))  # then S3
     finished_keep_count: int = _knob("HOSTLER_FINISHED_KEEP_COUNT", 1_000_000, _integer(1, 1_000_000_000))
 
     # Workers
@@ -158,9 +150,7 @@ class Settings:
     tags: tuple[str, ...] = _knob("HOSTLER_TAGS", (), _words)
     work_dir: Path = _knob("HOSTLER_WORK_DIR", Path(tempfile.gettempdir()) / "hostler-work", Path)
     kill_grace_s: float = _knob("HOSTLER_KILL_GRACE_S", 5.0, _number(0, 3600))  # between TERM and KILL
-    drain_s: float = _knob(
-        "HOSTLER_DRAIN_S", 20.0, _number(0, 86_400)
-    )  # then running jobs are handed back
+    drain_s: float = _knob("HOSTLER_DRAIN_S", 20.0, _number(0, 86_400))  # then running jobs are handed back
     isolation: str = _knob("HOSTLER_ISOLATION", "auto", _one_of("auto", "uid", "landlock", "none"))
 
     # Outbound requests
@@ -169,9 +159,7 @@ class Settings:
     fetch_limit_bytes: int = _knob("HOSTLER_FETCH_LIMIT_MB", 500 * MIB, _mebibytes)  # in MiB
 
     # Safety catches
-    allow_volatile: bool = _knob(
-        "HOSTLER_ALLOW_VOLATILE", False, _flag
-    )  # a Redis that may lose data
+    allow_volatile: bool = _knob("HOSTLER_ALLOW_VOLATILE", False, _flag)  # a Redis that may lose data
 
     @property
     def bind_host(self) -> str:
