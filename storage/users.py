@@ -163,9 +163,10 @@ async def create_first(store: Store, *, username: str, email: str, password: str
 
 
 async def update(store: Store, user_id: str, *, actor: str, changes: dict[str, Any]) -> User:
-    """Change a user's `username`, `email`, `password` or `role`; a new password or role ends its sessions.
+    """Change a user's `username`, `email`, `password` or `role`.
 
-    Raises NotFound, Invalid, or Conflict when a name is taken or the last admin would be none.
+    A new password or role ends its sessions; a new password revokes its API keys too, for whoever knew the old one
+    may have made some. Raises NotFound, Invalid, or Conflict when a name is taken or the last admin would be none.
     """
     changes = dict(changes)
     if "password" in changes:
@@ -178,7 +179,8 @@ async def update(store: Store, user_id: str, *, actor: str, changes: dict[str, A
         _check_names(after.username, after.role)
         if (after.role, after.password_hash) != (before.role, before.password_hash):
             after = replace(after, generation=before.generation + 1)
-        outcome = await _replace(store, raw, before, after, actor=actor)
+        keys = "revoke" if after.password_hash != before.password_hash else ""
+        outcome = await _replace(store, raw, before, after, actor=actor, keys=keys)
         if outcome != "changed":
             _refuse(outcome)
             return after
@@ -193,8 +195,9 @@ async def rehash(store: Store, user: User, password: str) -> None:
         await _replace(store, raw, current, after, actor="system:rehash")
 
 
-async def _replace(store: Store, raw: bytes, before: User, after: User, *, actor: str) -> str:
-    arguments = (actor, after.id, raw, after.record(store.seal), *before.names, *after.names, after.role)
+async def _replace(store: Store, raw: bytes, before: User, after: User, *, actor: str, keys: str = "") -> str:
+    record = after.record(store.seal)
+    arguments = (actor, after.id, raw, record, *before.names, *after.names, after.role, keys)
     return await store.call(script("user_replace", store.now_ms(), *arguments, read=text))
 
 

@@ -119,7 +119,8 @@ async def get_user(context: Context, user_id: str) -> User:
 async def update_user(context: Context, user_id: str, body: dict[str, Any]) -> User:
     """Change a user's username, email, password or role; the rest stays.
 
-    A new password or role ends the user's sessions at once. The last admin stays an admin.
+    A new password or role ends the user's sessions at once, a new password its API keys too. The last admin stays
+    an admin.
     """
     return await users.update(context.store, user_id, actor=context.caller.actor, changes=body)
 

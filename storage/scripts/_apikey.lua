@@ -10,3 +10,12 @@ local function drop_apikey(owner, id, digest)
   redis.call('HDEL', 'h:apikeys:' .. owner, id)
   redis.call('HDEL', 'h:apikeys', id)
 end
+
+-- Revoke every key of a user; needs: audit.
+local function revoke_apikeys_of(owner, now_ms, actor)
+  local keys = redis.call('HGETALL', 'h:apikeys:' .. owner)
+  for i = 1, #keys, 2 do
+    drop_apikey(owner, keys[i], keys[i + 1])
+    audit(now_ms, actor, 'apikey.revoke', keys[i])
+  end
+end

@@ -17,11 +17,7 @@ for _, name in ipairs(fields.names or {}) do
     redis.call('DEL', 'h:user:by:' .. name)
   end
 end
-local keys = redis.call('HGETALL', 'h:apikeys:' .. id)
-for i = 1, #keys, 2 do
-  drop_apikey(id, keys[i], keys[i + 1])
-  audit(now_ms, actor, 'apikey.revoke', keys[i])
-end
+revoke_apikeys_of(id, now_ms, actor)
 redis.call('DEL', 'h:user:' .. id)
 redis.call('ZREM', 'h:users', id)
 redis.call('SREM', 'h:users:admins', id)

@@ -1,8 +1,10 @@
 -- Replace a user's record, if it is still the one that the change was made from.
--- ARGV: now_ms, actor, id, record before, record after, username and email before, username and email after, role after
+-- ARGV: now_ms, actor, id, record before, record after, username and email before, username and email after, role after,
+--       'revoke' if the user's API keys shall end with it, or ''
 -- include audit
+-- include apikey
 
-local now_ms, actor, id, before, after, old_username, old_email, username, email, role = unpack(ARGV)
+local now_ms, actor, id, before, after, old_username, old_email, username, email, role, keys = unpack(ARGV)
 if redis.call('GET', 'h:user:' .. id) ~= before then
   return 'changed'
 end
@@ -22,4 +24,7 @@ redis.call('SET', 'h:user:by:' .. email, id)
 redis.call('SET', 'h:user:' .. id, after)
 redis.call(role == 'a' and 'SADD' or 'SREM', 'h:users:admins', id)
 audit(now_ms, actor, 'user.update', id)
+if keys == 'revoke' then
+  revoke_apikeys_of(id, now_ms, actor)
+end
 return 'ok'
