@@ -142,6 +142,7 @@ class Worker(UvicornWorker):
         "ws": "websockets-sansio",
         "proxy_headers": False,
         "server_header": False,
+        "log_level": "warning",  # at info it writes whole URLs of WebSockets, and clients put tokens there
         "date_header": True,
         "ws_max_size": 64 * 1024,
         "ws_ping_interval": 20.0,
