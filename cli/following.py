@@ -16,6 +16,9 @@ TIMED_OUT = 124
 WITHOUT_EXIT_CODE = 125
 CANCELLED = 130
 
+#: Who follows a job that has not started by then is told why.
+EXPLAIN_AFTER_S = 3.0
+
 ENDINGS = {"completed": "completed", "cancelled": "was cancelled"}
 #: What a job's reason to fail means, where the word itself would not say it to everybody.
 FAILURES = {
@@ -99,9 +102,12 @@ def _show_log(client: Client, job_id: str, *, as_json: bool) -> None:
     def lost() -> None:
         rendering.say("The connection was lost; trying again.", style="yellow")
 
+    explaining = threading.Timer(EXPLAIN_AFTER_S, _explain, (client, job_id))
     events = client.follow(f"/api/jobs/{segment(job_id)}/log", on_loss=lost)
-    with contextlib.closing(events):
+    with contextlib.closing(events), _running(explaining):
         for event in events:
+            if event.name != "queued":
+                explaining.cancel()
             if event.name == "output":
                 to_stderr = as_json or event.data.get("stream") == "stderr"
                 rendering.write_output(event.data["data"], sys.stderr if to_stderr else sys.stdout)
@@ -117,6 +123,25 @@ def _show_log(client: Client, job_id: str, *, as_json: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream.isatty():
             stream.write("\x1b[0m")  # whatever colour the job left on
+
+
+@contextlib.contextmanager
+def _running(timer: threading.Timer) -> Iterator[None]:
+    """Run a timer for as long as the block; what it has begun to say is said before the block ends."""
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join(1)
+
+
+def _explain(client: Client, job_id: str) -> None:
+    """Say on stderr why nothing happens yet."""
+    with contextlib.suppress(Failed), Client(client.server, client.contexts) as another:
+        for reason in another.get(f"/api/jobs/{segment(job_id)}/why").get("reasons", []):
+            rendering.say(f"Waiting: {rendering.harmless(reason['message'])}", style="yellow")
 
 
 @contextlib.contextmanager

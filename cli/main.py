@@ -101,6 +101,7 @@ def scheduler() -> None:
 
 @app.command(rich_help_panel=RUN)
 def agent(
+    *,
     url: Annotated[
         str | None, typer.Option("--url", help="Address of the server. Default: HOSTLER_URL.")
     ] = None,
@@ -109,6 +110,13 @@ def agent(
         str | None, typer.Option("--tags", help="What this machine has, e.g. windows,msvc.")
     ] = None,
     slots: Annotated[int | None, typer.Option("--slots", help="Jobs at once.", min=1)] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option("--ca-file", help="PEM file of an authority to trust beside the public ones."),
+    ] = None,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Leave the list of workers at the end.")
+    ] = False,
     work_dir: Annotated[Path | None, typer.Option("--work-dir", help="Folder for the files of jobs.")] = None,
 ) -> None:
     """Run jobs on this machine over HTTPS alone: it needs no open port and no Redis.
@@ -116,14 +124,15 @@ def agent(
     Registers with HOSTLER_ENROLL_SECRET, or with an operator's HOSTLER_API_KEY.
     """
     options = {"--url": url, "--name": name, "--tags": tags, "--slots": slots, "--work-dir": work_dir}
-    _become("workers.agent", options)
+    _become("workers.agent", options | {"--ca-file": ca_file}, *(["--ephemeral"] if ephemeral else []))
 
 
-def _become(module: str, options: Mapping[str, object]) -> None:
+def _become(module: str, options: Mapping[str, object], *flags: str) -> None:
     """Turn this process into `python -m module`, so that signals and the exit code are the module's own."""
     # -P: a folder named like one of our packages, wherever the command was typed, must not take its place
     command = [sys.executable, "-P", "-m", module]
     command += [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    command += flags
     if sys.platform == "win32":  # whose exec returns to the shell before the new process has ended
         raise typer.Exit(subprocess.call(command))  # noqa: S603  our own interpreter and module
     os.execv(sys.executable, command)  # noqa: S606  as above

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,29 @@ def test_the_exit_code_is_the_jobs(ended: dict[str, object], code: int, server: 
     server.on(f"GET /api/jobs/{JOB}/log", events(completed(str(ended["status"]))))
     server.on("GET /api/jobs/status", Answer(body={"job": job(**ended)}))
     assert main(["jobs", "log", "-f", JOB]) == code
+
+
+def test_who_follows_a_job_that_does_not_start_is_told_why(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def why(_asked: Asked) -> Answer:
+        asked.set()
+        return Answer(
+            body={"jobId": JOB, "reasons": [{"code": "no_workers", "message": "No worker is online."}]}
+        )
+
+    def log(_asked: Asked) -> Answer:
+        asked.wait(10)
+        return events(completed("cancelled", None))
+
+    monkeypatch.setattr("cli.following.EXPLAIN_AFTER_S", 0.01)
+    server.on(f"GET /api/jobs/{JOB}/why", why)
+    server.on(f"GET /api/jobs/{JOB}/log", log)
+    server.on("GET /api/jobs/status", Answer(body={"job": job(status="cancelled", exitCode=None)}))
+    assert main(["jobs", "log", "-f", JOB]) == 130
+    assert "Waiting: No worker is online." in capsys.readouterr().err
 
 
 def test_a_lost_connection_repeats_nothing_of_the_log(
@@ -434,6 +458,10 @@ def test_processes_become_the_modules_that_they_are(monkeypatch: pytest.MonkeyPa
             ["workers", "--slots", "3", "--tags", "a,b", "--name", "w"],
         ),
         (["scheduler"], ["scheduler"]),
+        (
+            ["agent", "--ephemeral", "--ca-file", "x.pem"],
+            ["workers.agent", "--ca-file", "x.pem", "--ephemeral"],
+        ),
         (
             ["agent", "--url", "https://h", "--slots", "1"],
             ["workers.agent", "--url", "https://h", "--slots", "1"],
