@@ -27,6 +27,8 @@ MEMORY_BYTES = 256 * 1024
 PART_BYTES = 8 * 1024 * 1024
 #: … or half of what the live log keeps, so that a reader finds each line in one or the other.
 LIVE_SHARE = 2
+#: While the object store is away, so long between two tries in the middle of a log.
+STORE_PAUSE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -107,6 +109,8 @@ class Output:
         self._waiting_bytes = 0
         self._sender: asyncio.Task[None] | None = None
         self._next = offer.lines
+        self._marks: deque[tuple[int, int]] = deque()  # where the next parts of the log end: byte and line
+        self._store_after = 0.0
         self._parts_until = (0, offer.lines)  # bytes of the spool and lines that are in the object store
         self._percent: int | None = None
         self.bytes_kept = 0
@@ -155,6 +159,8 @@ class Output:
                 "the log can no longer be spooled", extra={"job": self._offer.job_id, "why": str(error)}
             )
             return
+        if offset - (self._marks[-1] if self._marks else self._parts_until)[0] >= self._part_bytes:
+            self._marks.append((offset, self._next))
         kept = data if self._waiting_bytes < MEMORY_BYTES else None
         header = len(frame) - len(data)
         self._waiting.append(_Piece(channel, self._next, count, offset, kept, len(data), header))
@@ -187,8 +193,8 @@ class Output:
             if self._percent is not None:
                 percent, self._percent = self._percent, None
                 await self._deliver(partial(self._line.progress, self._offer, percent))
-            if self._unstored() >= self._part_bytes and not self._waiting_part():
-                await self._store_part()
+            if self._marks and asyncio.get_running_loop().time() >= self._store_after:
+                await self._store_parts()
 
     async def _send_piece(self, piece: _Piece, data: bytes) -> None:
         received = await self._line.output(
@@ -211,23 +217,24 @@ class Output:
                 self.lost = True
                 self._gone()
 
-    def _unstored(self) -> int:
-        return self._spool.size_bytes - self._parts_until[0]
+    async def _store_parts(self) -> None:
+        """Store the parts of the log that are complete and sent; while the store is away, the live log goes on."""
+        sent = self._waiting[0].offset if self._waiting else self._spool.size_bytes
+        try:
+            while self._marks and self._marks[0][0] <= sent:
+                await self._store_until(*self._marks[0])
+                self._marks.popleft()
+        except Unavailable:
+            self._store_after = asyncio.get_running_loop().time() + STORE_PAUSE_S
+        except (Conflict, NotFound):
+            self.lost = True
+            self._gone()
 
-    def _waiting_part(self) -> bool:
-        """Whether the pieces that wait begin before the end of the part that would be stored now."""
-        return bool(self._waiting) and self._waiting[0].offset < self._parts_until[0] + self._part_bytes
-
-    async def _store_part(self) -> None:
-        """Store what has been sent and not stored yet as one part of the log."""
+    async def _store_until(self, stop: int, next_line: int) -> None:
         start, first = self._parts_until
-        stop = self._waiting[0].offset if self._waiting else self._spool.size_bytes
-        next_line = self._waiting[0].first if self._waiting else self._next
-        frames = self._spool.read(start, stop - start)
-        if frames:
-            await self._deliver(
-                lambda: self._line.put_log(self._offer, frames, first_line=first, next_line=next_line)
-            )
+        if stop > start:
+            frames = self._spool.read(start, stop - start)
+            await self._line.put_log(self._offer, frames, first_line=first, next_line=next_line)
         self._parts_until = (stop, next_line)
 
     async def delivered(self) -> None:
@@ -236,7 +243,9 @@ class Output:
             await self._sender
         attempts = 1 + int(self._offer.spec.get("retries") or 0)  # they share what is kept in Redis
         if self.bytes_kept > self._live_bytes // attempts and not self.lost:
-            await self._store_part()
+            for mark in [*self._marks, (self._spool.size_bytes, self._next)]:
+                await self._deliver(partial(self._store_until, *mark))
+            self._marks.clear()
 
     async def close(self) -> None:
         """Drop what is not delivered. Safe to run twice."""
