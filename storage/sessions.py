@@ -81,6 +81,7 @@ def _well_formed(claims: dict[str, Any]) -> bool:
 async def refresh(store: Store, token: str) -> tuple[str, User]:
     """Trade a session's token in for a new one, at most once, and up to 7 days after it expired.
 
+    For a minute the old token, unless expired, still serves the requests that were under way with it.
     A token that comes a second time was copied, so every token that descends from the same login ends.
     Raises Unauthenticated, also when the user is gone or its password or role has changed since.
     """

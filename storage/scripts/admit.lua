@@ -5,12 +5,18 @@
 -- What is not current counts for the address, so nobody spends the budget of a session that was taken from them.
 -- include record
 
+local HANDOVER_MS = 60000
 local kind, subject, token, family, generation, address = unpack(ARGV, 1, 6)
 local limit = tonumber(ARGV[7])
 local bearer, user, key = false, '', ''
 
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if kind == 'session' then
-  if redis.call('EXISTS', 'h:revoked:' .. token, 'h:revoked:' .. family) == 0 then
+  local revoked = redis.call('MGET', 'h:revoked:' .. token, 'h:revoked:' .. family)
+  -- a token that was just traded in serves the requests that were under way with it
+  local traded_ms = revoked[1] and tonumber(string.match(revoked[1], '^refreshed (%d+)$'))
+  if not revoked[2] and (not revoked[1] or traded_ms and now_ms - traded_ms < HANDOVER_MS) then
     local raw = redis.call('GET', 'h:user:' .. subject)
     local fields = raw and content(raw)
     if fields and tostring(fields.generation) == generation then
@@ -36,8 +42,6 @@ if limit == 0 then
 end
 
 -- The times of the requests of the last second, newest first: the oldest leave, and a new one enters if there is room.
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local rate = 'h:rate:' .. (bearer or ('address:' .. address))
 local oldest = redis.call('LINDEX', rate, -1)
 while oldest and tonumber(oldest) <= now_ms - 1000 do

@@ -9,7 +9,7 @@ if redis.call('EXISTS', 'h:revoked:' .. family) == 1 then
   return false
 end
 local state = redis.call('GET', 'h:revoked:' .. token)
-if state == 'refreshed' then
+if state and string.match(state, '^refreshed') then
   redis.call('SET', 'h:revoked:' .. family, 'replayed', 'EX', keep_s)
   audit(now_ms, actor, 'session.replayed', family)
 end
@@ -21,6 +21,8 @@ local fields = raw and content(raw)
 if not fields or tostring(fields.generation) ~= generation then
   return false
 end
-redis.call('SET', 'h:revoked:' .. token, 'refreshed', 'EX', keep_s)
+local time = redis.call('TIME')
+local at_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('SET', 'h:revoked:' .. token, 'refreshed ' .. at_ms, 'EX', keep_s)
 audit(now_ms, actor, 'session.refresh', token)
 return raw

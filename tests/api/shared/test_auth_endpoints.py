@@ -185,7 +185,7 @@ async def test_a_session_is_refreshed_by_bearer(site: Any) -> None:
     assert (body["expiresIn"], body["user"]["role"]) == ("24h", "operator")
     assert "Set-Cookie" not in answer.headers
     assert await status(site, body["token"]) == 200
-    assert await status(site, ada.token) == 401
+    assert await status(site, ada.token) == 200  # for a minute, for what was under way
 
 
 async def test_a_session_is_refreshed_by_cookie_from_our_own_pages_alone(site: Any) -> None:
