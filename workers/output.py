@@ -29,6 +29,8 @@ PART_BYTES = 8 * 1024 * 1024
 LIVE_SHARE = 2
 #: While the object store is away, so long between two tries in the middle of a log.
 STORE_PAUSE_S = 5.0
+#: So long does a result wait for a log that is too long for Redis.
+STORE_PATIENCE_S = 300.0
 
 
 @dataclass(slots=True)
@@ -238,14 +240,24 @@ class Output:
         self._parts_until = (stop, next_line)
 
     async def delivered(self) -> None:
-        """Return once everything has arrived; a log too long for Redis is then whole in the object store."""
+        """Return once everything has arrived; a log too long for Redis is then whole in the object store.
+
+        When the store stays away, the result goes without the rest of the log, whose gap readers are told of.
+        """
         if self._sender is not None:
             await self._sender
         attempts = 1 + int(self._offer.spec.get("retries") or 0)  # they share what is kept in Redis
         if self.bytes_kept > self._live_bytes // attempts and not self.lost:
-            for mark in [*self._marks, (self._spool.size_bytes, self._next)]:
-                await self._deliver(partial(self._store_until, *mark))
-            self._marks.clear()
+            try:
+                await asyncio.wait_for(self._store_rest(), STORE_PATIENCE_S)
+            except TimeoutError:
+                log.error("the log could not be stored whole", extra={"job": self._offer.job_id})
+                self.truncated = True
+
+    async def _store_rest(self) -> None:
+        for mark in [*self._marks, (self._spool.size_bytes, self._next)]:
+            await self._deliver(partial(self._store_until, *mark))
+        self._marks.clear()
 
     async def close(self) -> None:
         """Drop what is not delivered. Safe to run twice."""
