@@ -92,7 +92,7 @@ class Workspace:
         if archives.is_archive(fetched):
             archives.extract(fetched, directory, cancelled=cancelled)
         else:
-            plain = re.sub(r"[^A-Za-z0-9._ -]", "_", PurePosixPath(name).name).lstrip(".") or "download"
+            plain = re.sub(r"[^A-Za-z0-9._ -]", "_", PurePosixPath(name).name).lstrip(".-") or "download"
             shutil.copyfile(fetched, directory / plain)
         self._platform.prepare_directory(directory, slot)
 
