@@ -138,9 +138,7 @@ def beat(
     )  # fmt: skip
 
 
-def hold(
-    holder: Holder, *, lease_s: float, heartbeat: Mapping[str, str | int] | None = None
-) -> Call[Held]:
+def hold(holder: Holder, *, lease_s: float, heartbeat: Mapping[str, str | int] | None = None) -> Call[Held]:
     """Note that an agent called, and renew the leases of all it holds, if it is one that sends heartbeats.
 
     `heartbeat` is what one says: fields of its record. Raises Unregistered.
@@ -191,7 +189,7 @@ def progress(holder: Holder, job_id: str, attempt: int | None, percent: int) -> 
     )  # fmt: skip
 
 
-def attach(
+def attach(  # noqa: PLR0917  the words of the step, in its order
     holder: Holder, job_id: str, attempt: int | None, kind: str, name: str, record: Mapping[str, Any]
 ) -> Call[None]:
     """Register an object that an attempt left: `kind` is artifacts or logparts. Raises Stale, NotFound."""
@@ -201,7 +199,7 @@ def attach(
     )  # fmt: skip
 
 
-def settle(
+def settle(  # noqa: PLR0917  as above
     holder: Holder,
     job_id: str,
     attempt: int | None,

@@ -8,7 +8,7 @@ quarantined, invalid, integrity. Terminal states never change; a retry on reques
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -118,6 +118,7 @@ class Job:
     lines: int
     stdout: str | None
     stderr: str | None
+    sealed_webhook: str | None
     facts: dict[str, str]
 
     @property
@@ -129,7 +130,7 @@ class Job:
 _FIELDS = (
     "state", "spec", "actor", "queue", "attempt", "created", "started", "ended", "worker", "exit", "reason",
     "progress", "wait", "due", "cancel", "failures", "deaths", "schedule", "origin", "estimate", "lines", "out",
-    "err", "cpu_ms", "max_rss_bytes", "signal", "message", "truncated",
+    "err", "webhook", "cpu_ms", "max_rss_bytes", "signal", "message", "truncated",
 )  # fmt: skip
 _FACTS = ("cpu_ms", "max_rss_bytes", "signal", "message", "truncated")
 
@@ -168,6 +169,7 @@ def _read(job_id: str, values: Sequence[bytes | None]) -> Job:
         lines=number("lines") or 0,
         stdout=word("out"),
         stderr=word("err"),
+        sealed_webhook=word("webhook"),
         facts={name: text(row[name]) for name in _FACTS if name in row},
     )
 
@@ -190,7 +192,10 @@ def submission(
     used with another body, Invalid when a job it depends on is unknown or has failed, or its file is not there.
     """
     asked = asdict(order)
-    spec = orjson.dumps({"task": tasks.COMMAND.name, **{name: asked[name] for name in _SPEC if asked[name]}})
+    given_spec = {name: asked[name] for name in _SPEC if asked[name]}
+    if order.retries:
+        given_spec["backoff"] = asked["backoff"]
+    spec = orjson.dumps({"task": tasks.COMMAND.name, **given_spec})
     queue = queues.of_job(order.priority, order.tags)
     options: dict[str, Any] = {
         "retries": order.retries,
@@ -350,6 +355,8 @@ async def cancel(store: Store, actor: str, job_id: str) -> State:
 def order_of(job: Job) -> Order:
     """Return the order that `job` was made from, without its times and its dependencies."""
     known = {name: job.spec[name] for name in _SPEC if name in job.spec and name not in {"depends_on"}}
+    if "backoff" in job.spec:
+        known["backoff"] = Backoff(**job.spec["backoff"])
     return Order(**known)
 
 
@@ -358,4 +365,8 @@ async def retry(store: Store, actor: str, job_id: str) -> Submitted:
     job = await get(store, job_id)
     if not job.finished:
         raise Conflict(f"Job {job_id!r} is {job.state}; only a finished job can be retried.")
-    return await submit(store, actor, order_of(job), retry_of=job_id)
+    order = order_of(job)
+    if job.sealed_webhook is not None:
+        webhook = orjson.loads(store.seal.decrypt("webhook", job.sealed_webhook, bound_to=job_id))
+        order = replace(order, webhook=webhook)
+    return await submit(store, actor, order, retry_of=job_id)

@@ -413,9 +413,11 @@ async def tail(
 ) -> dict[str, str | bool]:
     """Return the newest output of a job's last attempt as `stdout` and `stderr`, and whether some was left out.
 
-    One round trip; none where `lines`, as the job's record counts them, is 0.
+    One round trip; none where `lines`, as the job's record counts them, is 0. Raises NotFound.
     """
     found = None if lines == 0 else await store.call(look(job_id, limit_bytes=limit_bytes))
+    if found is None and lines != 0:
+        found = await snapshot(store, job_id)  # it has left Redis
     if found is None or not found.live:
         return {"stdout": "", "stderr": "", "truncated": False}
     last = found.live[-1].attempt

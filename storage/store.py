@@ -3,7 +3,12 @@
 h:job:<id>              a job's record (hash); storage/jobs.py names its fields
 h:jobs, h:jobs:<state>  ids by creation time (ms); likewise h:jobs:worker:<id> and h:jobs:tag:<tag>
 h:ended                 ids of finished jobs by the time they ended (ms)
-h:delayed               ids of jobs that wait for a time (ms)
+h:archived              how many jobs have left Redis for the object store
+h:idem:<actor>:<key>    what a submit under an Idempotency-Key was answered
+h:delayed, h:parked     ids of jobs that wait for a time (ms); of all that wait outside of their queue
+h:tagsets               the tag sets that jobs have asked for
+h:cancels, h:webhooks   ids of running jobs that shall end, of ended ones that somebody is to be told of (ms)
+h:leader, h:leader:term, h:reaper:*              who leads the schedulers, when it last looked for the dead
 h:leases                ids of running jobs by the time their lease ends (ms)
 h:proc:<worker>         ids a worker holds
 h:log:<id>, h:logparts:<id>, h:artifacts:<id>    what a job says and leaves behind

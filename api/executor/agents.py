@@ -339,7 +339,8 @@ async def _attach(context: Context, job_id: str, kind: str, name: str, record: d
     try:
         await context.store.call(step)
     except (Stale, NotFound):
-        await context.store.objects.delete(record["key"])
+        if not await context.store.call(command("HEXISTS", f"h:{kind}:{job_id}", name)):  # put twice: in use
+            await context.store.objects.delete(record["key"])
         raise
 
 

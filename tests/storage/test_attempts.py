@@ -99,7 +99,7 @@ async def test_an_earlier_registration_of_a_worker_can_neither_claim_nor_beat(st
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "reason", "rq_status"),
+    "ending",
     [
         ("completed", "completed", None, b"finished"),
         ("failed", "failed", "exit_code", b"failed"),
@@ -107,8 +107,9 @@ async def test_an_earlier_registration_of_a_worker_can_neither_claim_nor_beat(st
     ],
 )
 async def test_an_attempt_ends_its_job_once(
-    store: Store, redis_client: redis.Redis, outcome: str, state: str, reason: str | None, rq_status: bytes
+    store: Store, redis_client: redis.Redis, ending: tuple[str, str, str | None, bytes]
 ) -> None:
+    outcome, state, reason, rq_status = ending
     holder, job_id = await register(store), await submit(store)
     (claimed,) = await claim(store, holder)
     assert await settle(store, holder, claimed, outcome) == state

@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from rq.serializers import JSONSerializer
 from storage import attempts, jobs
 from storage.calls import script
 from storage.errors import Conflict, Invalid, NotFound, Unprocessable
-from storage.jobs import Order, State
+from storage.jobs import Backoff, Order, State
 from storage.store import Store
 
 
@@ -244,18 +245,26 @@ async def test_what_cannot_be_an_id_is_not_looked_up(store: Store, job_id: str) 
 
 
 async def test_a_retry_is_a_new_job_with_the_same_order(store: Store) -> None:
-    holder = await register(store)
     order = Order(argv=["make", "x"], env={"A": "1"}, tags=["t"], timeout_s=5, priority="high", name="n",
-                  artifacts=["*.txt"], metadata={"a": [1]}, at_most_once=True, concurrency_key="c")  # fmt: skip
+                  artifacts=["*.txt"], metadata={"a": [1]}, at_most_once=True, concurrency_key="c", retries=1,
+                  backoff=Backoff(3, 4, 5))  # fmt: skip
     first = (await jobs.submit(store, "user:u", order)).id
     with pytest.raises(Conflict):
         await jobs.retry(store, "user:v", first)
-    (claimed,) = await claim(store, holder, "t")
-    await settle(store, holder, claimed, "failed")
+    await jobs.cancel(store, "user:u", first)
     again = await jobs.get(store, (await jobs.retry(store, "user:v", first)).id)
     assert (again.retry_of, again.actor, again.state) == (first, "user:v", "queued")
     assert jobs.order_of(again) == replace(order)
     assert again.queue == "jobs.t.high"
+
+
+async def test_a_retry_is_told_to_the_same_webhook(store: Store) -> None:
+    webhook = {"url": "https://example.org/", "secret": "s"}
+    first = await submit(store, webhook=webhook)
+    await jobs.cancel(store, "user:u", first)
+    again = await jobs.get(store, (await jobs.retry(store, "user:u", first)).id)
+    sealed = again.sealed_webhook or ""
+    assert json.loads(store.seal.decrypt("webhook", sealed, bound_to=again.id)) == webhook
 
 
 async def test_a_page_holds_what_matches_every_filter(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ async def test_every_field_of_a_submit_reaches_the_record(
         "command": "x", "timeout_s": 5, "priority": "high", "env": {"A_1": "b=c\n"}, "tags": ["gpu", "a.b-c_d"],
         "artifacts": ["out/**/*.xml"], "name": "Name", "metadata": {"a": {"b": [1]}}, "retries": 3,
         "concurrency_key": "k", "depends_on": [parent], "at_most_once": True,
+        "backoff": {"delay_s": 2.0, "factor": 3.0, "max_s": 60.0},
     }  # fmt: skip
     row = redis_client.hgetall(f"h:job:{job_id}")
     assert (row[b"backoff"], row[b"once"], row[b"hook"], row[b"wait"]) == (
@@ -335,10 +336,14 @@ async def test_an_archived_job_is_found_where_it_went(hostler_with_s3: Hostler) 
 
     hostler = hostler_with_s3
     job_id, operator = await submit(hostler, command="gone"), await hostler.user()
-    await operator.post("/api/jobs/cancel", json={"jobId": job_id})
+    agent = await hostler.agent()
+    await agent.get("/api/jobs/get-job")
+    result = {"jobId": job_id, "stdout": "said before\n", "status": "cancelled"}
+    await agent.post("/api/jobs/submit-result", json=result)
     assert await archive.put(hostler.store, job_id)
     job = (await operator.get("/api/jobs/status", params={"jobId": job_id})).json()["job"]
     assert (job["command"], job["status"]) == ("gone", "cancelled")
+    assert job["stdout"] == "said before\n"
     assert (await operator.get("/api/jobs/status", params={"jobId": UNKNOWN})).status_code == 404
     assert (await operator.get(f"/api/jobs/{job_id}/artifacts")).json()["artifacts"] == []
     assert await hostler.store.call(script("archive", job_id)) == 0
