@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECT ?= examples/hello-project
 CMD ?=
+export CMD
 
 .DEFAULT_GOAL := help
 
@@ -23,7 +24,7 @@ install: $(STAMP)  ## Create .venv and install Hostler with its embedded servers
 
 .PHONY: demo
 demo: $(STAMP)  ## Run the main job on the embedded stack (PROJECT=path CMD='…' for your own)
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py "$(PROJECT)" $(if $(CMD),--command '$(CMD)')
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py "$(PROJECT)" $(if $(CMD),--command "$$CMD")
 
 .PHONY: test
 test: $(STAMP)  ## Run every test
