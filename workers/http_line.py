@@ -24,6 +24,7 @@ from storage.errors import Conflict, HostlerError, Invalid, NotFound, Stale, Too
 from workers.control_plane import BULKY, ControlPlane
 from workers.lines import IntegrityError, Offer
 from workers.log import log
+from workers.output import PIECE_BYTES
 
 #: How long a poll waits for work at the API; proxies cut connections that stay silent for 30 s.
 POLL_WAIT_S = 20.0
@@ -161,7 +162,8 @@ class HttpLine:
         What we took under an earlier registration is lost. What the API believes us to hold, but no poll has brought
         (its answer got lost), is handed back, for heartbeats would renew its lease for ever.
         """
-        keys = {(offer.job_id, offer.attempt) for offer in (*held, *self._received)}
+        runs = {(offer.job_id, offer.attempt) for offer in held}
+        keys = runs | {(offer.job_id, offer.attempt) for offer in self._received}
         over = self._taken.keys() - keys
         said = {
             "status": "busy" if running else "idle", "currentJobId": current, "jobsCompleted": self._ended,
@@ -176,7 +178,8 @@ class HttpLine:
             theirs = {(str(each["jobId"]), int(each["attempt"])) for each in answer["held"]}
             lost |= keys - theirs
             await self._disown(theirs - keys - self._taken.keys())
-        return Beaten([job_id for job_id, _ in lost], _ids(answer.get("cancel")))
+        self._received = deque(offer for offer in self._received if (offer.job_id, offer.attempt) not in lost)
+        return Beaten([job_id for job_id, _ in lost & runs], _ids(answer.get("cancel")))
 
     async def _disown(self, orphans: set[Key]) -> None:
         """Hand back what two heartbeats in a row told us that we hold, and no poll has brought."""
@@ -190,7 +193,7 @@ class HttpLine:
     async def output(
         self, offer: Offer, channel: str, data: bytes, *, first_line: int, line_count: int
     ) -> Received:
-        """Append output, as text: what is not UTF-8 is replaced, and a last line without an end gets one.
+        """Append output, as text: what is not UTF-8 is replaced, and a line without an end gets one.
 
         Without that end the API would not count the line, and a piece that is repeated would be there twice.
         """
@@ -198,7 +201,10 @@ class HttpLine:
         decoder = taken.decoders.setdefault(channel, codecs.getincrementaldecoder("utf-8")("replace"))
         before = decoder.getstate()
         unended = line_count > data.count(b"\n")
-        text = decoder.decode(data, final=unended) + ("\n" if unended else "")
+        broken = (
+            unended and len(data) >= PIECE_BYTES
+        )  # a long line, perhaps within a character; else it is the last
+        text = decoder.decode(data, final=unended and not broken) + ("\n" if unended else "")
         body = {
             "jobId": offer.job_id, "attempt": offer.attempt, "data": text, "firstLine": first_line,
             "type": "stdout" if channel == "o" else "stderr",

@@ -50,6 +50,7 @@ from storage.store import Store
 from workers.control_plane import TokenFile
 from workers.http_line import HttpLine
 from workers.lines import IntegrityError, Offer
+from workers.output import Output
 
 NOT_NOW = Refused(503, ((b"retry-after", b"0"),))
 
@@ -358,33 +359,25 @@ async def test_departing_hands_back_what_nobody_has_claimed(
 # Output as text
 
 
-@pytest.mark.parametrize("cut", range(1, 9))
-async def test_characters_that_are_cut_apart_are_whole_in_the_log(
-    client: Client, store: Store, cut: int
+@pytest.mark.parametrize("before", [b"", b"x", b"xx"])
+async def test_characters_of_a_line_that_is_broken_stay_whole(
+    api: FaultyApi, client: Client, store: Store, tmp_path: Path, before: bytes
 ) -> None:
-    text = "aé€\N{CAT FACE}b".encode()
     job_id = await engine.submit(store)
     offer = await client.offer()
-    await client.line.output(offer, "o", text[:cut], first_line=0, line_count=0)
-    await client.line.output(offer, "o", text[cut:] + b"\n", first_line=0, line_count=1)
-    assert await text_of(store, job_id) == "aé€\N{CAT FACE}b\n"
-
-
-async def test_a_character_that_waits_survives_a_repetition(
-    api: FaultyApi, client: Client, store: Store
-) -> None:
-    euro = "€".encode()
-    job_id = await engine.submit(store)
-    offer = await client.offer()
-    api.plan(OUTPUT, NOT_NOW)
-    with pytest.raises(Unavailable):
-        await client.line.output(offer, "o", b"x" + euro[:2], first_line=0, line_count=0)
-    await client.line.output(offer, "o", b"x" + euro[:2], first_line=0, line_count=0)
-    api.plan(OUTPUT, NOT_NOW)
-    with pytest.raises(Unavailable):
-        await client.line.output(offer, "o", euro[2:] + b"\n", first_line=0, line_count=1)
-    await client.line.output(offer, "o", euro[2:] + b"\n", first_line=0, line_count=1)
-    assert await text_of(store, job_id) == "x€\n"
+    printed = before.decode() + "€" * 50_000
+    api.plan(OUTPUT, NOT_NOW, LOST)
+    output = Output(
+        client.line, offer, directory=str(tmp_path), limit_bytes=1 << 20, live_bytes=1 << 20,
+        gone=lambda: None, cancel=lambda: None,
+    )  # fmt: skip
+    output.feed("o", printed.encode())
+    output.end()
+    await output.delivered()
+    await output.close()
+    kept = await text_of(store, job_id)
+    assert kept.count("\n") == 3
+    assert kept.replace("\n", "") == printed
 
 
 async def test_what_is_no_text_is_replaced_and_an_unended_line_ends(client: Client, store: Store) -> None:
