@@ -19,13 +19,21 @@ if tonumber(A[4]) > 0 then                       -- an RQ worker: keep what `rq 
   local status = cjson.decode(A[6])
   redis.call('HSET', 'rq:worker:' .. A[1], 'last_heartbeat', A[5], 'state', status.running > 0 and 'busy' or 'idle',
     'current_job', status.current_job)
-  redis.call('EXPIRE', 'rq:worker:' .. A[1], A[4])
+  redis.call('PERSIST', 'rq:worker:' .. A[1])    -- it must outlive an outage; the reaper lets it expire
+  redis.call('DEL', 'rq:worker:' .. A[1] .. ':executions')
 end
 local lost, cancel = {}, {}
 for i = 7, #A, 2 do
-  local r = redis.call('HMGET', 'h:job:' .. A[i], 'state', 'attempt', 'worker', 'cancel')
+  local r = redis.call('HMGET', 'h:job:' .. A[i], 'state', 'attempt', 'worker', 'cancel', 'started')
   if r[1] == 'running' and r[2] == A[i + 1] and r[3] == A[1] then
     redis.call('ZADD', 'h:leases', due, A[i])
+    if tonumber(A[4]) > 0 then
+      local execution = A[i] .. ':' .. A[i + 1]
+      redis.call('SADD', 'rq:worker:' .. A[1] .. ':executions', execution)
+      redis.call('HSET', 'rq:execution:' .. execution, 'id', A[i + 1], 'job_id', A[i], 'worker_name', A[1],
+        'created_at', r[5] / 1000, 'last_heartbeat', now / 1000)
+      redis.call('EXPIRE', 'rq:execution:' .. execution, A[4])
+    end
     if r[4] then cancel[#cancel + 1] = A[i] end
   else
     lost[#lost + 1] = A[i]

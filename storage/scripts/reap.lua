@@ -41,6 +41,7 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'h:workers:seen', '-inf', qu
   else
     redis.call('ZREM', 'h:workers:seen', worker)
     redis.call('HSET', 'h:worker:' .. worker, 'status', 'offline', 'offline_at', now_text, 'offline_reason', 'silent')
+    redis.call('EXPIRE', 'rq:worker:' .. worker, 60)
     event('worker.offline', 'w', worker, 'why', 'silent')
     silent[#silent + 1] = worker
   end
