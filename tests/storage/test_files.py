@@ -131,6 +131,7 @@ async def test_a_file_beyond_the_limit_is_refused_in_the_pages_words(store, memo
         ("  spaced name .zip ", "spaced name .zip"),
         ("é" * 300 + ".tar.gz", "é" * 126 + ".gz"),
         ('quo"te;.zip', 'quo"te;.zip'),
+        ("a%2fb 100%.zip", "a_2fb 100%.zip"),
     ],
 )
 def test_a_filename_is_cut_down_to_its_last_part(given, kept):
