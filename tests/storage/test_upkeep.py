@@ -1,0 +1,100 @@
+"""Upkeep: one leader, nothing forgotten in or outside the queues, nothing kept for ever."""
+
+import asyncio
+import time
+
+import pytest
+import redis
+from engine import claim, register, settle, submit
+
+from storage import jobs, upkeep
+from storage.store import Store
+
+
+async def test_one_leads_until_its_lease_ends_or_it_steps_down(store: Store) -> None:
+    first = await store.call(upkeep.lead("a", 10))
+    assert first == 1
+    assert await store.call(upkeep.lead("b", 10)) == 0
+    assert await store.call(upkeep.lead("a", 0.05)) == first
+    await asyncio.sleep(0.06)
+    assert await store.call(upkeep.lead("b", 10)) == 2
+    assert await store.call(upkeep.step_down("a")) == 0
+    assert await store.call(upkeep.step_down("b")) == 1
+    assert await store.call(upkeep.lead("a", 10)) == 3
+
+
+async def test_only_jobs_whose_time_has_come_are_queued(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    soon, late = await submit(store, delay_s=0.05), await submit(store, delay_s=600)
+    await asyncio.sleep(0.06)
+    count, next_ms = await store.call(upkeep.promote())
+    assert count == 1
+    assert next_ms is not None
+    assert 590_000 < next_ms <= 600_000
+    assert redis_client.lrange("rq:queue:jobs.normal", 0, -1) == [soon.encode()]
+    assert (await jobs.get(store, late)).wait == "delay"
+    assert await store.call(upkeep.promote()) == (0, pytest.approx(next_ms, abs=1000))
+
+
+async def test_a_job_that_left_its_queue_unseen_is_put_back(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    lost, there = await submit(store), await submit(store)
+    redis_client.lrem("rq:queue:jobs.normal", 0, lost)
+    assert await upkeep.restore(store, thorough=False) == [lost]
+    assert set(redis_client.lrange("rq:queue:jobs.normal", 0, -1)) == {lost.encode(), there.encode()}
+    assert await upkeep.restore(store, thorough=False) == []
+
+
+async def test_a_queue_that_was_emptied_is_filled_again(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    ids = {await submit(store, tags=["gpu"]) for _ in range(150)}
+    redis_client.delete("rq:queue:jobs.gpu.normal", "rq:queues")
+    assert set(await upkeep.restore(store, thorough=False)) == ids
+    assert redis_client.llen("rq:queue:jobs.gpu.normal") == 150
+
+
+async def test_a_missing_entry_behind_a_doubled_one_is_found_by_the_thorough_look(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    lost, doubled = await submit(store), await submit(store)
+    redis_client.lrem("rq:queue:jobs.normal", 0, lost)
+    redis_client.rpush("rq:queue:jobs.normal", doubled)
+    assert await upkeep.restore(store, thorough=False) == []
+    assert await upkeep.restore(store, thorough=True) == [lost]
+    holder = await register(store)
+    assert sorted(each.job_id for each in await claim(store, holder, most=5)) == sorted([lost, doubled])
+
+
+async def test_jobs_that_wait_outside_their_queue_are_left_there(store: Store) -> None:
+    parent = await submit(store)
+    await submit(store, delay_s=600)
+    await submit(store, depends_on=[parent])
+    assert await upkeep.restore(store, thorough=True) == []
+
+
+async def test_what_rq_keeps_of_ended_jobs_is_forgotten_in_time(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    holder, job_id = await register(store), await submit(store)
+    (claimed,) = await claim(store, holder)
+    await settle(store, holder, claimed)
+    await upkeep.trim_registries(store)
+    assert redis_client.zrange("rq:finished:jobs.normal", 0, -1) == [job_id.encode()]
+    redis_client.zadd("rq:finished:jobs.normal", {job_id: int(time.time()) - 1})
+    await upkeep.trim_registries(store)
+    assert redis_client.zcard("rq:finished:jobs.normal") == 0
+
+
+async def test_the_reaper_tells_what_it_did(store: Store, redis_client: "redis.Redis[bytes]") -> None:
+    holder, job_id = await register(store), await submit(store)
+    await claim(store, holder)
+    first = await store.call(upkeep.reap(lease_s=15, kill_grace_s=5))
+    assert first.hold_ms > 0  # it has not looked for long: everybody gets a lease to come back
+    redis_client.delete("h:reaper:hold")
+    redis_client.zadd("h:leases", {job_id: 1})
+    redis_client.zadd("h:workers:seen", {"w": 1})
+    assert await store.call(upkeep.reap(lease_s=15, kill_grace_s=5)) == upkeep.Reaped(0, [job_id], [], ["w"])
+    assert await store.call(upkeep.reap(lease_s=15, kill_grace_s=5)) == upkeep.Reaped(0, [], [], [])
