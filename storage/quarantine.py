@@ -49,9 +49,8 @@ async def page(store: Store, *, limit: int, offset: int) -> tuple[list[Quarantin
 
 async def release(store: Store, actor: str, job_id: str) -> Submitted:
     """Let a job's command run again, as a new job. Raises NotFound when it is not in quarantine."""
-    job = await jobs.get(store, job_id)
     await _take_out(store, actor, job_id, "release")
-    return await jobs.submit(store, actor, jobs.order_of(job), retry_of=job_id)
+    return await jobs.retry(store, actor, job_id)
 
 
 async def discard(store: Store, actor: str, job_id: str) -> None:

@@ -11,6 +11,7 @@ from api.dialect import EXECUTOR
 from api.downloads import Content
 from api.endpoint import Context, Endpoint, Group, HTTPStatus, Role
 from api.errors import RangeNotSatisfiable, UnsupportedMediaType
+from api.paging import PageAnswer, PageQuery, envelope, sort_field
 from api.times import Time
 from storage import files, grants
 from storage.errors import Conflict, Denied, Invalid, NotFound, Unavailable, Unprocessable
@@ -33,23 +34,17 @@ class FileAnswer(Schema):
     uploadedBy = fields.String(required=True, attribute="uploaded_by")
 
 
-class FilesAnswer(Schema):
+class FilesAnswer(PageAnswer):
     """A page of files, under the row's own key and under the Pagination section's."""
 
     files = fields.List(fields.Nested(FileAnswer), required=True)
-    total = fields.Integer(required=True)
-    limit = fields.Integer(required=True)
-    offset = fields.Integer(required=True)
-    hasMore = fields.Boolean(required=True)
     data = fields.List(fields.Nested(FileAnswer), required=True)
 
 
-class FilesQuery(Schema):
+class FilesQuery(PageQuery):
     """Which page of the files."""
 
-    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
-    offset = fields.Integer(load_default=0, validate=validate.Range(0, 10**9))
-    sort = fields.String(load_default="-uploadedAt", validate=validate.OneOf(("uploadedAt", "-uploadedAt")))
+    sort = sort_field("uploadedAt", default="-uploadedAt")
 
 
 class PresignBody(Schema):
@@ -91,6 +86,7 @@ class DeletedAnswer(Schema):
     status=HTTPStatus.CREATED,
     raises=(files.InvalidFile, Invalid, UnsupportedMediaType, Unavailable),
     raw=True,
+    takes="multipart/form-data",
 )
 async def upload(context: Context, req: Request, resp: Response) -> None:
     """Upload one file as the part `file` of a multipart form; it is kept for 31 days."""
@@ -157,12 +153,13 @@ async def complete(context: Context, fileId: str) -> File:  # noqa: N803  as the
 @group.endpoint("GET /list", role=Role.VIEWER, query=FilesQuery(), returns=FilesAnswer(), raises=(Invalid,))
 async def list_files(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """List the files that are there, the newest first."""
-    limit, offset = query["limit"], query["offset"]
     total, found = await files.page(
-        context.store, limit=limit, offset=offset, descending=query["sort"].startswith("-")
+        context.store,
+        limit=query["limit"],
+        offset=query["offset"],
+        descending=query["sort"].startswith("-"),
     )
-    more = offset + len(found) < total
-    return {"files": found, "total": total, "limit": limit, "offset": offset, "hasMore": more, "data": found}
+    return envelope("files", found, total, query)
 
 
 @group.endpoint("GET /{fileId}", role=Role.VIEWER, returns=FileAnswer(), raises=(NotFound,))

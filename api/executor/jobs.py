@@ -12,7 +12,7 @@ from api.paging import envelope
 from integrations import outbound
 from storage import files, jobs, logs, schedules, why
 from storage.errors import Conflict, Invalid, NotFound, Unavailable, Unprocessable
-from storage.jobs import Backoff, Order, Submitted
+from storage.jobs import Backoff, Order
 from storage.schedules import Misfire, Recurrence
 
 group = Group("Jobs", "/api/jobs", EXECUTOR)
@@ -47,12 +47,8 @@ async def accept(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     store, actor = context.store, context.caller.actor
     if (recurring := body.get("schedule")) is not None:
         recurrence = Recurrence(recurring["cron"], recurring["timezone"], Misfire(recurring["misfire"]))
-        return _promised(await schedules.create(store, actor, order, recurrence, idempotency_key=key))
-    return _promised(await jobs.submit(store, actor, order, idempotency_key=key))
-
-
-def _promised(submitted: Submitted) -> dict[str, Any]:
-    return {**dataclasses.asdict(submitted), "status": "queued"}
+        return schemas.promised(await schedules.create(store, actor, order, recurrence, idempotency_key=key))
+    return schemas.promised(await jobs.submit(store, actor, order, idempotency_key=key))
 
 
 def _idempotency_key(context: Context) -> str | None:
@@ -156,7 +152,7 @@ async def cancel(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 )
 async def retry(context: Context, id: str) -> dict[str, Any]:
     """Run a finished job once more, as a new job with the same order."""
-    return _promised(await jobs.retry(context.store, context.caller.actor, id))
+    return schemas.promised(await jobs.retry(context.store, context.caller.actor, id))
 
 
 @group.endpoint(

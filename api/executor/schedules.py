@@ -6,6 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from api.dialect import EXECUTOR
 from api.endpoint import Context, Group, Role
+from api.paging import PageAnswer, PageQuery, envelope
 from api.times import Time
 from storage import schedules
 from storage.errors import Denied, NotFound, Unauthenticated
@@ -35,22 +36,11 @@ class OneSchedule(Schema):
     schedule = fields.Nested(ScheduleAnswer, required=True)
 
 
-class ScheduleList(Schema):
+class ScheduleList(PageAnswer):
     """A page of schedules, the next to come first."""
 
     schedules = fields.List(fields.Nested(ScheduleAnswer), required=True)
-    total = fields.Integer(required=True)
-    limit = fields.Integer(required=True)
-    offset = fields.Integer(required=True)
-    hasMore = fields.Boolean(required=True)
     data = fields.List(fields.Nested(ScheduleAnswer), required=True)
-
-
-class ScheduleQuery(Schema):
-    """Which page of the schedules."""
-
-    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
-    offset = fields.Integer(load_default=0, validate=validate.Range(0, 10**9))
 
 
 class Ended(Schema):
@@ -68,13 +58,11 @@ def _shown(schedule: Schedule) -> dict[str, Any]:
     return {**shown, "command": order.command or " ".join(order.argv or []), "name": order.name}
 
 
-@group.endpoint("GET ", role=Role.VIEWER, query=ScheduleQuery(), returns=ScheduleList(), raises=_GUARDED)
+@group.endpoint("GET ", role=Role.VIEWER, query=PageQuery(), returns=ScheduleList(), raises=_GUARDED)
 async def list_schedules(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """List the schedules, the next to come first."""
     found, total = await schedules.page(context.store, **query)
-    shown = [_shown(schedule) for schedule in found]
-    more = query["offset"] + len(shown) < total
-    return {"schedules": shown, "data": shown, "total": total, "hasMore": more, **query}
+    return envelope("schedules", [_shown(schedule) for schedule in found], total, query)
 
 
 @group.endpoint("GET /{id}", role=Role.VIEWER, returns=OneSchedule(), raises=(*_GUARDED, NotFound))

@@ -1,5 +1,6 @@
 """The fields of jobs and workers as CMD Executor's clients spell them."""
 
+import dataclasses
 import re
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -12,7 +13,7 @@ from api.paging import PageAnswer, PageQuery, Words, sort_field
 from api.times import Time
 from storage import schedules
 from storage.errors import HostlerError
-from storage.jobs import Job, State
+from storage.jobs import Job, State, Submitted
 from storage.queues import Priority
 
 KIB = 1024
@@ -591,6 +592,11 @@ class KeptAnswer(Schema):
 
 
 # Spelling
+
+
+def promised(submitted: Submitted) -> dict[str, Any]:
+    """Return what a submit promises, as SubmittedAnswer takes it."""
+    return {**dataclasses.asdict(submitted), "status": "queued"}
 
 
 def entry_of(job: Job) -> dict[str, Any]:
