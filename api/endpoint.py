@@ -83,6 +83,7 @@ class Endpoint:
     raw: bool
     media_type: str | None
     counted: bool = True
+    takes: str | None = None
 
     @property
     def name(self) -> str:
@@ -184,11 +185,13 @@ class Group:
         raw: bool = False,
         media_type: str | None = None,
         counted: bool = True,
+        takes: str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as the handler of `route`, e.g. "POST /{name}/start" or "WS /stream".
 
-        A `raw` handler gets the Falcon request and response and writes its own answer, of `media_type`. What is
-        not `counted` is public, has no limit of its rate, and asks nothing of Redis.
+        A `raw` handler gets the Falcon request and response and writes its own answer, of `media_type`; a body that it
+        reads by itself is of the type `takes`. What is not `counted` is public, has no limit of its rate, and asks
+        nothing of Redis.
         """
         method, _, path = route.partition(" ")
 
@@ -200,7 +203,7 @@ class Group:
             self.endpoints.append(
                 Endpoint(
                     method, self.prefix + path, handler, self, role, body, query, returns, status,
-                    raises, body_limit_bytes, raw, media_type, counted,
+                    raises, body_limit_bytes, raw, media_type, counted, takes,
                 )
             )  # fmt: skip
             return handler

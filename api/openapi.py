@@ -40,6 +40,17 @@ _SECURITY_SCHEMES = {
 _LADDER = {Role.VIEWER: "r", Role.OPERATOR: "w", Role.ADMIN: "a"}
 
 
+#: Bodies that handlers read by themselves.
+_RAW: dict[str, dict[str, Any]] = {
+    "application/octet-stream": {},
+    "multipart/form-data": {
+        "type": "object",
+        "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}},
+        "required": ["file"],
+    },
+}
+
+
 class _ErrorBody(Schema):
     """What every error says."""
 
@@ -157,6 +168,11 @@ class _Document:
             content = {"application/json": {"schema": endpoint.body}}
             required = any(field.required for field in endpoint.body.fields.values())
             operation["requestBody"] = {"required": required, "content": content}
+        elif endpoint.takes is not None:
+            operation["requestBody"] = {
+                "required": True,
+                "content": {endpoint.takes: {"schema": _RAW[endpoint.takes]}},
+            }
         return operation
 
     def _parameters(self, endpoint: Endpoint) -> Iterator[dict[str, Any]]:

@@ -250,6 +250,7 @@ async def cancel_check(context: Context, job_id: str) -> dict[str, Any]:
     returns=schemas.KeptAnswer(),
     raises=(Invalid, NotFound, Stale, Conflict, TooLarge, Unavailable),
     raw=True,
+    takes="application/octet-stream",
 )
 async def put_artifact(
     context: Context,
@@ -294,6 +295,7 @@ async def put_artifact(
     raises=(Invalid, NotFound, Stale, TooLarge, Unavailable),
     status=HTTPStatus.CREATED,
     raw=True,
+    takes="application/octet-stream",
 )
 async def put_log(
     context: Context,

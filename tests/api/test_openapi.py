@@ -58,6 +58,14 @@ def test_what_may_be_nothing_and_what_may_go_wrong_is_told(document: dict[str, A
     assert document["paths"]["/api/health"]["get"]["security"] == []
 
 
+def test_bodies_that_are_no_json_are_described_too(document: dict[str, Any]) -> None:
+    for path, method, media_type in (
+        ("/api/files/upload", "post", "multipart/form-data"),
+        ("/api/jobs/{id}/artifacts/{name}", "put", "application/octet-stream"),
+    ):
+        assert set(document["paths"][path][method]["requestBody"]["content"]) == {media_type}
+
+
 def test_paths_are_spelled_without_converters_and_name_their_variables(document: dict[str, Any]) -> None:
     operation = document["paths"]["/api/jobs/{id}/artifacts/{name}"]["get"]
     assert [each["name"] for each in operation["parameters"] if each["in"] == "path"] == ["id", "name"]
