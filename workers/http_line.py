@@ -60,6 +60,7 @@ class HttpLine:
         self._wake: Callable[[], None] = lambda: None
         self._polls: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._handing_back: asyncio.Task[None] | None = None
         self._received: deque[Offer] = deque()
         self._taken: dict[Key, _Taken] = {}
         self._unknown: set[Key] = set()
@@ -81,10 +82,17 @@ class HttpLine:
             self.stop_polling()
 
     def stop_polling(self) -> None:
-        """Take no more work. Safe to repeat."""
+        """Take no more work, and hand back what nobody has claimed. Safe to repeat."""
         self._stopping = True
         for poll in self._polls:
             poll.cancel()
+        if self._received and (self._handing_back is None or self._handing_back.done()):
+            self._handing_back = asyncio.create_task(self._hand_back())
+
+    async def _hand_back(self) -> None:
+        while self._received:
+            with contextlib.suppress(HostlerError):  # its lease runs out
+                await self.settle(self._received.popleft(), "released", "", None, {})
 
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
         """Take what polls have brought, and let a poll wait at the API for each free slot that is left.
@@ -303,9 +311,8 @@ class HttpLine:
         """Hand back what came too late to be started, and say goodbye. Raises Unavailable."""
         self.stop_polling()
         await asyncio.gather(*self._polls, return_exceptions=True)
-        while self._received:
-            with contextlib.suppress(HostlerError):
-                await self.settle(self._received.popleft(), "released", "", None, {})
+        if self._handing_back is not None:
+            await self._handing_back
         with contextlib.suppress(Unauthenticated, NotFound):
             await self._api.beat({"status": "offline", "reason": reason, "jobs": []})
 

@@ -345,15 +345,20 @@ async def test_what_the_api_no_longer_lists_is_lost(fake: FakeServer, faked: Cli
     assert (await faked.beat(offer)).lost == ["job-1"]
 
 
-async def test_departing_hands_back_what_nobody_has_claimed(
-    client: Client, store: Store, api: FaultyApi
+async def test_what_nobody_has_claimed_is_handed_back_when_polling_stops(
+    fake: FakeServer, faked: Client
 ) -> None:
-    job_id = await engine.submit(store)
-    await client.line.claim(most=1, startable=1)
-    await eventually(lambda: client.work.is_set() and client.line._received)
-    await client.line.depart("stopped")
-    assert api.count(RESULT) == 1
-    assert (await jobs.get(store, job_id)).worker != "agent-1" or api.asked[-1] == HEARTBEAT
+    fake.on(f"GET {GET_JOB}", job())
+    fake.on(f"POST {RESULT}", Answer(200, {"status": "queued"}))
+    faked.work.clear()
+    await faked.line.claim(most=1, startable=1)
+    await faked.work.wait()  # it has come, and nobody claims it
+    faked.line.stop_polling()
+    faked.line.stop_polling()
+    await faked.line.depart("stopped")
+    said = [each.json for each in fake.asked if each.path == RESULT]
+    assert [(each["jobId"], each["status"]) for each in said] == [("job-1", "released")]
+    assert fake.last(HEARTBEAT).json["status"] == "offline"
 
 
 # Output as text
