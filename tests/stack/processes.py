@@ -34,6 +34,8 @@ class Stack:
     valkey: Valkey
     env: dict[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    url: str = ""  # of its API, and a key of its admin, where it has a web
+    api_key: str = ""
 
     @property
     def settings(self) -> Settings:
