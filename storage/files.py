@@ -81,7 +81,9 @@ def clean_filename(filename: str | None) -> str:
     name = "".join(
         c for c in name if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
     ).strip()
-    name = _ENCODED.sub(lambda found: "_" + found[0][1:], name)  # resolve() takes no name that is encoded twice
+    name = _ENCODED.sub(
+        lambda found: "_" + found[0][1:], name
+    )  # resolve() takes no name that is encoded twice
     stem, dot, suffix = name.rpartition(".")
     if len(name.encode()) > FILENAME_LIMIT_BYTES:  # keep the suffix: it says what the file is
         suffix = dot + suffix if len(suffix.encode()) <= 16 else ""
