@@ -22,6 +22,9 @@ URI_LIMIT_BYTES = 8 * 1024
 HEAD_DEADLINE_S = 15.0
 #: A body of which nothing arrives for so long, while somebody waits for it, is given up.
 BODY_IDLE_S = 30.0
+#: What is read on of a body that was answered before its end, so that its sender hears the answer and no reset.
+LINGER_LIMIT_BYTES = 64 * 1024
+LINGER_S = 5.0
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -33,6 +36,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
+        self._linger_bytes: int | None = None  # what may still come of a body that nobody wants
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
@@ -50,7 +54,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_too_slow)
             self._head_bytes += len(data)
-        if self._body_timer is not None:
+        if self._body_timer is not None and self._linger_bytes is None:
             self._expect_body()
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
@@ -76,14 +80,45 @@ class GuardedProtocol(HttpToolsProtocol):
         size_bytes = sum(len(name) + len(value) for name, value in self.headers)
         if len(names) > MOST_HEADERS or size_bytes > HEAD_LIMIT_BYTES:
             self._refuse(431, "Request Header Fields Too Large")
-        elif names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
+        elif not self._is_plain(names):
             self._refuse(400, "Bad Request")
         if not self.transport.is_closing():
             super().on_headers_complete()
 
+    def _is_plain(self, names: list[bytes]) -> bool:
+        """Tell whether the head is one that everybody reads alike: its version, its host, where its body ends."""
+        version = self.parser.get_http_version()
+        return (
+            version in {"1.0", "1.1"}
+            and names.count(b"host") <= 1
+            and (b"host" in names or version == "1.0")  # RFC 9112, section 3.2
+            and names.count(b"content-length") + names.count(b"transfer-encoding") <= 1
+            and all(
+                value.lower() == b"chunked" for name, value in self.headers if name == b"transfer-encoding"
+            )
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """Count what comes of a body that nobody wants."""
+        super().on_body(body)
+        if self._linger_bytes is not None:
+            self._linger_bytes -= len(body)
+            if self._linger_bytes < 0:
+                self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """Set a limit to what is read of a body that was answered before its end."""
+        super().on_response_complete()
+        unread = not self.pipeline and self.cycle is not None and self.cycle.more_body
+        if unread and not self.transport.is_closing():
+            self._stop_clock()
+            self._linger_bytes = LINGER_LIMIT_BYTES
+            self._body_timer = self.loop.call_later(LINGER_S, self.transport.close)
+
     def on_message_complete(self) -> None:
         """Wait for the next head."""
         self._stop_clock()
+        self._linger_bytes = None
         super().on_message_complete()
         self._in_head = True
 
