@@ -21,6 +21,8 @@ from workers.log import log
 
 #: A line longer than this is broken into several, so that no reader has to hold more and every piece has its number.
 PIECE_BYTES = 64 * 1024
+#: While so many pieces wait, short lines are put together into longer pieces.
+MOST_WAITING = 256
 #: So much of one log is held in memory; beyond, it is in a file.
 MEMORY_BYTES = 256 * 1024
 #: The log goes to the object store in parts of this size.
@@ -109,6 +111,7 @@ class Output:
         self._tails = {"o": b"", "e": b""}
         self._waiting: deque[_Piece] = deque()
         self._waiting_bytes = 0
+        self._batch, self._batch_channel = bytearray(), "o"
         self._sender: asyncio.Task[None] | None = None
         self._next = offer.lines
         self._marks: deque[tuple[int, int]] = deque()  # where the next parts of the log end: byte and line
@@ -144,6 +147,25 @@ class Output:
             return
         if (percent := progress.last(data)) is not None and percent != self._percent:
             self._percent = percent
+        whole = self._batch[-1:] == b"\n"  # else a broken line ends there, and keeps its number
+        if channel != self._batch_channel or not whole or len(self._batch) + len(data) > PIECE_BYTES:
+            self._flush()
+        if len(self._waiting) >= MOST_WAITING:
+            self._batch_channel = channel
+            self._batch += data
+        else:
+            self._flush()
+            self._enqueue(channel, data)
+
+    def _flush(self) -> None:
+        """Make one piece of the lines that came while many pieces were waiting."""
+        data, self._batch = bytes(self._batch), bytearray()
+        if data:
+            self._enqueue(self._batch_channel, data)
+
+    def _enqueue(self, channel: str, data: bytes) -> None:
+        if self.truncated:
+            return
         count = data.count(b"\n") + (not data.endswith(b"\n"))
         if self.bytes_kept + len(data) > self._limit_bytes:
             self.truncated = True
@@ -192,6 +214,8 @@ class Output:
                 piece.data = None
             await self._deliver(partial(self._send_piece, piece, data))
             self._waiting.popleft()
+            if len(self._waiting) < MOST_WAITING:
+                self._flush()
             if self._percent is not None:
                 percent, self._percent = self._percent, None
                 await self._deliver(partial(self._line.progress, self._offer, percent))
