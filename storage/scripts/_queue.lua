@@ -50,9 +50,12 @@ local function let_go(job)
   redis.call('ZREM', 'rq:wip:' .. job.queue, job.id .. ':' .. job.attempt)
 end
 
--- pass the concurrency key on to the first job that still waits for it
+-- pass the concurrency key on to the first job that still waits for it, unless another one holds it; also where `job`
+-- never held it: it may be the one that the key was passed on to, and leave before it was claimed
 local function free_key(job)
-  if job.key == '' or redis.call('GET', 'h:key:' .. job.key) ~= job.id then return end
+  if job.key == '' then return end
+  local holder = redis.call('GET', 'h:key:' .. job.key)
+  if holder and holder ~= job.id then return end
   redis.call('DEL', 'h:key:' .. job.key)
   while true do
     local id = redis.call('LPOP', 'h:keywait:' .. job.key)

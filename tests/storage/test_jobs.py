@@ -188,6 +188,15 @@ async def test_a_cancelled_job_that_waited_for_a_key_does_not_hold_it(store: Sto
     assert [each.job_id for each in await claim(store, holder, most=5)] == [ids[2]]
 
 
+async def test_a_key_does_not_stay_with_a_job_that_was_cancelled_before_it_could_take_it(store: Store) -> None:
+    holder = await register(store)
+    ids = [await submit(store, concurrency_key="db") for _ in range(3)]
+    (first,) = await claim(store, holder, most=5)
+    await settle(store, holder, first)
+    await jobs.cancel(store, "user:u", ids[1])
+    assert [each.job_id for each in await claim(store, holder, most=5)] == [ids[2]]
+
+
 async def test_a_queued_job_is_cancelled_at_once(store: Store, redis_client: redis.Redis) -> None:
     holder, job_id = await register(store), await submit(store)
     assert await jobs.cancel(store, "user:u", job_id) is State.CANCELLED
