@@ -1,0 +1,267 @@
+"""The executor on real commands and a control plane in memory: slots, leases, cancels, draining."""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_line import FakeLine, until
+
+from storage.errors import Conflict, Unavailable
+from workers import executor as module
+from workers import platforms
+from workers.executor import Executor
+from workers.run import Circumstances
+from workers.workspace import Workspace
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="these commands need a POSIX shell")
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hostler-test-") as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
+
+
+@pytest.fixture
+def line() -> FakeLine:
+    return FakeLine()
+
+
+Start = Callable[..., Executor]
+
+
+@pytest.fixture
+async def start(line: FakeLine, root: Path) -> AsyncIterator[Start]:
+    """Start executors; at the end of the test they are stopped."""
+    with contextlib.ExitStack() as stack:
+        running: list[tuple[Executor, asyncio.Task[None]]] = []
+
+        def start(slots: int = 2, heartbeat_s: float = 0.05, drain_s: float = 0.2, **how: Any) -> Executor:
+            platform = platforms.choose("none", slots=slots)
+            stack.callback(platform.close)
+            around = Circumstances(
+                line=line, platform=platform, workspace=Workspace(root, platform, fetch_limit_bytes=1 << 20, allow=()),
+                environment={"PATH": os.defpath}, spool=str(root), kill_grace_s=how.get("kill_grace_s", 0.2),
+                log_limit_bytes=1 << 20, live_bytes=1 << 18,
+            )  # fmt: skip
+            one = Executor(around, slots=slots, heartbeat_s=heartbeat_s, drain_s=drain_s)
+            running.append((one, asyncio.create_task(one.work())))
+            return one
+
+        yield start
+        line.away = False
+        for one, task in running:
+            one.stop()
+            await asyncio.wait_for(task, 15)
+
+
+def ends(line: FakeLine, *ids: str) -> Callable[[], bool]:
+    return lambda: all(line.of(job_id).ends for job_id in ids)
+
+
+async def test_jobs_are_carried_out_and_their_ends_told(line: FakeLine, start: Start) -> None:
+    start()
+    line.put("good", "echo said")
+    line.put("bad", "exit 3")
+    await until(ends(line, "good", "bad"), "both end")
+    assert line.of("good").text == b"said\n"
+    (good,), (bad,) = line.of("good").ends, line.of("bad").ends
+    assert (good[:3], bad[:3]) == (("completed", "", 0), ("failed", "exit_code", 3))
+    assert {"cpu_ms", "max_rss_bytes"} <= set(good[3])
+
+
+async def test_no_more_run_at_once_than_there_are_slots(line: FakeLine, start: Start, root: Path) -> None:
+    start(slots=2)
+    for number in range(6):
+        line.put(f"j{number}", f"echo + >> {root}/n; sleep 0.1; echo - >> {root}/n")
+    await until(ends(line, *(f"j{number}" for number in range(6))), "all end")
+    depth = deepest = 0
+    for sign in (root / "n").read_text().split():
+        depth += 1 if sign == "+" else -1
+        deepest = max(deepest, depth)
+    assert deepest == 2
+
+
+async def test_short_jobs_are_claimed_ahead_and_long_ones_left_to_others(
+    line: FakeLine, start: Start
+) -> None:
+    one = start(slots=1)
+    one._mean_run_s = 0.01
+    for number in range(3):
+        line.put(f"j{number}", "sleep 600")
+    await until(lambda: line.of("j1").ends, "the one that was held is given back")
+    assert line.of("j1").ends[0][0] == "released"
+    assert line.of("j0").ends == []
+
+
+async def test_what_is_held_and_runs_is_in_every_heartbeat_and_nothing_else(
+    line: FakeLine, start: Start
+) -> None:
+    start()
+    line.put("long", "sleep 600")
+    await until(lambda: [("long", 1)] in line.beats, "it beats for it")
+    line.cancel("long")
+    await until(ends(line, "long"), "it ends")
+    seen = len(line.beats)
+    await until(lambda: len(line.beats) > seen + 1, "it beats on")
+    assert line.beats[-1] == []
+
+
+@pytest.mark.parametrize("how", ["message", "heartbeat", "output"])
+async def test_a_wish_to_cancel_is_heard_in_three_ways(line: FakeLine, start: Start, how: str) -> None:
+    start(heartbeat_s=0.05 if how == "heartbeat" else 60)
+    line.put("job", "while :; do echo on; sleep 0.02; done" if how == "output" else "sleep 600")
+    await until(lambda: line.attempts.get("job"), "it is claimed")
+    if how == "message":
+        await until(lambda: True, "")
+        await asyncio.sleep(0.05)
+        line.cancel("job")
+        line.cancel("job")
+        line.cancel("unknown")
+    else:
+        line.cancelled.add("job")
+    await until(ends(line, "job"), "it ends")
+    assert [end[:2] for end in line.of("job").ends] == [("cancelled", "cancelled")]
+
+
+async def test_a_cancelled_job_that_ignores_term_is_killed_after_the_grace(
+    line: FakeLine, start: Start
+) -> None:
+    start(kill_grace_s=0.3)
+    line.put("job", "trap '' TERM; echo on; while :; do sleep 0.05; done")
+    await until(lambda: line.of("job").text, "it runs")
+    began = time.monotonic()
+    line.cancel("job")
+    await until(ends(line, "job"), "it ends")
+    assert 0.25 < time.monotonic() - began < 3
+    assert line.of("job").ends[0][3]["signal"] == 9
+
+
+async def test_a_job_that_is_cancelled_before_its_command_starts_never_starts(
+    line: FakeLine, start: Start, root: Path
+) -> None:
+    start()
+    line.store_away = True
+    line.put("job", f"touch {root}/started", file="f")
+    await until(lambda: line.attempts.get("job"), "it is claimed")
+    await asyncio.sleep(0.05)
+    line.cancel("job")
+    await until(ends(line, "job"), "it ends")
+    assert line.of("job").ends[0][:2] == ("cancelled", "cancelled")
+    assert not (root / "started").exists()
+
+
+async def test_an_attempt_that_is_lost_is_killed_at_once_and_tells_nothing(
+    line: FakeLine, start: Start
+) -> None:
+    start(slots=1, kill_grace_s=60)
+    line.put("job", "trap '' TERM; sleep 600")
+    await until(lambda: [("job", 1)] in line.beats, "it runs")
+    line.stale.add(("job", 1))
+    line.put("next")
+    await until(ends(line, "next"), "its slot is free")
+    assert line.of("job").ends == []
+
+
+async def test_a_job_that_comes_back_to_the_worker_that_lost_it_runs_once_more_and_alone(
+    line: FakeLine, start: Start, root: Path
+) -> None:
+    start(slots=2, heartbeat_s=60)
+    words = f"mkdir {root}/alone && trap 'sleep 0.1; rmdir {root}/alone; exit' TERM EXIT; "
+    line.put("job", f"{words} echo $HOSTLER_ATTEMPT; [ $HOSTLER_ATTEMPT = 2 ] || sleep 600 & wait")
+    await until(lambda: line.of("job", 1).text, "it runs")
+    line.stale.add(("job", 1))
+    (root / "alone").rmdir()  # the first is killed without a chance to
+    line.put("job", "echo again; echo $HOSTLER_ATTEMPT")
+    await until(lambda: line.of("job", 2).ends, "the second attempt ends")
+    assert line.of("job", 2).ends[0][0] == "completed"
+    assert line.of("job", 2).text == b"again\n2\n"
+    assert line.of("job", 1).ends == []
+    for job_id in ("a", "b"):
+        line.put(job_id, "sleep 0.1")
+    await until(ends(line, "a", "b"), "both slots are free")
+
+
+async def test_work_goes_on_when_the_control_plane_comes_back(line: FakeLine, start: Start) -> None:
+    start()
+    line.put("running", "sleep 0.2; echo done; exit 5")
+    await until(lambda: line.attempts.get("running"), "it is claimed")
+    line.away = True
+    await asyncio.sleep(0.6)
+    line.away = False
+    await until(ends(line, "running"), "its result arrives")
+    assert line.of("running").text == b"done\n"
+    assert [end[:3] for end in line.of("running").ends] == [("failed", "exit_code", 5)]
+    line.put("next")
+    await until(ends(line, "next"), "it claims again")
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable("away"), Conflict("unregistered"), RuntimeError("a mistake of ours")]
+)
+async def test_no_error_keeps_a_worker_from_claiming(
+    line: FakeLine, start: Start, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(module, "POLL_S", 0.1)
+    line.error = error
+    start(heartbeat_s=60)
+    await until(lambda: line.error is None, "it has met the error")
+    line.error = error
+    await until(lambda: line.error is None, "it has met it again")
+    line.put("job")
+    await until(ends(line, "job"), "it claims")
+
+
+async def test_draining_lets_short_jobs_end_and_hands_long_ones_back(line: FakeLine, start: Start) -> None:
+    one = start(slots=2, drain_s=0.5)
+    line.put("short", "sleep 0.2; echo done")
+    line.put("long", "sleep 600")
+    await until(lambda: len(line.attempts) == 2, "both are claimed")
+    await asyncio.sleep(0.05)
+    one.stop()
+    one.stop()
+    line.put("late")
+    await until(ends(line, "short", "long"), "both are told of")
+    assert line.of("short").ends[0][:3] == ("completed", "", 0)
+    assert line.of("long").ends[0][0] == "released"
+    assert "late" not in line.attempts
+
+
+async def test_what_a_claim_brings_while_draining_begins_is_not_dropped(line: FakeLine, start: Start) -> None:
+    one = start(slots=2, drain_s=5)
+    await asyncio.sleep(0.05)
+    line.claim_gate.clear()
+    line.put("job", "echo ran")
+    await until(lambda: not line.waiting, "the claim is on its way")
+    one.stop()
+    await asyncio.sleep(0.05)
+    line.claim_gate.set()
+    await until(ends(line, "job"), "it is told of")
+    assert line.of("job").ends[0][0] in {"completed", "released"}
+
+
+async def test_a_job_that_is_handed_back_while_its_files_come_has_not_failed(
+    line: FakeLine, start: Start
+) -> None:
+    one = start(slots=1, drain_s=0.1)
+    line.store_away = True
+    line.put("job", "true", file="f")
+    await until(lambda: line.attempts.get("job"), "it is claimed")
+    await asyncio.sleep(0.05)
+    one.stop()
+    await until(ends(line, "job"), "it is handed back")
+    assert line.of("job").ends[0][0] == "released"
+
+
+async def test_a_job_leaves_no_directory_behind(line: FakeLine, start: Start, root: Path) -> None:
+    start()
+    line.put("job", "mkdir -p a/b; touch a/b/c; chmod 000 a")
+    await until(ends(line, "job"), "it ends")
+    await until(lambda: not list(root.glob("job-*")), "its directory is gone")
