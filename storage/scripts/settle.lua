@@ -34,7 +34,7 @@ if redis.call('EXISTS', worker) == 1 then
   redis.call('HINCRBY', worker, outcome == 'completed' and 'successful_job_count' or 'failed_job_count', 1)
 end
 redis.call('HINCRBY', 'h:worker:' .. A[3], 'jobs_completed', 1)
-local may_retry = outcome == 'failed' and (reason == 'exit_code' or reason == 'timeout')
+local may_retry = outcome == 'failed' and job.once == '' and (reason == 'exit_code' or reason == 'timeout')
 if may_retry and tonumber(job.failures) < tonumber(job.retries) then
   local base, factor, cap = string.match(job.backoff, '^(%d+) ([%d.]+) (%d+)$')
   local delay = math.min(base * factor ^ job.failures, tonumber(cap)) * tonumber(A[9])

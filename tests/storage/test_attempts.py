@@ -226,6 +226,13 @@ async def test_a_job_that_may_run_once_is_not_handed_back_after_its_start(store:
     assert await settle(store, holder, claimed, "released") == "failed"
 
 
+async def test_a_job_that_may_run_once_is_not_retried(store: Store) -> None:
+    holder = await register(store)
+    await submit(store, at_most_once=True, retries=3)
+    (claimed,) = await claim(store, holder)
+    assert await settle(store, holder, claimed, "failed") == "failed"
+
+
 async def test_a_job_that_was_only_held_ahead_is_handed_back_even_if_it_may_run_once(store: Store) -> None:
     holder = await register(store)
     await submit(store, at_most_once=True)
