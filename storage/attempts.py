@@ -46,6 +46,8 @@ class Claim:
         spec = orjson.loads(self.spec)
         if not isinstance(spec, dict):
             raise Forged(f"The payload of job {self.job_id!r} is not an object.")
+        if "env" in spec:
+            spec["env"] = seal.decrypt_json("environment", spec["env"], bound_to=self.job_id)
         return spec
 
 

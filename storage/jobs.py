@@ -8,7 +8,7 @@ quarantined, invalid, integrity. Terminal states never change; a retry on reques
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -182,7 +182,7 @@ def submission(
     job_id: str,
     idempotency: tuple[str, str] | None = None,
     schedule: str | None = None,
-    schedule_record: tuple[str, str] | None = None,
+    schedule_record: str | None = None,
     retry_of: str | None = None,
     estimated_wait_s: int | None = None,
 ) -> Call[Submitted]:
@@ -195,6 +195,8 @@ def submission(
     given_spec = {name: asked[name] for name in _SPEC if asked[name]}
     if order.retries:
         given_spec["backoff"] = asked["backoff"]
+    if order.env:  # it may hold secrets, which neither Redis nor its backups should
+        given_spec["env"] = store.seal.encrypt_json("environment", order.env, bound_to=job_id)
     spec = orjson.dumps({"task": tasks.COMMAND.name, **given_spec})
     queue = queues.of_job(order.priority, order.tags)
     options: dict[str, Any] = {
@@ -217,7 +219,7 @@ def submission(
         backoff = order.backoff
         options["backoff"] = f"{int(backoff.delay_s * 1000)} {backoff.factor} {int(backoff.max_s * 1000)}"
     if schedule_record is not None:
-        options["schedule_record"], options["schedule_signature"] = schedule_record
+        options["schedule_record"] = schedule_record
     if idempotency is not None:
         options["idempotency_key"], options["body_hash"] = idempotency
 
@@ -247,7 +249,7 @@ def submission(
 def _sealed_webhook(store: Store, job_id: str, webhook: Mapping[str, str] | None) -> str | None:
     if webhook is None:
         return None
-    return store.seal.encrypt("webhook", orjson.dumps(dict(webhook)), bound_to=job_id)
+    return store.seal.encrypt_json("webhook", dict(webhook), bound_to=job_id)
 
 
 async def submit(
@@ -352,11 +354,15 @@ async def cancel(store: Store, actor: str, job_id: str) -> State:
     return await store.call(script("cancel", _known(job_id), actor, rq_time(), read=read))
 
 
-def order_of(job: Job) -> Order:
-    """Return the order that `job` was made from, without its times and its dependencies."""
+def order_of(store: Store, job: Job) -> Order:
+    """Return the order that `job` was made from, without its times and its dependencies. Raises Forged."""
     known = {name: job.spec[name] for name in _SPEC if name in job.spec and name not in {"depends_on"}}
     if "backoff" in job.spec:
         known["backoff"] = Backoff(**job.spec["backoff"])
+    if "env" in job.spec:
+        known["env"] = store.seal.decrypt_json("environment", job.spec["env"], bound_to=job.id)
+    if job.sealed_webhook is not None:
+        known["webhook"] = store.seal.decrypt_json("webhook", job.sealed_webhook, bound_to=job.id)
     return Order(**known)
 
 
@@ -365,8 +371,4 @@ async def retry(store: Store, actor: str, job_id: str) -> Submitted:
     job = await get(store, job_id)
     if not job.finished:
         raise Conflict(f"Job {job_id!r} is {job.state}; only a finished job can be retried.")
-    order = order_of(job)
-    if job.sealed_webhook is not None:
-        webhook = orjson.loads(store.seal.decrypt("webhook", job.sealed_webhook, bound_to=job_id))
-        order = replace(order, webhook=webhook)
-    return await submit(store, actor, order, retry_of=job_id)
+    return await submit(store, actor, order_of(store, job), retry_of=job_id)

@@ -100,8 +100,8 @@ async def create(
         raise Invalid(message, details={"dependsOn": message})
     schedule_id = store.new_id("schedule")
     due_ms = following(recurrence.cron, recurrence.timezone, store.now_ms())
-    record = orjson.dumps({"order": asdict(order), "actor": actor, **asdict(recurrence)}).decode()
-    signature = store.seal.signature("schedule", schedule_id, record)
+    given = {"order": asdict(order), "actor": actor, **asdict(recurrence)}
+    record = store.seal.encrypt_json("schedule", given, bound_to=schedule_id)
     body = orjson.dumps([asdict(order), asdict(recurrence)], option=orjson.OPT_SORT_KEYS)
     idempotency = None
     if idempotency_key is not None:
@@ -109,7 +109,7 @@ async def create(
     return await store.call(
         submission(
             store, actor, replace(order, not_before_ms=due_ms, delay_s=None),
-            job_id=job_id_of(schedule_id, due_ms), schedule=schedule_id, schedule_record=(record, signature),
+            job_id=job_id_of(schedule_id, due_ms), schedule=schedule_id, schedule_record=record,
             idempotency=idempotency,
         )
     )  # fmt: skip
@@ -121,8 +121,7 @@ def job_id_of(schedule_id: str, due_ms: int) -> str:
 
 
 def _read(store: Store, schedule_id: str, row: Mapping[str, str]) -> Schedule:
-    store.seal.check("schedule", row.get("sig", ""), schedule_id, row["record"])
-    record: dict[str, Any] = orjson.loads(row["record"])
+    record: dict[str, Any] = store.seal.decrypt_json("schedule", row["record"], bound_to=schedule_id)
     order = {**record["order"], "backoff": Backoff(**record["order"]["backoff"])}
     return Schedule(
         id=schedule_id, order=Order(**order), cron=record["cron"], timezone=record["timezone"],

@@ -48,7 +48,7 @@ async def _delivery(store: Store, job_id: str) -> Delivery:
     sealed, tries = await store.call(command("HMGET", f"h:job:{job_id}", "webhook", "webhook_tries"))
     if not sealed:
         raise NotFound("The job has left Redis before its webhook was delivered.")
-    target: dict[str, str] = orjson.loads(store.seal.decrypt("webhook", text(sealed), bound_to=job_id))
+    target: dict[str, str] = store.seal.decrypt_json("webhook", text(sealed), bound_to=job_id)
     job = await store.call(jobs.fetch(job_id))
     body = orjson.dumps(message(job))
     headers = {

@@ -58,7 +58,7 @@ if #unmet > 0 then
 elseif o.schedule then
   park(job, 'schedule', due)
   if o.schedule_record then                              -- its first occurrence brings the schedule with it
-    redis.call('HSET', 'h:schedule:' .. o.schedule, 'record', o.schedule_record, 'sig', o.schedule_signature,
+    redis.call('HSET', 'h:schedule:' .. o.schedule, 'record', o.schedule_record,
       'job', id, 'next', string.format('%d', due), 'actor', actor, 'created', now_text)
     redis.call('ZADD', 'h:schedules', string.format('%d', due), o.schedule)
   end

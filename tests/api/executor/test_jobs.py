@@ -47,8 +47,11 @@ async def test_every_field_of_a_submit_reaches_the_record(
         webhook={"url": "https://example.org/hook", "secret": "s3cret"},
     )  # fmt: skip
     job = await jobs.get(hostler.store, job_id)
-    assert {name: job.spec[name] for name in job.spec if name != "task"} == {
-        "command": "x", "timeout_s": 5, "priority": "high", "env": {"A_1": "b=c\n"}, "tags": ["gpu", "a.b-c_d"],
+    assert hostler.store.seal.decrypt_json("environment", job.spec["env"], bound_to=job_id) == {
+        "A_1": "b=c\n"
+    }
+    assert {name: job.spec[name] for name in job.spec if name not in {"task", "env"}} == {
+        "command": "x", "timeout_s": 5, "priority": "high", "tags": ["gpu", "a.b-c_d"],
         "artifacts": ["out/**/*.xml"], "name": "Name", "metadata": {"a": {"b": [1]}}, "retries": 3,
         "concurrency_key": "k", "depends_on": [parent], "at_most_once": True,
         "backoff": {"delay_s": 2.0, "factor": 3.0, "max_s": 60.0},
