@@ -37,11 +37,11 @@ class Worker(rq.Worker):
     def __init__(self, settings: Settings, *, name: str, slots: int, tags: tuple[str, ...]) -> None:
         self.settings, self.slots, self.tags = settings, slots, tags
         connection = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=5)
-        tag_sets = [text(each) for each in cast("set[bytes]", connection.smembers("h:tagsets"))]
         super().__init__(
-            queues.served(tag_sets, tags), name=name, connection=connection, serializer=JSONSerializer,
-            worker_ttl=int(settings.lease_s * 4) + 1,
+            queues.served([], tags), name=name, connection=connection, serializer=JSONSerializer,
+            worker_ttl=int(settings.lease_s * 4) + 1, prepare_for_work=False,  # that needs Redis, which may be away
         )  # fmt: skip
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
 
     def work(self, *_: Any, **__: Any) -> bool:
         """Claim and run jobs until told to stop; answers True."""
@@ -104,7 +104,13 @@ class Worker(rq.Worker):
         return record.get("registration", "")
 
     def register_birth(self) -> None:
-        """Register with RQ; whether the name is free has been decided by then."""
+        """Register with RQ; whether the name is free has been decided by then. Raises redis.RedisError."""
+        tag_sets = [text(each) for each in cast("set[bytes]", self.connection.smembers("h:tagsets"))]
+        served = queues.served(tag_sets, self.tags)
+        self.queues = [
+            rq.Queue(each, connection=self.connection, serializer=JSONSerializer) for each in served
+        ]
+        self._set_ip_address(self.connection)
         self.connection.delete(self.key)
         super().register_birth()  # type: ignore[no-untyped-call]  # RQ is not typed here
 
