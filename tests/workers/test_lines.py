@@ -1,0 +1,170 @@
+"""The worker's line to Redis: claims without what is forged, heartbeats that outlive a registration."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+import redis
+from engine import register, submit
+from fake_line import until
+
+from settings import Settings
+from storage import attempts, fleet, jobs
+from storage.attempts import Holder, Unregistered
+from storage.errors import Unavailable
+from storage.jobs import State
+from storage.store import Store
+from workers.lines import RedisLine
+
+
+class Registrar:
+    """Registers anew when it is let."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.count, self.gate = store, 0, asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self) -> Holder:
+        self.count += 1
+        await self.gate.wait()
+        return await register(self.store, "w", f"again-{self.count}", proof="r2")
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    store = Store(settings)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def registrar(store: Store) -> Registrar:
+    return Registrar(store)
+
+
+@pytest.fixture
+async def line(store: Store, registrar: Registrar) -> AsyncIterator[RedisLine]:
+    line = RedisLine(store, await register(store, "w", "r1"), tags=("gpu",), reregister=registrar)
+    yield line
+    await line.depart("done")
+
+
+async def test_a_claim_brings_the_spec_and_what_is_held_ahead(line: RedisLine, store: Store) -> None:
+    ids = [await submit(store, "make") for _ in range(3)]
+    offers = await line.claim(most=3, startable=2)
+    assert [offer.job_id for offer in offers] == ids
+    assert [offer.held_ahead for offer in offers] == [False, False, True]
+    assert offers[0].spec["command"] == "make"
+    assert await line.begin(offers[2])
+
+
+async def test_what_is_forged_is_ended_and_the_rest_is_handed_on(
+    line: RedisLine, store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    forged, honest = await submit(store, "make"), await submit(store, "make")
+    redis_client.hset(f"h:job:{forged}", "spec", b'{"task":"command","command":"evil"}')
+    redis_client.rpush("rq:queue:jobs.normal", "foreign")
+    assert [offer.job_id for offer in await line.claim(most=5, startable=5)] == [honest]
+    job = await jobs.get(store, forged)
+    assert (job.state, job.reason) == ("failed", "invalid")
+    assert job.facts["message"]
+
+
+async def test_a_task_that_this_worker_does_not_know_is_not_run(
+    line: RedisLine, store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    job_id = await submit(store)
+    spec = orjson.dumps({"task": "os.system", "command": "evil"})
+    redis_client.hset(
+        f"h:job:{job_id}", mapping={"spec": spec, "sig": store.seal.signature("job", job_id, spec)}
+    )
+    assert await line.claim(most=5, startable=5) == []
+    assert "os.system" in (await jobs.get(store, job_id)).facts["message"]
+
+
+async def test_a_forged_job_that_cannot_be_ended_takes_no_other_along(
+    line: RedisLine, store: Store, redis_client: "redis.Redis[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged, honest = await submit(store), await submit(store)
+    redis_client.hset(f"h:job:{forged}", "spec", b"{}")
+    real = store.call
+
+    async def shaky(call: object) -> object:
+        if getattr(call, "script", None) == "settle":
+            raise Unavailable("Redis cannot be reached.")
+        return await real(call)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "call", shaky)
+    assert [offer.job_id for offer in await line.claim(most=5, startable=5)] == [honest]
+    monkeypatch.undo()
+
+
+async def test_a_heartbeat_without_a_registration_loses_all_at_once_and_registers_meanwhile(
+    line: RedisLine, store: Store, registrar: Registrar
+) -> None:
+    await submit(store)
+    (offer,) = await line.claim(most=1, startable=1)
+    await register(store, "w", "r2", proof="r1")
+    registrar.gate.clear()
+    for _ in range(2):
+        beaten = await asyncio.wait_for(line.beat([offer], running=1, current=None), 2)
+        assert beaten.lost == [offer.job_id]
+    await until(lambda: registrar.count == 1, "it registers, once")
+    with pytest.raises(Unregistered):
+        await line.claim(most=1, startable=1)
+    registrar.gate.set()
+    await until(lambda: line.holder.registration == "again-1", "it is registered")
+    assert (await line.beat([], running=0, current=None)).lost == []
+    assert [again.attempt for again in await line.claim(most=1, startable=1)] == [2]
+
+
+async def test_work_and_cancels_are_heard_of(line: RedisLine, store: Store) -> None:
+    woken, cancelled = asyncio.Event(), list[str]()
+    task = line.listen(woken.set, cancelled.append)
+    try:
+        await asyncio.wait_for(woken.wait(), 5)  # once it listens
+        woken.clear()
+        job_id = await submit(store)
+        await asyncio.wait_for(woken.wait(), 5)
+        await line.claim(most=1, startable=1)
+        assert await jobs.cancel(store, "user:u", job_id) == State.RUNNING
+        await until(lambda: cancelled == [job_id], "the wish to cancel is heard")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_new_set_of_tags_is_served_as_soon_as_it_is_heard_of(line: RedisLine, store: Store) -> None:
+    assert await line.claim(most=1, startable=1) == []
+    woken = asyncio.Event()
+    task = line.listen(woken.set, lambda job_id: None)
+    try:
+        await asyncio.wait_for(woken.wait(), 5)
+        woken.clear()
+        job_id = await submit(store, tags=["gpu"])
+        await asyncio.wait_for(woken.wait(), 5)
+        await until(lambda: line._tag_sets is None, "it asks anew")
+        assert [offer.job_id for offer in await line.claim(most=1, startable=1)] == [job_id]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_leaving_does_not_disturb_a_worker_that_took_the_name_over(
+    line: RedisLine, store: Store
+) -> None:
+    await register(store, "w", "r2", proof="r1")
+    await line.depart("stopped")
+    assert (await store.call(fleet.fetch("w"))).status == "online"
+
+
+async def test_an_attempt_tells_its_output_its_progress_and_its_end(line: RedisLine, store: Store) -> None:
+    job_id = await submit(store)
+    (offer,) = await line.claim(most=1, startable=1)
+    received = await line.output(offer, "o", b"a\nb\n", first_line=0, line_count=2)
+    assert received == attempts.Received(2, False, False)
+    await line.progress(offer, 40)
+    assert await line.settle(offer, "failed", "exit_code", 3, {"cpu_ms": 5}) == "failed"
+    job = await jobs.get(store, job_id)
+    assert (job.exit_code, job.progress, job.lines, job.facts) == (3, 40, 2, {"cpu_ms": "5"})

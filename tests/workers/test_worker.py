@@ -1,0 +1,110 @@
+"""`hostler worker` as RQ and Hostler register it: before Redis is there, and against others of its name."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+import rq
+from engine import register, submit
+from rq.serializers import JSONSerializer
+from servers import free_port
+
+from settings import Settings
+from storage import fleet
+from storage.attempts import Holder
+from storage.store import Store
+from workers import platforms
+from workers import worker as module
+from workers.platforms import Platform
+from workers.worker import Worker
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    store = Store(settings)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def platform() -> Any:
+    platform = platforms.choose("none", slots=1)
+    yield platform
+    platform.close()
+
+
+async def registered(worker: Worker, store: Store, platform: Platform, registration: str = "r") -> None:
+    try:
+        await asyncio.wait_for(worker._register(store, Holder(worker.name, registration), platform), 10)
+    finally:
+        worker.connection.close()
+
+
+async def test_a_worker_is_made_though_redis_is_away(settings: Settings) -> None:
+    away = replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    worker = Worker(away, name="w", slots=1, tags=("gpu",))
+    assert worker.queue_names() == ["jobs.high", "jobs.normal", "jobs.low"]
+    store = Store(away)
+    platform = platforms.choose("none", slots=1)
+    try:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(worker._register(store, Holder("w", "r"), platform), 0.3)  # it waits
+    finally:
+        platform.close()
+        await store.close()
+
+
+async def test_a_worker_is_known_to_hostler_and_to_rq_with_the_queues_that_its_tags_cover(
+    settings: Settings, store: Store, platform: Platform, redis_client: "redis.Redis[bytes]"
+) -> None:
+    await submit(store, tags=["gpu"])
+    await submit(store, tags=["arm"])
+    await registered(Worker(settings, name="w", slots=3, tags=("gpu",)), store, platform)
+    known = await store.call(fleet.fetch("w"))
+    assert (known.status, known.slots, known.tags, known.pid) == ("online", 3, ("gpu",), os.getpid())
+    assert known.hostname == socket.gethostname()
+    (seen,) = rq.Worker.all(connection=redis_client, serializer=JSONSerializer)
+    assert seen.queue_names() == [
+        "jobs.gpu.high", "jobs.high", "jobs.gpu.normal", "jobs.normal", "jobs.gpu.low", "jobs.low"
+    ]  # fmt: skip
+
+
+async def test_a_worker_waits_while_another_of_its_name_is_online(
+    settings: Settings, store: Store, platform: Platform
+) -> None:
+    await register(store, "w", hostname="elsewhere", pid=1)
+    worker = Worker(settings, name="w", slots=1, tags=())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(worker._register(store, Holder("w", "r2"), platform), 0.3)
+    worker.connection.close()
+
+
+@pytest.mark.parametrize(
+    ("facts", "free"),
+    [
+        ({"pid": 2**22 + 1}, True),  # no process has that number
+        ({"pid": os.getppid()}, False),
+        ({"pid": os.getppid(), "boot": "another"}, True),  # the machine was restarted since
+        ({"pid": os.getpid()}, True),  # it is this very process
+        ({"pid": 2**22 + 1, "hostname": "elsewhere"}, False),
+        ({"pid": ""}, False),
+    ],
+)
+async def test_a_name_is_free_once_its_worker_is_surely_dead(
+    settings: Settings, store: Store, platform: Platform, facts: dict[str, Any], free: bool
+) -> None:
+    known = {"hostname": socket.gethostname(), "boot": module._boot_id(), **facts}
+    await register(store, "w", **known)
+    worker = Worker(settings, name="w", slots=1, tags=())
+    if free:
+        await registered(worker, store, platform, "r2")
+        assert (await store.call(fleet.record("w")))["registration"] == "r2"
+    else:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(worker._register(store, Holder("w", "r2"), platform), 0.2)
+        worker.connection.close()
