@@ -1,7 +1,6 @@
 """A job's directory: made empty, filled with the upload, searched for artifacts, taken away."""
 
 import asyncio
-import hashlib
 import os
 import re
 import shutil
@@ -9,7 +8,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import translate
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -111,7 +110,7 @@ class Workspace:
 
         `**` matches any number of folders. Raises NotPrepared when they are too many or too big.
         """
-        matches = [_pattern(each) for each in patterns]
+        globs = [PurePosixPath(each) for each in patterns]
         count = size_bytes = 0
         if directory.resolve() != directory:  # else its command chose what of this machine we give away
             raise NotPrepared("The working directory has been replaced by a link.")
@@ -119,8 +118,8 @@ class Workspace:
             folders.sort()
             for file in sorted(files):
                 path = Path(folder, file)
-                name = path.relative_to(directory).as_posix()
-                if not any(match.fullmatch(name) for match in matches):
+                name = PurePosixPath(path.relative_to(directory).as_posix())
+                if not any(_matches(name, glob) for glob in globs):
                     continue
                 facts = path.lstat()
                 if not stat.S_ISREG(facts.st_mode):
@@ -130,7 +129,7 @@ class Workspace:
                     raise NotPrepared(
                         f"The artifacts exceed {MOST_ARTIFACTS} files or {ARTIFACTS_LIMIT_BYTES} bytes."
                     )
-                yield Found(name, path)
+                yield Found(str(name), path)
 
     def remove(self, directory: Path) -> None:
         """Take a job's directory away, whatever is in it."""
@@ -148,16 +147,23 @@ class Workspace:
         return len(left)
 
 
-def _pattern(glob: str) -> re.Pattern[str]:
-    """Return the regular expression for a glob over paths: `*` stays within a folder, `**` does not."""
-    parts = []
-    for part in PurePosixPath(glob).parts:  # without `./` and the like
-        parts.append(".*" if part == "**" else translate(part)[4:-3].replace(".*", "[^/]*"))
-    joined = "/".join(parts).replace(".*/", "(?:.*/)?")
-    return re.compile(joined, re.DOTALL)
+def _matches(name: PurePosixPath, glob: PurePosixPath) -> bool:
+    """Whether a path matches part by part; `**` stands for any number of parts, and nothing else for a slash."""
+    wanted = glob.parts
+    places = {0}  # how many parts of the pattern may have been used up
+    for part in name.parts:
+        places = _past_wildcards(places, wanted)
+        stay = {place for place in places if wanted[place : place + 1] == ("**",)}
+        places = stay | {
+            place + 1 for place in places - stay if place < len(wanted) and fnmatchcase(part, wanted[place])
+        }
+    return len(wanted) in _past_wildcards(places, wanted)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _past_wildcards(places: set[int], wanted: tuple[str, ...]) -> set[int]:
+    reached = set(places)
+    for place in sorted(places):
+        while wanted[place : place + 1] == ("**",):
+            place += 1  # noqa: PLW2901  it walks on
+            reached.add(place)
+    return reached
