@@ -1,0 +1,210 @@
+"""A job's directory: filled with its upload and nothing else, searched for artifacts without following links."""
+
+import io
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_line import FakeLine
+
+from storage.errors import HostlerError, Invalid
+from workers import platforms, workspace
+from workers.archives import ArchiveRefused, ExtractionCancelled
+from workers.lines import Offer
+from workers.workspace import NotPrepared, Workspace
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="it is about POSIX files")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workspace]:
+    platform = platforms.choose("none", slots=1)
+    yield Workspace(tmp_path / "root", platform, fetch_limit_bytes=1 << 20, allow=("127.0.0.1",))
+    platform.close()
+
+
+def zipped(**members: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+async def filled(
+    place: Workspace, name: str, content: bytes, *, cancelled: bool = False, **spec: object
+) -> Path:
+    line, directory = FakeLine(), place.make(0)
+    line.files[name] = content
+    offer = Offer("job", 1, {"file": name, **spec}, 0)
+    await place.fill(line, offer, directory, 0, cancelled=lambda: cancelled)
+    return directory
+
+
+async def test_an_archive_is_unpacked_and_does_not_lie_among_its_members(place: Workspace) -> None:
+    directory = await filled(place, "p.zip", zipped(**{"a": "1", "d/b": "2"}))
+    assert {path.relative_to(directory).as_posix() for path in directory.rglob("*")} == {"a", "d", "d/b"}
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("notes.txt", "notes.txt"),
+        ("../../x", "x"),
+        (".bashrc", "bashrc"),
+        ("a$(b);c", "a__b__c"),
+        ("...", "download"),
+    ],
+)
+async def test_a_plain_file_lies_there_under_a_harmless_name(place: Workspace, name: str, kept: str) -> None:
+    line, directory = FakeLine(), place.make(0)
+
+    async def fetch(offer: Offer, into: Path, *, limit_bytes: int) -> str:
+        into.write_bytes(b"content")
+        return name
+
+    line.fetch_file = fetch  # type: ignore[method-assign]
+    await place.fill(line, Offer("job", 1, {"file": "f"}, 0), directory, 0, cancelled=lambda: False)
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == {kept: b"content"}
+
+
+async def test_without_a_file_the_directory_is_empty(place: Workspace) -> None:
+    directory = place.make(0)
+    await place.fill(FakeLine(), Offer("job", 1, {}, 0), directory, 0, cancelled=lambda: False)
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "cancelled", "error"),
+    [(zipped(**{"../evil": "1"}), False, ArchiveRefused), (zipped(a="1"), True, ExtractionCancelled)],
+)
+async def test_what_cannot_be_unpacked_leaves_nothing_beside_the_directory(
+    place: Workspace, content: bytes, cancelled: bool, error: type[HostlerError]
+) -> None:
+    with pytest.raises(error):
+        await filled(place, "p.zip", content, cancelled=cancelled)
+    assert not list((place._root).glob("fetch-*"))
+
+
+async def test_an_address_that_may_not_be_reached_is_refused(place: Workspace) -> None:
+    directory = place.make(0)
+    offer = Offer("job", 1, {"file_url": "https://10.0.0.1/x.zip"}, 0)
+    with pytest.raises(Invalid):
+        await place.fill(FakeLine(), offer, directory, 0, cancelled=lambda: False)
+
+
+def test_a_command_starts_in_a_folder_of_its_files_alone(place: Workspace, tmp_path: Path) -> None:
+    directory = place.make(0)
+    (directory / "sub").mkdir()
+    (directory / "file").touch()
+    (directory / "out").symlink_to("/etc")
+    assert place.working_directory({}, directory) == directory.resolve()
+    assert (
+        place.working_directory({"working_directory": "./sub/../sub"}, directory)
+        == (directory / "sub").resolve()
+    )
+    for wanted in ("missing", "file", "..", "/etc", "out", "sub/../.."):
+        with pytest.raises(Invalid, match=re.escape(repr(wanted))):
+            place.working_directory({"working_directory": wanted}, directory)
+
+
+FILES = (
+    "a.txt",
+    "b.log",
+    "out/a.txt",
+    "out/deep/c.txt",
+    "out/deep/er/d.xml",
+    ".hidden",
+    "we [ird]*.txt",
+    "a\nb",
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.txt", {"a.txt", "we [ird]*.txt"}),
+        ("./*.log", {"b.log"}),
+        ("out/*", {"out/a.txt"}),
+        ("out/**", {"out/a.txt", "out/deep/c.txt", "out/deep/er/d.xml"}),
+        ("**/*.txt", {"a.txt", "out/a.txt", "out/deep/c.txt", "we [ird]*.txt"}),
+        ("out/**/d.xml", {"out/deep/er/d.xml"}),
+        ("**/deep/**/*.xml", {"out/deep/er/d.xml"}),
+        ("o?t/a.txt", {"out/a.txt"}),
+        ("out?a.txt", set()),
+        ("[ab].*", {"a.txt", "b.log"}),
+        ("**", set(FILES)),
+        ("", set()),
+        ("../**", set()),
+        ("/etc/**", set()),
+        ("a.tx", set()),
+        ("A.txt", set()),
+    ],
+)
+def test_a_pattern_names_files_as_shells_do(place: Workspace, pattern: str, names: set[str]) -> None:
+    directory = place.make(0).resolve()
+    for name in FILES:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).touch()
+    assert {found.name for found in place.artifacts([pattern], directory)} == names
+
+
+def test_each_artifact_comes_once_though_two_patterns_name_it(place: Workspace) -> None:
+    directory = place.make(0).resolve()
+    (directory / "a.txt").touch()
+    assert [found.name for found in place.artifacts(["*.txt", "a*"], directory)] == ["a.txt"]
+
+
+def test_links_pipes_and_folders_are_no_artifacts(place: Workspace) -> None:
+    directory = place.make(0).resolve()
+    (directory / "link").symlink_to("/etc/passwd")
+    (directory / "folder").symlink_to("/etc")
+    (directory / "empty").mkdir()
+    os.mkfifo(directory / "pipe")
+    assert list(place.artifacts(["**"], directory)) == []
+
+
+def test_a_directory_that_became_a_link_is_not_searched(place: Workspace, tmp_path: Path) -> None:
+    directory = place.make(0).resolve()
+    sub, elsewhere = directory / "sub", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret").touch()
+    sub.symlink_to(elsewhere)
+    with pytest.raises(NotPrepared, match="link"):
+        list(place.artifacts(["**"], sub))
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MOST_ARTIFACTS", 2), ("ARTIFACTS_LIMIT_BYTES", 20)])
+def test_artifacts_that_are_too_many_or_too_big_are_refused(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    monkeypatch.setattr(workspace, limit, most)
+    directory = place.make(0).resolve()
+    for number in range(3):
+        (directory / str(number)).write_bytes(b"x" * 10)
+    with pytest.raises(NotPrepared, match="exceed"):
+        list(place.artifacts(["*"], directory))
+
+
+def test_whatever_a_job_left_is_removed(place: Workspace) -> None:
+    directory = place.make(0)
+    (directory / "a" / "b").mkdir(parents=True)
+    (directory / "a" / "b" / "f").touch()
+    (directory / "a").chmod(0)
+    directory.chmod(0)
+    place.remove(directory)
+    assert not directory.exists()
+
+
+def test_a_sweep_removes_what_an_earlier_worker_left(place: Workspace) -> None:
+    place.make(0)
+    (place._root / "fetch-x").mkdir()
+    (place._root / "fetch-x" / "file").touch()
+    (place._root / "tmpspool").touch()
+    (place._root / "mine").touch()
+    assert place.sweep() == 3
+    assert [path.name for path in place._root.iterdir()] == ["mine"]
