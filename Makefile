@@ -30,6 +30,14 @@ demo: $(STAMP)  ## Run the main job on the embedded stack (PROJECT=path CMD='…
 test: $(STAMP)  ## Run every test
 	@$(BIN)/python -m pytest
 
+.PHONY: chaos
+chaos: $(STAMP)  ## Inject every fault of the catalogue (ONLY=F03,F17 SEEDS=5 to choose)
+	@$(BIN)/python -m pytest -q -m "" --only "$(or $(ONLY),F)" --seeds $(or $(SEEDS),1)
+
+.PHONY: soak
+soak: $(STAMP)  ## Kill a random component every 20 s under 20 jobs/s (MINUTES=20)
+	@$(BIN)/python -m pytest -q -m "" --only F61 --soak-minutes $(or $(MINUTES),20) tests/chaos
+
 .PHONY: lint
 lint: $(STAMP)  ## Check format, style, types and layers
 	@$(BIN)/ruff format --check .

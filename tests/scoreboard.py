@@ -1,8 +1,9 @@
 """The scoreboard of faults, attacks and loads: a line for each id, `ID PASS|FAIL|SKIP seconds evidence`.
 
 A test says which ids it covers with `@pytest.mark.proves("F01")` and, through the fixture `evidence`, what it saw.
-An id passes when all of its tests do. `--only F03,F17` runs these alone, `--seeds 5` runs each test so many times with
-another `seed`. Ids that must not be skipped where CI runs are listed in `required.txt` beside the tests.
+An id passes when all of its tests do. `--only F03,F17` runs these alone, `--only F` all of a letter, `--seeds 5` runs
+each test so many times with another `seed`. Ids that must not be skipped where CI runs are listed in `required.txt`
+beside the tests.
 """
 
 import os
@@ -16,7 +17,9 @@ _RESULTS: dict[str, list[tuple[str, float, str]]] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--only", default="", help="ids to run, comma-separated, e.g. F03,F17")
+    parser.addoption(
+        "--only", default="", help="ids to run, comma-separated, e.g. F03,F17; F for all of them"
+    )
     parser.addoption("--seeds", type=int, default=1, help="how often to run each of these tests")
 
 
@@ -32,7 +35,7 @@ def ids_of(item: pytest.Item) -> tuple[str, ...]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     only = {each.strip() for each in config.getoption("--only").split(",") if each.strip()}
     if only:
-        kept = [item for item in items if only & set(ids_of(item))]
+        kept = [item for item in items if only & {word for each in ids_of(item) for word in (each, each[0])}]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
 
