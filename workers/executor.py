@@ -37,6 +37,7 @@ class Executor:
         self._work = asyncio.Event()
         self._draining = asyncio.Event()
         self._beating = asyncio.Lock()
+        self._beat_now = asyncio.Event()
         self._mean_run_s = 1.0
 
     @property
@@ -59,7 +60,7 @@ class Executor:
         claiming = loop.create_task(self._keep_claiming())
         chores = [
             claiming,
-            self._line.listen(self._work.set, self._cancel),
+            self._line.listen(self._work.set, self._hear_of_cancel),
             loop.create_task(self._keep_beating()),
             loop.create_task(self._keep_holding_briefly()),
         ]
@@ -150,6 +151,11 @@ class Executor:
                 if run is not None and run.child is child and not run.exited.done():
                     run.exited.set_result(None)
 
+    def _hear_of_cancel(self, job_id: str) -> None:
+        """Ask whether a job shall really end: whoever may publish can say so, the record alone decides."""
+        if job_id in self._runs:
+            self._beat_now.set()
+
     def _cancel(self, job_id: str) -> None:
         run = self._runs.get(job_id)
         if run is not None:
@@ -157,8 +163,10 @@ class Executor:
 
     async def _keep_beating(self) -> None:
         while True:
+            self._beat_now.clear()
             await self._beat()
-            await asyncio.sleep(self._heartbeat_s * random.uniform(0.9, 1.0))  # noqa: S311  jitter
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._beat_now.wait(), self._heartbeat_s * random.uniform(0.9, 1.0))  # noqa: S311  jitter
 
     async def _beat(self) -> None:
         async with self._beating:

@@ -111,7 +111,7 @@ class RedisLine:
                     self._tag_sets = None
                 wake()
             elif message.startswith(b"cancel "):
-                cancel(message.split()[1].decode("ascii", "replace"))
+                cancel(message[7:].partition(b" ")[0].decode("ascii", "replace"))
 
         def connected() -> None:
             self._tag_sets = None

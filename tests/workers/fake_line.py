@@ -47,12 +47,17 @@ class FakeLine:
         self.files: dict[str, bytes] = {}
         self.beats: list[list[tuple[str, int]]] = []
         self.wake: Callable[[], None] = lambda: None
-        self.cancel: Callable[[str], None] = lambda job_id: None
+        self.hint: Callable[[str], None] = lambda job_id: None
 
     def put(self, job_id: str, command: str = "true", **spec: Any) -> None:
         """Queue a job."""
         self.waiting.append((job_id, {"task": "command", "command": command, "timeout_s": 60, **spec}))
         self.wake()
+
+    def cancel(self, job_id: str) -> None:
+        """Wish for a job's end in its record, then say so."""
+        self.cancelled.add(job_id)
+        self.hint(job_id)
 
     def of(self, job_id: str, attempt: int = 1) -> Told:
         """Return what an attempt has told so far."""
@@ -68,7 +73,7 @@ class FakeLine:
             raise Stale("That attempt is over.")
 
     def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
-        self.wake, self.cancel = wake, cancel
+        self.wake, self.hint = wake, cancel
         wake()
         return asyncio.create_task(asyncio.sleep(3600))
 

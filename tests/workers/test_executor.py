@@ -131,6 +131,18 @@ async def test_a_wish_to_cancel_is_heard_in_three_ways(line: FakeLine, start: St
     assert [end[:2] for end in line.of("job").ends] == [("cancelled", "cancelled")]
 
 
+async def test_a_word_that_the_record_does_not_bear_out_ends_nothing(line: FakeLine, start: Start) -> None:
+    start(heartbeat_s=60)
+    line.put("job", "while :; do echo on; sleep 0.02; done")
+    await until(lambda: line.of("job").text, "it runs")
+    seen = len(line.beats)
+    line.hint("job")
+    await until(lambda: len(line.beats) > seen, "it is asked whether that is so")
+    printed = len(line.of("job").text)
+    await until(lambda: len(line.of("job").text) > printed, "it runs on")
+    assert not line.of("job").ends
+
+
 async def test_a_cancelled_job_that_ignores_term_is_killed_after_the_grace(
     line: FakeLine, start: Start
 ) -> None:
