@@ -1,0 +1,219 @@
+"""The wire: many steps on one connection, each answered by its own reply or by an error, through every loss."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import hiredis
+import pytest
+import redis
+from servers import Valkey, free_port, start_valkey
+
+from storage import wire as module
+from storage.calls import command, script
+from storage.errors import Unavailable
+from storage.wire import Address, Wire, listen
+
+
+@pytest.fixture
+async def wire(redis_client: "redis.Redis[bytes]", valkey: Valkey) -> AsyncIterator[Wire]:
+    wire = Wire(valkey.url)
+    yield wire
+    await wire.close()
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A Valkey that the test may hurt."""
+    server = start_valkey(tmp_path)
+    yield server
+    server.process.send_signal(signal.SIGCONT)
+    server.process.kill()
+    server.process.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "path", "database"),
+    [
+        ("redis://example.org", "example.org", 6379, None, 0),
+        ("redis://u:p%40ss@h:7/3", "h", 7, None, 3),
+        ("rediss://h:7?db=2", "h", 7, None, 2),
+        ("unix:///run/valkey.sock?db=4", "127.0.0.1", 6379, "/run/valkey.sock", 4),
+    ],
+)  # fmt: skip
+def test_an_address_is_read_from_its_url(
+    url: str, host: str, port: int, path: str | None, database: int
+) -> None:
+    address = Address.of(url)
+    assert (address.host, address.port, address.path, address.database) == (host, port, path, database)
+    assert (address.tls is not None) == url.startswith("rediss")
+    if "@" in url:
+        assert (address.username, address.password) == ("u", "p@ss")
+        assert address.greeting() == [("AUTH", "u", "p@ss"), ("SELECT", 3)]
+
+
+def test_another_kind_of_url_is_refused() -> None:
+    with pytest.raises(ValueError, match="http://"):
+        Address.of("http://example.org")
+
+
+async def test_many_steps_at_once_each_get_their_own_answer(wire: Wire) -> None:
+    answers = await asyncio.gather(*(wire.call(command("ECHO", str(number))) for number in range(500)))
+    assert answers == [str(number).encode() for number in range(500)]
+    assert await wire.calls(command("ECHO", "a"), command("ECHO", "b")) == [b"a", b"b"]
+
+
+async def test_a_step_that_nobody_waits_for_any_more_disturbs_no_other(wire: Wire) -> None:
+    await wire.call(command("PING"))
+    tasks = [asyncio.create_task(wire.call(command("ECHO", str(number)))) for number in range(20)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert answers[1::2] == [str(number).encode() for number in range(1, 20, 2)]
+
+
+async def test_what_redis_refuses_for_good_is_raised_and_what_passes_is_unavailable(
+    wire: Wire, redis_client: "redis.Redis[bytes]"
+) -> None:
+    redis_client.set("text", "words")
+    with pytest.raises(hiredis.ReplyError, match="WRONGTYPE"):
+        await wire.call(command("LPUSH", "text", "x"))
+    redis_client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(Unavailable, match="OOM"):
+            await wire.call(command("SET", "more", "x" * 100))
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert await wire.call(command("GET", "text")) == b"words"
+
+
+async def test_scripts_that_were_flushed_are_known_again(
+    wire: Wire, redis_client: "redis.Redis[bytes]"
+) -> None:
+    lead = script("lead", "me", 1000)
+    assert await wire.call(lead) == 1
+    redis_client.script_flush()
+    assert await wire.call(lead) == 1
+    assert await wire.call(lead) == 1
+
+
+async def test_a_connection_that_is_cut_is_made_again(wire: Wire, redis_client: "redis.Redis[bytes]") -> None:
+    for _ in range(3):
+        assert await wire.call(command("PING")) == b"PONG"
+        redis_client.client_kill_filter(_type="normal", skipme=True)
+        await asyncio.sleep(0.02)
+
+
+async def test_those_who_wait_when_the_connection_breaks_are_told_at_once(
+    wire: Wire, redis_client: "redis.Redis[bytes]"
+) -> None:
+    waiting = asyncio.create_task(wire.call(command("BLPOP", "nothing", 0), deadline_s=30))
+    while not redis_client.info("clients")["blocked_clients"]:
+        await asyncio.sleep(0.01)
+    redis_client.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(waiting, 2)
+
+
+async def test_where_nobody_listens_is_unavailable_and_soon_said() -> None:
+    wire = Wire(f"redis://127.0.0.1:{free_port()}/0")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(50):
+        with pytest.raises(Unavailable):
+            await wire.call(command("PING"))
+    assert loop.time() - began < 2
+    await wire.close()
+
+
+async def test_a_frozen_redis_is_given_up_in_time_and_its_late_answers_reach_nobody(
+    own_valkey: Valkey,
+) -> None:
+    wire = Wire(own_valkey.url)
+    await wire.call(command("SET", "k", "0"))
+    own_valkey.process.send_signal(signal.SIGSTOP)
+    results = await asyncio.gather(
+        *(wire.call(command("ECHO", "late"), deadline_s=0.3) for _ in range(20)), return_exceptions=True
+    )
+    assert {type(result) for result in results} == {Unavailable}
+    own_valkey.process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(5):
+        while True:
+            with contextlib.suppress(Unavailable):
+                assert await wire.call(command("GET", "k"), deadline_s=0.5) == b"0"
+                break
+            await asyncio.sleep(0.05)
+    assert await wire.calls(*(command("ECHO", str(number)) for number in range(50))) == [
+        str(number).encode() for number in range(50)
+    ]
+    await wire.close()
+
+
+async def test_a_redis_that_restarts_is_found_again_with_its_scripts(
+    own_valkey: Valkey, tmp_path: Path
+) -> None:
+    wire = Wire(own_valkey.url)
+    assert await wire.call(script("lead", "me", 60_000)) == 1
+    own_valkey.process.kill()
+    own_valkey.process.wait()
+    with pytest.raises(Unavailable):
+        await wire.call(command("PING"))
+    own_valkey.process = start_valkey(tmp_path, wire.address.port).process
+    async with asyncio.timeout(5):
+        while True:
+            with contextlib.suppress(Unavailable):
+                assert await wire.call(script("lead", "me", 60_000)) == 1  # the AOF has the lead
+                break
+            await asyncio.sleep(0.05)
+    await wire.close()
+
+
+async def test_a_listener_hears_every_message_and_is_told_of_each_new_connection(
+    valkey: Valkey, redis_client: "redis.Redis[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PING_S", 0.1)  # so that it asks whether the line is alive, too
+    heard: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
+    connected: asyncio.Queue[None] = asyncio.Queue()
+    task = asyncio.create_task(
+        listen(
+            Address.of(valkey.url),
+            ["one", "two"],
+            lambda *message: heard.put_nowait(message),
+            lambda: connected.put_nowait(None),
+        )
+    )
+    try:
+        for _ in range(3):
+            await asyncio.wait_for(connected.get(), 5)
+            await asyncio.sleep(0.25)
+            for channel in ("one", "two"):
+                redis_client.publish(channel, f"to {channel}")
+                assert await asyncio.wait_for(heard.get(), 5) == (channel.encode(), f"to {channel}".encode())
+            redis_client.client_kill_filter(_type="pubsub")
+        assert heard.empty()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_listener_notices_that_the_other_side_fell_silent(
+    own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PING_S", 0.1)
+    monkeypatch.setattr(module, "DEADLINE_S", 0.2)
+    connected: asyncio.Queue[None] = asyncio.Queue()
+    task = asyncio.create_task(
+        listen(Address.of(own_valkey.url), ["c"], lambda *_: None, lambda: connected.put_nowait(None))
+    )
+    try:
+        await asyncio.wait_for(connected.get(), 5)
+        own_valkey.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(0.8)
+        own_valkey.process.send_signal(signal.SIGCONT)
+        await asyncio.wait_for(connected.get(), 5)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
