@@ -35,7 +35,6 @@ def on_starting(server: Any) -> None:
     import asyncio  # noqa: PLC0415  only once, before any worker is forked
 
     from storage.checks import refuse_volatile  # noqa: PLC0415
-
     from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
     from storage.store import Store  # noqa: PLC0415
 
@@ -44,7 +43,9 @@ def on_starting(server: Any) -> None:
         try:
             await refuse_volatile(store)
         except Unavailable as error:
-            server.log.warning("Redis could not be checked: %s", error)  # it may come; until then we answer 503
+            server.log.warning(
+                "Redis could not be checked: %s", error
+            )  # it may come; until then we answer 503
         finally:
             await store.close()
 

@@ -149,7 +149,7 @@ class HttpLine:
         spec: dict[str, Any] = {
             "command": job.get("command"), "argv": job.get("argv"), "env": job.get("env") or {},
             "working_directory": job.get("workingDirectory"), "timeout_s": job.get("timeout"),
-            "artifacts": job.get("artifacts") or [],
+            "artifacts": job.get("artifacts") or [], "retries": job.get("retries") or 0,
         }  # fmt: skip
         if job.get("fileId"):
             spec["file"] = f"/api/files/download/{quote(str(job['fileId']), safe='')}"
@@ -201,21 +201,16 @@ class HttpLine:
     async def output(
         self, offer: Offer, channel: str, data: bytes, *, first_line: int, line_count: int
     ) -> Received:
-        """Append output, as text: what is not UTF-8 is replaced, and a line without an end gets one.
-
-        Without that end the API would not count the line, and a piece that is repeated would be there twice.
-        """
+        """Append output, as text: what is not UTF-8 is replaced."""
         taken = self._ours(offer)
         decoder = taken.decoders.setdefault(channel, codecs.getincrementaldecoder("utf-8")("replace"))
         before = decoder.getstate()
         unended = line_count > data.count(b"\n")
-        broken = (
-            unended and len(data) >= PIECE_BYTES
-        )  # a long line, perhaps within a character; else it is the last
-        text = decoder.decode(data, final=unended and not broken) + ("\n" if unended else "")
+        # a long line may be broken within a character; another one without an end is the last
+        text = decoder.decode(data, final=unended and len(data) < PIECE_BYTES)
         body = {
             "jobId": offer.job_id, "attempt": offer.attempt, "data": text, "firstLine": first_line,
-            "type": "stdout" if channel == "o" else "stderr",
+            "type": "stdout" if channel == "o" else "stderr", "lineCount": line_count,
         }  # fmt: skip
         if self._api.low_on_rate:
             await asyncio.sleep(RESERVE_PAUSE_S)

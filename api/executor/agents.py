@@ -152,6 +152,8 @@ async def _offer(context: Context, claimed: Claim, spec: dict[str, Any], lease_s
         "command": spec.get("command") or shlex.join(argv or []),
         "argv": argv,
         "file_url": await _file_url(context, spec),
+        "file_id": spec.get("file"),
+        "retries": spec.get("retries", 0),
         "working_directory": spec.get("working_directory"),
         "timeout_s": timeout_s,
         "attempt": claimed.attempt,
@@ -190,6 +192,7 @@ async def _file_url(context: Context, spec: dict[str, Any]) -> str | None:
 async def stream_output(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Say what a job prints, in pieces of whole lines, in their order.
 
+    `lineCount` says how many lines end in a piece whose last line has no newline; without it newlines are counted.
     A line `HOSTLER_PROGRESS=45` or `::progress 45` sets its progress. `cancelRequested` asks the agent to end it.
     409 `STALE_ATTEMPT`: the attempt is over, or another worker's; the agent should end what it runs.
     """
@@ -197,7 +200,14 @@ async def stream_output(context: Context, body: dict[str, Any]) -> dict[str, Any
     channel = "o" if body["type"] == "stdout" else "e"
     _, received = await context.store.calls(
         attempts.hold(holder, lease_s=context.store.settings.lease_s),
-        _output(context, (body["job_id"], body["attempt"]), channel, data, first_line=body["first_line"]),
+        _output(
+            context,
+            (body["job_id"], body["attempt"]),
+            channel,
+            data,
+            first_line=body["first_line"],
+            line_count=body["line_count"],
+        ),
     )
     percent = progress.last(data) if channel == "o" else None
     if percent is not None:
@@ -220,11 +230,13 @@ def _output(
     data: bytes,
     *,
     first_line: int | None = None,
+    line_count: int | None = None,
 ) -> Any:
     """Describe appending output to a job's attempt, within the limits that are set."""
     settings = context.store.settings
     return attempts.output(
-        holder_of(context), *job, channel, data, first_line=first_line, line_count=data.count(b"\n"),
+        holder_of(context), *job, channel, data, first_line=first_line,
+        line_count=data.count(b"\n") if line_count is None else line_count,
         live_bytes=settings.job_log_live_bytes, limit_bytes=settings.job_log_limit_bytes,
     )  # fmt: skip
 
@@ -401,8 +413,10 @@ async def end(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     holder, job_id, attempt = holder_of(context, body["worker_id"]), body["job_id"], body["attempt"]
     outcome, reason = _outcome(body)
     facts: dict[str, str | int] = {
-        name: body[name] for name in ("cpu_ms", "max_rss_bytes") if body[name] is not None
+        name: body[name] for name in ("cpu_ms", "max_rss_bytes", "signal") if body[name] is not None
     }
+    if body["truncated"]:
+        facts["truncated"] = 1
     if body["error"]:
         facts["message"] = body["error"][:2000]
     facts |= await _what_it_said(context, holder, body)
@@ -414,8 +428,10 @@ async def end(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outcome(body: dict[str, Any]) -> tuple[str, str]:
-    """Return how an attempt ended, and why if it failed."""
+    """Return how an attempt ended, and why if it failed; `released` hands it back for another worker to take."""
     said = (body["status"] or "").lower()
+    if said == "released":
+        return "released", ""
     if said in {"cancelled", "canceled"}:
         return "cancelled", "cancelled"
     if body["reason"] in _REASONS:

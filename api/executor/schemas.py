@@ -366,6 +366,13 @@ class OutputBody(_AgentBody):
         validate=validate.Range(0, 10**12),
         metadata={"description": "The number of the first line, so that a repeated piece counts once."},
     )
+    line_count = fields.Integer(
+        data_key="lineCount",
+        load_default=None,
+        allow_none=True,
+        validate=validate.Range(0, 10**9),
+        metadata={"description": "How many lines end in it, where that is not its number of newlines."},
+    )
 
 
 class ResultBody(_AgentBody):
@@ -388,6 +395,8 @@ class ResultBody(_AgentBody):
     max_rss_bytes = fields.Integer(
         data_key="maxRssBytes", load_default=None, allow_none=True, validate=validate.Range(0, 10**18)
     )
+    signal = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(1, 255))
+    truncated = fields.Boolean(load_default=False, allow_none=True)
 
     @validates_schema
     def _ended_somehow(self, data: dict[str, Any], **_: Any) -> None:
@@ -530,6 +539,8 @@ class NextJob(Schema):
     command = fields.String(required=True)
     argv = fields.List(fields.String(), required=True, allow_none=True)
     file_url = fields.String(required=True, allow_none=True, data_key="fileUrl")
+    file_id = fields.String(required=True, allow_none=True, data_key="fileId")
+    retries = fields.Integer(required=True)
     working_directory = fields.String(required=True, allow_none=True, data_key="workingDirectory")
     timeout_s = fields.Integer(required=True, data_key="timeout")
     attempt = fields.Integer(required=True)

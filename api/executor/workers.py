@@ -48,6 +48,13 @@ class RegisteredAnswer(Schema):
     registered_ms = Time(required=True, data_key="registeredAt")
 
 
+class HeldEntry(Schema):
+    """One attempt that a worker holds."""
+
+    job_id = fields.String(required=True, data_key="jobId")
+    attempt = fields.Integer(required=True)
+
+
 class BeatAnswer(Schema):
     """The server's time, when to beat again, and which jobs to end."""
 
@@ -57,6 +64,11 @@ class BeatAnswer(Schema):
     )
     cancel = fields.List(
         fields.String(), required=True, metadata={"description": "Jobs that the worker shall end."}
+    )
+    held = fields.List(
+        fields.Nested(HeldEntry),
+        required=True,
+        metadata={"description": "What the worker holds: what it runs beyond that is lost."},
     )
 
 
@@ -181,22 +193,31 @@ def _facts(body: dict[str, Any]) -> dict[str, str | int]:
     role=Role.WORKER,
     body=schemas.HeartbeatBody(),
     returns=BeatAnswer(),
-    raises=(Invalid, Denied, Unavailable),
+    raises=(Invalid, Denied, NotFound, Conflict, Unavailable),
 )
 async def heartbeat(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Say that a worker lives; this renews the leases of all jobs it holds.
 
-    From the first heartbeat on they end after three times `nextCheckIn` without a call.
+    From the first heartbeat on they end after three times `nextCheckIn` without a call. `status: offline` says goodbye:
+    what the worker still holds is then given to others.
     """
     holder, settings = holder_of(context, body["worker_id"]), context.store.settings
+    if (body["status"] or "").lower() == "offline":
+        await context.store.call(fleet.depart(holder.worker, holder.registration, reason="stopped"))
+        return _beaten(context, [], [])
     status = "error" if (body["status"] or "").lower() in _TROUBLED else "online"
     held = await context.store.call(
         attempts.hold(holder, lease_s=settings.lease_s, heartbeat={"status": status})
     )
+    return _beaten(context, held.cancel, held.held)
+
+
+def _beaten(context: Context, cancel: list[str], held: list[tuple[str, int]]) -> dict[str, Any]:
     return {
         "server_ms": context.store.now_ms(),
-        "next_check_in": int(settings.heartbeat_s * 1000),
-        "cancel": held.cancel,
+        "next_check_in": int(context.store.settings.heartbeat_s * 1000),
+        "cancel": cancel,
+        "held": [{"job_id": job_id, "attempt": attempt} for job_id, attempt in held],
     }
 
 

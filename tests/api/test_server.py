@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import pytest
 from servers import free_port
 
+from settings import process_environment
+
 _APP = """
 import asyncio
 async def app(scope, receive, send):
@@ -49,7 +51,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     )
     server = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", "-c", str(folder / "conf.py"), "tiny:app"],
-        env={**os.environ, "PYTHONPATH": f"{folder}:{os.getcwd()}"},
+        env={**process_environment(), "PYTHONPATH": f"{folder}:{os.getcwd()}"},
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 15

@@ -281,8 +281,9 @@ async def test_a_late_result_of_an_agent_that_was_cut_off_counts_for_nothing(
     start(api.url, "--name", "agent-2")
     done = await ended(store, job_id)
     go_on.touch()
+    beats = api.count(HEARTBEAT)
     os.kill(cut_off.pid, signal.SIGCONT)
-    await eventually(lambda: api.count(RESULT) >= 2 or api.count(OUTPUT) >= 3)
+    await eventually(lambda: api.count(HEARTBEAT) >= beats + 4)  # two of each: it has heard what it lost
     again = await jobs.get(store, job_id)
     assert (done.worker, done.attempt, done.exit_code) == ("agent-2", 2, 0)
     assert (again.worker, again.attempt, again.exit_code, again.state) == ("agent-2", 2, 0, State.COMPLETED)

@@ -456,3 +456,33 @@ async def test_a_lease_that_ran_out_makes_late_writes_stale(
     assert (await agent.get("/api/jobs/check-cancel", params={"jobId": job_id})).json()[
         "cancelRequested"
     ] is True
+
+
+async def test_an_agent_hands_a_job_back_and_another_takes_it(hostler: Hostler) -> None:
+    await submit(hostler)
+    first, second = await hostler.agent("one"), await hostler.agent("two")
+    job = (await first.get("/api/jobs/get-job")).json()["job"]
+    body = {"jobId": job["jobId"], "attempt": 1, "status": "released"}
+    answer = await first.post("/api/jobs/submit-result", json=body)
+    assert (answer.status_code, answer.json()["status"]) == (200, "queued")
+    again = (await second.get("/api/jobs/get-job")).json()["job"]
+    assert (again["jobId"], again["attempt"]) == (job["jobId"], 2)
+
+
+async def test_a_heartbeat_tells_what_the_agent_holds(hostler: Hostler) -> None:
+    await submit(hostler)
+    agent = await hostler.agent()
+    assert (await agent.post("/api/workers/heartbeat", json={"status": "idle"})).json()["held"] == []
+    job = (await agent.get("/api/jobs/get-job")).json()["job"]
+    told = (await agent.post("/api/workers/heartbeat", json={"status": "busy"})).json()
+    assert told["held"] == [{"jobId": job["jobId"], "attempt": 1}]
+
+
+async def test_an_agent_that_says_goodbye_is_offline_and_its_job_goes_to_others(hostler: Hostler) -> None:
+    await submit(hostler)
+    agent, other = await hostler.agent("one"), await hostler.agent("two")
+    job = (await agent.get("/api/jobs/get-job")).json()["job"]
+    assert (await agent.post("/api/workers/heartbeat", json={"status": "offline"})).status_code == 200
+    shown = (await (await hostler.user("r")).get("/api/workers/one")).json()["worker"]
+    assert (shown["status"], shown["offlineReason"]) == ("offline", "stopped")
+    assert (await other.get("/api/jobs/get-job")).json()["job"]["jobId"] == job["jobId"]
