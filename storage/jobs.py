@@ -6,6 +6,7 @@ quarantined, invalid, integrity. Terminal states never change; a retry on reques
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,9 @@ from storage.attempts import rq_time
 from storage.calls import Call, command, script, text
 from storage.errors import Conflict, Invalid, NotFound, Unprocessable
 from storage.store import Store
+
+
+log = logging.getLogger("hostler.storage")
 
 
 class State(StrEnum):
@@ -331,7 +335,13 @@ async def page(
         indexes.insert(0, ORDERS[order_by])
 
     def read(reply: list[Any]) -> tuple[list[Job], int]:
-        return [_read(text(job), values) for job, values in reply[1] if values[0] is not None], reply[0]
+        found = []
+        for job, values in reply[1]:
+            try:
+                found += [] if values[0] is None else [_read(text(job), values)]
+            except ValueError as error:  # one that somebody else wrote must not hide all others
+                log.error("a job's record cannot be read", extra={"job": text(job), "why": str(error)})
+        return found, reply[0]
 
     newest = "1" if newest_first else ""
     return await store.call(script("select", offset, limit, newest, *_FIELDS, keys=indexes, read=read))
