@@ -21,7 +21,6 @@ from storage.calls import Call, command, script, text
 from storage.errors import Conflict, Invalid, NotFound, Unprocessable
 from storage.store import Store
 
-
 log = logging.getLogger("hostler.storage")
 
 
