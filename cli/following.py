@@ -85,12 +85,8 @@ def summarise(job: dict[str, Any]) -> None:
 
 def durations(job: dict[str, Any]) -> tuple[float | None, float | None]:
     """Return how long a job waited and ran, in seconds; None for what has not ended yet."""
-    created, started, ended = (
-        rendering.time_of(job.get(f"{word}At")) for word in ("created", "started", "completed")
-    )
-    waited = (started - created).total_seconds() if started and created else None
-    ran = (ended - started).total_seconds() if started and ended else None
-    return waited, ran
+    waited_ms, ran_ms = job.get("waitedMs"), job.get("ranMs")
+    return (None if waited_ms is None else waited_ms / 1000), (None if ran_ms is None else ran_ms / 1000)
 
 
 def tell_gap(gap: dict[str, Any]) -> None:

@@ -117,6 +117,7 @@ def job(**more: Any) -> dict[str, Any]:
         "jobId": "job-00000000000000000001", "command": "make test", "argv": None, "name": None, "status": "completed",
         "reason": None, "workerId": "worker-1", "createdAt": "2026-01-25T10:30:00Z",
         "startedAt": "2026-01-25T10:30:02Z", "completedAt": "2026-01-25T10:30:12Z",
+        "waitedMs": 2000, "ranMs": 10000,
         "progress": None, "exitCode": 0, "tags": [], "priority": "normal",
         "attempt": 1, **more,
     }  # fmt: skip

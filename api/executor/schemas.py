@@ -442,6 +442,18 @@ class JobEntry(Schema):
     created_ms = Time(required=True, allow_none=True, data_key="createdAt")
     started_ms = Time(required=True, allow_none=True, data_key="startedAt")
     ended_ms = Time(required=True, allow_none=True, data_key="completedAt")
+    waited_ms = fields.Integer(
+        required=True,
+        allow_none=True,
+        data_key="waitedMs",
+        metadata={"description": "From its creation to the start of its last attempt."},
+    )
+    ran_ms = fields.Integer(
+        required=True,
+        allow_none=True,
+        data_key="ranMs",
+        metadata={"description": "From the start of its last attempt to its end."},
+    )
     progress = fields.Integer(required=True, allow_none=True)
     exit_code = fields.Integer(required=True, allow_none=True, data_key="exitCode")
     tags = fields.List(fields.String(), required=True)
@@ -612,7 +624,7 @@ def promised(submitted: Submitted) -> dict[str, Any]:
 
 def entry_of(job: Job) -> dict[str, Any]:
     """Return a job as lists show it."""
-    spec = job.spec
+    spec, started_ms, ended_ms = job.spec, job.started_ms, job.ended_ms
     return {
         "id": job.id,
         "command": spec.get("command"),
@@ -624,6 +636,8 @@ def entry_of(job: Job) -> dict[str, Any]:
         "created_ms": job.created_ms,
         "started_ms": job.started_ms,
         "ended_ms": job.ended_ms,
+        "waited_ms": None if started_ms is None else started_ms - job.created_ms,
+        "ran_ms": None if started_ms is None or ended_ms is None else ended_ms - started_ms,
         "progress": job.progress,
         "exit_code": job.exit_code,
         "tags": spec.get("tags", []),
