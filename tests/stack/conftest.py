@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def stack(s3: S3) -> Iterator[Stack]:
     """A stack with two workers of three slots each and a scheduler."""
-    stack = new_stack(s3, HOSTLER_JOB_LOG_LIVE_MB="0.25", HOSTLER_JOB_LOG_LIMIT_MB="64", HOSTLER_SLOTS="3")
+    stack = new_stack(s3, HOSTLER_SLOTS="3")
     try:
         stack.start("scheduler")
         for name in ("one", "two"):

@@ -176,13 +176,17 @@ async def test_a_log_longer_than_the_live_cap_is_whole(store: Store) -> None:
     assert [line.text for line in log.lines] == ["line 200001 is here", "line 200002 is here"]
 
 
-async def test_output_beyond_the_quota_is_cut_with_a_mark(store: Store) -> None:
-    job_id = await submit(store, "yes 'some words on a line' | head -c 70000000; exit 4")
-    job = await finished(store, job_id)
+async def test_output_beyond_the_quota_is_cut_with_a_mark(stack: Stack, store: Store) -> None:
+    worker = stack.worker("strict", "--tags", "strict", HOSTLER_JOB_LOG_LIMIT_MB="4")
+    try:
+        job_id = await submit(store, "yes 'some words on a line' | head -c 9000000; exit 4", tags=["strict"])
+        job = await finished(store, job_id)
+    finally:
+        stack.end(worker)
     assert (job.state, job.exit_code, job.facts["truncated"]) == ("failed", 4, "1")
     text = await log_of(store, job_id)
-    assert text.endswith(b"[hostler] output limit of 67108864 bytes reached; what follows is not kept\n")
-    assert 66_000_000 < len(text) < 67_200_000
+    assert text.endswith(b"[hostler] output limit of 4194304 bytes reached; what follows is not kept\n")
+    assert 4_000_000 < len(text) < 4_200_000
 
 
 async def test_progress_is_read_from_either_kind_of_line(store: Store) -> None:
