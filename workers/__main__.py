@@ -9,6 +9,7 @@ import sys
 from integrations.logging import to_stderr
 from settings import BadSettings, Settings
 from storage.errors import HostlerError
+from workers import startup
 from workers.worker import Worker
 
 
@@ -26,10 +27,13 @@ def main() -> int:
     parser.add_argument(
         "--tags", default=",".join(settings.tags), help="what this worker has, comma-separated"
     )
-    parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}")
+    host = socket.gethostname()[:40]
+    parser.add_argument("--name", default=f"{host}-{os.getpid()}-{secrets.token_hex(2)}")
     options = parser.parse_args()
     if options.slots < 1:
         parser.error("--slots must be 1 or more")
+    if problem := startup.problem_with_name(options.name):
+        parser.error(problem)
     if settings.secret_key is None:
         print(
             "HOSTLER_SECRET_KEY is not set; workers need the one that the web process has.", file=sys.stderr

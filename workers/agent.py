@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -149,8 +148,8 @@ def _options(settings: Settings) -> tuple[Options, Path]:
     url = urlsplit(given.url or "")
     if url.scheme not in {"http", "https"} or not url.hostname:
         parser.error("--url (or HOSTLER_URL) must name Hostler's API, such as https://hostler.example.org")
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", given.name):  # it names a folder, too
-        parser.error("--name must be 1 to 64 letters, digits, dots, underscores or hyphens, no dot first")
+    if problem := startup.problem_with_name(given.name):
+        parser.error(problem)
     if given.slots < 1:
         parser.error("--slots must be 1 or more")
     if given.ca_file is not None and not given.ca_file.is_file():

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import platform as machine
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -115,6 +116,13 @@ def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def problem_with_name(name: str) -> str | None:
+    """Return what is wrong with the name of a worker, or None; it names a folder, too."""
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", name):
+        return None
+    return "--name must be 1 to 64 letters, digits, dots, underscores or hyphens, no dot first"
 
 
 def inherited() -> dict[str, str]:

@@ -18,7 +18,7 @@ from settings import Settings
 from storage import fleet
 from storage.attempts import Holder
 from storage.store import Store
-from workers import platforms
+from workers import platforms, startup
 from workers import worker as module
 from workers.platforms import Platform
 from workers.worker import Worker
@@ -108,3 +108,9 @@ async def test_a_name_is_free_once_its_worker_is_surely_dead(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(worker._register(store, Holder("w", "r2"), platform), 0.2)
         worker.connection.close()
+
+
+@pytest.mark.parametrize("name", ["../x", ".", "..", "", "a/b", "a b", "x" * 65])
+def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
+    assert startup.problem_with_name(name) is not None
+    assert startup.problem_with_name("builder-1.example_x") is None
