@@ -256,7 +256,7 @@ def changes_are_audited(found: Findings) -> Iterator[str]:
 
 
 CHECKS = (
-    all_end, transitions_are_legal, ends_are_final, budgets_hold, executions_do_not_overlap, nothing_is_left, objects_are_whole,
-    logs_are_numbered, keys_are_honoured, refusals_are_prompt, secrets_stay_secret, nothing_grows,
+    all_end, transitions_are_legal, ends_are_final, budgets_hold, executions_do_not_overlap, nothing_is_left,
+    objects_are_whole, logs_are_numbered, keys_are_honoured, refusals_are_prompt, secrets_stay_secret, nothing_grows,
     changes_are_audited,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from processes import processes_of, until
-from world import Client, World, children, strike, together, tool
+from world import Client, World, children, proxied, strike, together
 
 
 @pytest.mark.proves("F01")
@@ -72,8 +72,7 @@ def test_a_killed_command_fails_by_its_signal_and_a_killed_launcher_takes_no_wor
 def test_a_job_claimed_by_a_worker_that_never_hears_of_it_runs_elsewhere_and_stays_completed(
     world: World, client: Client, evidence: list[str]
 ) -> None:
-    proxy = _proxy_to_redis(world)
-    try:
+    with proxied(world.redis_port) as proxy:
         url = world.stack.valkey.url.replace(f":{world.redis_port}/", f":{proxy.listen[1]}/")
         worker = world.worker("f03-a", REDIS_URL=url)
         proxy.latency_s = 0.5  # the claim is carried out half a second before its answer arrives
@@ -82,8 +81,6 @@ def test_a_job_claimed_by_a_worker_that_never_hears_of_it_runs_elsewhere_and_sta
         worker.kill()
         worker.wait()
         assert not world.started(job_id)
-    finally:
-        proxy.stop()
     world.worker("f03-b")
     assert client.ended(job_id)["status"] == "completed"
     _run_the_maintenance_of_rq(world)
@@ -94,12 +91,6 @@ def test_a_job_claimed_by_a_worker_that_never_hears_of_it_runs_elsewhere_and_sta
         "killed between claim and reply; RQ's own cleanup and 4 reaper ticks changed nothing",
         world.check(),
     ]
-
-
-def _proxy_to_redis(world: World) -> "object":
-    from servers import free_port
-
-    return tool("fault_proxy").FaultProxy(("127.0.0.1", free_port()), ("127.0.0.1", world.redis_port)).start()
 
 
 def _run_the_maintenance_of_rq(world: World) -> None:

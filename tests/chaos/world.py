@@ -51,6 +51,26 @@ def tool(name: str) -> ModuleType:
         sys.path.remove(str(TOOLS))
 
 
+@contextmanager
+def proxied(port: int) -> Iterator[Any]:
+    """Put the fault proxy in front of a port of loopback; it listens on `listen[1]`."""
+    proxy = tool("fault_proxy").FaultProxy(("127.0.0.1", free_port()), ("127.0.0.1", port)).start()
+    try:
+        yield proxy
+    finally:
+        proxy.stalled, proxy.latency_s, proxy.refusing = False, 0.0, True
+
+        async def emptied() -> None:
+            proxy._server.close()
+            while len(asyncio.all_tasks()) > 1:
+                proxy.cut()
+                await asyncio.sleep(0.02)
+
+        asyncio.run_coroutine_threadsafe(emptied(), proxy._loop).result(20)
+        proxy.stop()
+        proxy._loop.close()
+
+
 class Client:
     """A client of the API that keeps a record of its calls; it may be used from several threads."""
 
@@ -342,7 +362,7 @@ class World:
     def _log(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
         after = 0
         while True:
-            page = client.http.get(f"/api/jobs/{job_id}/log", params={"after": after}).json()
+            page = client.http.get(f"/api/jobs/{job_id}/log", params={"after": after, "limit": 10_000}).json()
             yield page
             if not page["more"] or page["next"] == after:
                 return
