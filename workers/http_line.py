@@ -259,13 +259,17 @@ class HttpLine:
 
     # Files
 
-    async def fetch_file(self, offer: Offer, into: Path, *, limit_bytes: int) -> str:
+    async def fetch_file(
+        self, offer: Offer, into: Path, *, limit_bytes: int, cancelled: Callable[[], bool] = lambda: False
+    ) -> str:
         """Download the upload that the job works on from the API, with our token; answers its name."""
         self._ours(offer)
         path, digest, size_bytes = str(offer.spec["file"]), hashlib.sha256(), 0
         async with self._api.download(path) as response:
             with into.open("wb") as file:
                 async for chunk in response.aiter_bytes(CHUNK_BYTES):
+                    if cancelled():
+                        raise InterruptedError("The download was called off.")
                     size_bytes += len(chunk)
                     if size_bytes > limit_bytes:
                         raise TooLarge(f"The job's file is larger than {limit_bytes:,} bytes.")

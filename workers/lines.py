@@ -71,8 +71,13 @@ class Line(Protocol):
     ) -> str:
         """End an attempt; answers the job's state after it. Raises Stale."""
 
-    async def fetch_file(self, offer: Offer, into: Path, *, limit_bytes: int) -> str:
-        """Download the upload that the job works on to the path `into`; answers its name."""
+    async def fetch_file(
+        self, offer: Offer, into: Path, *, limit_bytes: int, cancelled: Callable[[], bool] = lambda: False
+    ) -> str:
+        """Download the upload that the job works on to the path `into`; answers its name.
+
+        Raises InterruptedError once `cancelled` says so.
+        """
 
     async def put_artifact(self, offer: Offer, name: str, path: Path) -> None:
         """Store a file that the job left, and register it."""
@@ -202,11 +207,13 @@ class RedisLine:
             attempts.settle(self.holder, offer.job_id, offer.attempt, outcome, reason, exit_code, facts)
         )
 
-    async def fetch_file(self, offer: Offer, into: Path, *, limit_bytes: int) -> str:
+    async def fetch_file(
+        self, offer: Offer, into: Path, *, limit_bytes: int, cancelled: Callable[[], bool] = lambda: False
+    ) -> str:
         """Download the upload from the object store; its record holds its name and its digest."""
         file = await files.get(self.store, str(offer.spec["file"]))
         fetched = await asyncio.to_thread(
-            self.store.objects.get_file, file.key, into, limit_bytes=limit_bytes
+            self.store.objects.get_file, file.key, into, limit_bytes=limit_bytes, cancelled=cancelled
         )
         if fetched.sha256 != file.sha256:
             raise IntegrityError(f"File {file.id!r} is not what was uploaded: its sha256 differs.")

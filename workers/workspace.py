@@ -66,7 +66,9 @@ class Workspace:
         fetched = beside / "file"
         try:
             if spec.get("file"):
-                name = await line.fetch_file(offer, fetched, limit_bytes=self._fetch_limit_bytes)
+                name = await line.fetch_file(
+                    offer, fetched, limit_bytes=self._fetch_limit_bytes, cancelled=cancelled
+                )
             else:
                 name = await asyncio.to_thread(self._fetch_outside, str(spec["file_url"]), fetched, cancelled)
             await asyncio.to_thread(self._unpack, fetched, name, directory, slot, cancelled)

@@ -116,7 +116,9 @@ class FakeLine:
         self.of(offer.job_id, offer.attempt).ends.append((outcome, reason, exit_code, dict(facts)))
         return outcome
 
-    async def fetch_file(self, offer: Offer, into: Path, *, limit_bytes: int) -> str:
+    async def fetch_file(
+        self, offer: Offer, into: Path, *, limit_bytes: int, cancelled: Callable[[], bool] = lambda: False
+    ) -> str:
         self._check(offer)
         if self.store_away:
             raise Unavailable("The object store is away.")

@@ -498,6 +498,7 @@ async def test_a_file_is_fetched_whole_or_not_at_all(fake: FakeServer, faked: Cl
         "GET /uploads/f/project.zip",
         Answer(503, b"<html>"),
         good,
+        good,
         Answer(200, content[:-1], {"ETag": tag}),
         good,
         refusal(403, "DENIED"),
@@ -508,6 +509,8 @@ async def test_a_file_is_fetched_whole_or_not_at_all(fake: FakeServer, faked: Cl
         await faked.line.fetch_file(offer, into, limit_bytes=10**9)
     assert await faked.line.fetch_file(offer, into, limit_bytes=10**9) == "pro ject.zip"
     assert into.read_bytes() == content
+    with pytest.raises(InterruptedError):
+        await faked.line.fetch_file(offer, into, limit_bytes=10**9, cancelled=lambda: True)
     with pytest.raises(IntegrityError):
         await faked.line.fetch_file(offer, into, limit_bytes=10**9)
     with pytest.raises(TooLarge):

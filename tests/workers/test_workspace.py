@@ -63,7 +63,7 @@ async def test_an_archive_is_unpacked_and_does_not_lie_among_its_members(place: 
 async def test_a_plain_file_lies_there_under_a_harmless_name(place: Workspace, name: str, kept: str) -> None:
     line, directory = FakeLine(), place.make(0)
 
-    async def fetch(offer: Offer, into: Path, *, limit_bytes: int) -> str:
+    async def fetch(offer: Offer, into: Path, *, limit_bytes: int, cancelled: object) -> str:
         into.write_bytes(b"content")
         return name
 
