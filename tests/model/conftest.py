@@ -12,8 +12,8 @@ _COMMON = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }  # fmt: skip
 pytest.register_assert_rewrite("job_invariants")  # so that a failure shows what differs
-settings.register_profile("short", max_examples=25, stateful_step_count=30, **_COMMON)
-settings.register_profile("nightly", max_examples=250, stateful_step_count=50, **_COMMON)
+settings.register_profile("short", max_examples=20, stateful_step_count=50, **_COMMON)
+settings.register_profile("nightly", max_examples=150, stateful_step_count=100, **_COMMON)
 
 
 @pytest.fixture(scope="session")

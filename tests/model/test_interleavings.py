@@ -34,10 +34,16 @@ class Scene:
             self.claims[actor] = await claim(self.store, self.holders[actor], most=2)
 
     async def each(self, actor: str, step: Callable[[Holder, Claim], Awaitable[Any]]) -> None:
-        """Do a step for all that an actor claimed; being refused is an answer too."""
+        """Do a step for all that an actor claimed; it counts for no attempt but its own, and may be refused."""
         for claimed in self.claims.get(actor, []):
+            record = f"h:job:{claimed.job_id}"
+            before = self.client.hgetall(record)
             with suppress(Stale):
                 await step(self.holders[actor], claimed)
+            if before[b"attempt"] != str(claimed.attempt).encode():
+                assert self.client.hgetall(record) == before, (
+                    f"attempt {claimed.attempt} counted for {before}"
+                )
 
     def time_passes(self) -> None:
         """Every lease has run out, and no cancel was honoured in time."""

@@ -24,7 +24,7 @@ from storage import attempts, fleet, jobs, quarantine, queues, upkeep
 from storage.attempts import Claim, Holder, Unregistered
 from storage.calls import script
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Stale, Unprocessable
-from storage.jobs import Backoff
+from storage.jobs import Backoff, Order
 from storage.store import Store
 
 T = TypeVar("T")
@@ -85,29 +85,30 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        tags=st.sampled_from([[], [], ["linux"], ["gpu", "linux"]]),
-        priority=st.sampled_from(["normal", "normal", "high", "low"]),
-        retries=st.sampled_from([0, 0, 1, 2]),
-        pause=st.booleans(),
-        once=st.sampled_from([False, False, True]),
-        delayed=st.sampled_from([False, False, False, True]),
-        key=st.sampled_from(["", "", "db", "disk"]),
-        hook=st.booleans(),
-        parents=st.integers(0, 2),
-        idempotency=st.sampled_from([None, None, "k1", "k2"]),
+        order=st.fixed_dictionaries(
+            {
+                "tags": st.sampled_from([[], [], ["linux"], ["gpu", "linux"]]),
+                "priority": st.sampled_from(["normal", "normal", "high", "low"]),
+                "retries": st.sampled_from([0, 1, 2]),
+                "backoff": st.sampled_from([Backoff(0, 2, 1000), Backoff(100, 2, 1000)]),
+                "at_most_once": st.sampled_from([False, False, True]),
+                "delay_s": st.sampled_from([None, None, None, 100.0]),
+                "concurrency_key": st.sampled_from([None, "db"]),
+                "webhook": st.sampled_from([None, {"url": "https://example.org/"}]),
+            }
+        ),
+        parents=st.sampled_from([0, 0, 1, 2]),
+        idempotency=st.sampled_from([None, None, None, "k1", "k2"]),
     )
     def submit(
-        self, *, data: st.DataObject, tags: list[str], priority: str, retries: int, pause: bool, once: bool,
-        delayed: bool, key: str, hook: bool, parents: int, idempotency: str | None,
-    ) -> None:  # fmt: skip
+        self, data: st.DataObject, order: dict[str, Any], parents: int, idempotency: str | None
+    ) -> None:
         known = list(self.model.jobs)
         depends_on = [self.pick(data, known, "parent") for _ in range(parents if len(known) > 1 else 0)]
-        order: dict[str, Any] = {
-            "tags": tags, "priority": priority, "retries": retries, "at_most_once": once,
-            "backoff": Backoff(100 if pause else 0, 2, 1000), "delay_s": 100.0 if delayed else None,
-            "concurrency_key": key or None, "depends_on": depends_on,
-            "webhook": {"url": "https://example.org/"} if hook else None,
-        }  # fmt: skip
+        self.submits(idempotency, **order, depends_on=depends_on)
+
+    def submits(self, idempotency: str | None = None, /, **order: Any) -> None:
+        asked = Order(command="true", **order)
         step = submitted(self.store, key=idempotency, **order)
         if idempotency in self.keyed:
             first, job_id = self.keyed[idempotency]
@@ -115,16 +116,24 @@ class JobMachine(RuleBasedStateMachine):
                 assert self.does(step).id == job_id
             else:
                 self.refused(step, Unprocessable)
-        elif any(self.model.jobs[each].state in {"failed", "cancelled"} for each in depends_on):
+        elif any(self.model.jobs[each].state in {"failed", "cancelled"} for each in asked.depends_on):
             self.refused(step, Invalid)
         else:
             job_id = self.does(step).id
-            queue = queues.of_job(priority, tags)
             self.model.submit(
                 "user:u",
-                Job(job_id, queue, key, retries, pause, once, delayed, list(dict.fromkeys(depends_on))),
+                Job(
+                    job_id,
+                    queues.of_job(asked.priority, asked.tags),
+                    key=asked.concurrency_key or "",
+                    retries=asked.retries,
+                    pause=asked.backoff.delay_s > 0,
+                    once=asked.at_most_once,
+                    delayed=asked.delay_s is not None,
+                    parents=list(dict.fromkeys(asked.depends_on)),
+                ),
             )
-            self.tag_sets |= {queues.tag_set(tags)} - {""}
+            self.tag_sets |= {queues.tag_set(asked.tags)} - {""}
             if idempotency:
                 self.keyed[idempotency] = (order, job_id)
         self.after()
@@ -172,10 +181,15 @@ class JobMachine(RuleBasedStateMachine):
 
     # what workers do
 
-    @initialize()
-    def first_worker(self) -> None:
-        self.registers("one", "")
-        self.after()
+    @initialize(data=st.data(), keys=st.lists(st.sampled_from(["", "db"]), min_size=1, max_size=3))
+    def opening(self, data: st.DataObject, keys: list[str]) -> None:
+        """Two workers, and some jobs on them."""
+        for name in ("one", "agent"):
+            self.registers(name, "")
+            self.after()
+        for key in keys:
+            self.submits(concurrency_key=key or None, retries=data.draw(st.integers(0, 2)))
+        self.claim(data, 2, 3)
 
     def registers(self, name: str, proof: str) -> None:
         self.registrations += 1
@@ -208,7 +222,7 @@ class JobMachine(RuleBasedStateMachine):
             self.model.depart(name, forget=True, actor="user:u")
         self.after()
 
-    @precondition(lambda self: self.model.workers)
+    @precondition(lambda self: any(self.model.queues.values()) and self.model.workers)
     @rule(data=st.data(), most=st.integers(1, 3), startable=st.sampled_from([3, 3, 1, 0]))
     def claim(self, data: st.DataObject, most: int, startable: int) -> None:
         name = self.pick(data, self.model.workers, "worker")
@@ -222,6 +236,12 @@ class JobMachine(RuleBasedStateMachine):
             assert each.lines == self.model.jobs[each.job_id].lines
         self.claims += [(holder, each) for each in taken]
         self.after()
+
+    @precondition(lambda self: any(self.model.queues.values()) and self.model.workers)
+    @rule(data=st.data())
+    def claim_all(self, data: st.DataObject) -> None:
+        """Once more, since most of what may happen happens to jobs that run."""
+        self.claim(data, 3, 3)
 
     @rule(name=st.sampled_from(list(WORKERS)))
     def a_registration_of_the_past_claims_and_beats(self, name: str) -> None:
