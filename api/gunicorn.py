@@ -38,6 +38,11 @@ def on_starting(server: Any) -> None:
     from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
     from storage.store import Store  # noqa: PLC0415
 
+    if _settings.open_registration:
+        server.log.warning(
+            "HOSTLER_OPEN_REGISTRATION is on: anybody who reaches this server may register an agent."
+        )
+
     async def check() -> None:
         store = Store(_settings)
         try:

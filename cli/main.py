@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they show variables, and with them secrets
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
-    help="Run commands, apps and backups on a fleet of machines.",
+    help="Run commands on a fleet of machines, durably.",
 )
 app.add_typer(jobs.app, name="jobs", rich_help_panel=USE)
 app.add_typer(files.app, name="files", rich_help_panel=USE)
