@@ -99,7 +99,9 @@ def _identity(
         if question.kind == "session":
             user = User.opened(store.seal, question.subject, user_raw)
             by_cookie = presented is not None and presented.by == "cookie"
-            return Identity("user", user.id, user.role, user.username, question.token_id, by_cookie, user.id)
+            return Identity(
+                "user", user.id, user.role, user.username, question.token_id, by_cookie, user.id, question.family
+            )  # fmt: skip
         key = ApiKey.opened(store.seal, question.subject, key_raw)
         owner = User.opened(store.seal, key.owner, user_raw)
     except Forged:

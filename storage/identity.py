@@ -24,7 +24,7 @@ class Identity:
 
     `id` is the user's, the key's or the worker's; `user_id` is the user behind a session or a key. `role` is
     `r`, `w` or `a` for users and keys, `worker` for a worker's token. `token_id` is the session's `jti`, the
-    key's id, or the worker's registration.
+    key's id, or the worker's registration; `family` is what a session's tokens have in common from login to logout.
     """
 
     kind: Literal["user", "key", "worker"]
@@ -34,6 +34,7 @@ class Identity:
     token_id: str
     by_cookie: bool = False
     user_id: str | None = None
+    family: str = ""
 
     @property
     def actor(self) -> str:

@@ -109,5 +109,6 @@ async def refresh(store: Store, token: str) -> tuple[str, User]:
 
 
 async def revoke(store: Store, identity: Identity) -> None:
-    """End the session that `identity` came by, at once and everywhere. Safe to run twice."""
-    await store.call(script("revoke", store.now_ms(), identity.actor, identity.token_id, _REMEMBER_S))
+    """End the session that `identity` came by, with every token of it, at once and everywhere. Safe to run twice."""
+    ended = identity.family or identity.token_id
+    await store.call(script("revoke", store.now_ms(), identity.actor, ended, _REMEMBER_S))

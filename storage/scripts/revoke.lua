@@ -1,4 +1,4 @@
--- End one session. ARGV: now_ms, actor, jti, seconds to remember it
+-- End one session. ARGV: now_ms, actor, jti or family, seconds to remember it
 -- include audit
 
 local now_ms, actor, token, keep_s = unpack(ARGV)
