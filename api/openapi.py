@@ -183,10 +183,13 @@ class _Document:
 
     def _successes(self, endpoint: Endpoint) -> dict[str, Any]:
         success: dict[str, Any] = {"description": endpoint.status.phrase}
+        content: dict[str, Any] = {}
         if endpoint.returns is not None:
-            success["content"] = {"application/json": {"schema": self._answer(endpoint)}}
-        elif endpoint.media_type is not None:
-            success["content"] = {endpoint.media_type: {"schema": {}}}
+            content["application/json"] = {"schema": self._answer(endpoint)}
+        if endpoint.media_type is not None:
+            content[endpoint.media_type] = {"schema": {}}
+        if content:
+            success["content"] = content
         answers = {str(endpoint.status.value): success}
         if may_be_empty(endpoint):
             answers["204"] = {"description": "There is none."}

@@ -65,6 +65,7 @@ _PAGE = LogPage()
     role=Role.VIEWER,
     query=LogQuery(),
     returns=_PAGE,
+    media_type="text/plain",
     raises=(Invalid, NotFound, Unavailable),
     raw=True,
 )
