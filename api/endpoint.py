@@ -84,6 +84,7 @@ class Endpoint:
     media_type: str | None
     counted: bool = True
     takes: str | None = None
+    otherwise: HTTPStatus | None = None
 
     @property
     def name(self) -> str:
@@ -186,12 +187,13 @@ class Group:
         media_type: str | None = None,
         counted: bool = True,
         takes: str | None = None,
+        otherwise: HTTPStatus | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as the handler of `route`, e.g. "POST /{name}/start" or "WS /stream".
 
         A `raw` handler gets the Falcon request and response and writes its own answer, of `media_type`; a body that it
         reads by itself is of the type `takes`. What is not `counted` is public, has no limit of its rate, and asks
-        nothing of Redis.
+        nothing of Redis. `otherwise` is a second status under which a raw handler answers the same.
         """
         method, _, path = route.partition(" ")
 
@@ -203,7 +205,7 @@ class Group:
             self.endpoints.append(
                 Endpoint(
                     method, self.prefix + path, handler, self, role, body, query, returns, status,
-                    raises, body_limit_bytes, raw, media_type, counted, takes,
+                    raises, body_limit_bytes, raw, media_type, counted, takes, otherwise,
                 )
             )  # fmt: skip
             return handler

@@ -191,6 +191,8 @@ class _Document:
         if content:
             success["content"] = content
         answers = {str(endpoint.status.value): success}
+        if endpoint.otherwise is not None:
+            answers[str(endpoint.otherwise.value)] = {**success, "description": endpoint.otherwise.phrase}
         if may_be_empty(endpoint):
             answers["204"] = {"description": "There is none."}
         return answers

@@ -39,6 +39,7 @@ group.alias("POST /api/jobs/create", of=create)
     role=Role.WORKER,
     query=schemas.NextJobQuery(),
     returns=schemas.NoJobAnswer(),
+    otherwise=HTTPStatus.ACCEPTED,
     raises=(Invalid, Denied, Unavailable),
     raw=True,
 )
