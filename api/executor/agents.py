@@ -72,12 +72,13 @@ async def get_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | N
 async def next_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | None:
     """Return the next job for the agent that calls, or None. Raises Denied, Unavailable."""
     holder = holder_of(context, query["worker_id"])
-    taken = await _claim(context, holder, *await _hold(context, holder))
+    held, sets = await _hold(context, holder)
+    taken = await _claim(context, holder, held, sets)
     if taken is not None or not query["wait"]:
         return taken
     gone = downloads.left(context.request)
     try:
-        return await _wait(context, holder, min(query["wait"], MOST_WAIT_S), gone)
+        return await _wait(context, holder, held, min(query["wait"], MOST_WAIT_S), gone)
     except Ended:  # this process stops; the agent asks the next one
         return None
     finally:
@@ -85,15 +86,26 @@ async def next_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | 
 
 
 async def _wait(
-    context: Context, holder: Holder, wait_s: float, gone: "asyncio.Future[None]"
+    context: Context, holder: Holder, held: Held, wait_s: float, gone: "asyncio.Future[None]"
 ) -> dict[str, Any] | None:
-    """Take a job as soon as there is one; nothing for a client that has left, which would never see it."""
+    """Take a job as soon as there is one; nothing for a client that has left, which would never see it.
+
+    That we wait for an agent is no sign of its life: nothing is renewed meanwhile, and one that has missed its
+    heartbeats for a lease gets nothing, for a host that died silently leaves its connections open.
+    """
     hub, deadline = context.request.context.hub, time.monotonic() + wait_s
     served: set[str] = set()
     async with hub.wake_up(served.__contains__) as waiter:
         gone.add_done_callback(lambda _: waiter.wake())
         while not gone.done():
-            held, sets = await _hold(context, holder)
+            tag_sets, seen, (now_s, _) = await context.store.calls(
+                command("SMEMBERS", "h:tagsets"),
+                command("HGET", f"h:worker:{holder.worker}", "seen"),
+                command("TIME"),
+            )
+            if held.beats and int(now_s) * 1000 - int(seen or 0) >= context.store.settings.lease_s * 1000:
+                break
+            sets = [text(each) for each in tag_sets]
             served.update(queues.served(sets, held.tags))
             if (taken := await _claim(context, holder, held, sets)) is not None:
                 return taken
