@@ -120,10 +120,11 @@ def ends_are_final(found: Findings) -> Iterator[str]:
     seen: dict[str, str] = {}
     for call in found.calls:
         state = str(call.answer.get("status", "")) if call.action == "status" and call.outcome == "ok" else ""
-        if call.job_id and seen.get(call.job_id, state) in TERMINAL and seen.get(call.job_id, state) != state:
+        if not call.job_id or not state:
+            continue
+        if seen.get(call.job_id) in TERMINAL and seen[call.job_id] != state:
             yield f"I2 {call.job_id} was seen {seen[call.job_id]} and later {state}."
-        if call.job_id and state:
-            seen[call.job_id] = state
+        seen[call.job_id] = state
 
 
 def budgets_hold(found: Findings) -> Iterator[str]:

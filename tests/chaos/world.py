@@ -345,7 +345,7 @@ class World:
             calls=list(self.calls), effects=self.effects(), jobs=jobs, events=events,
             audit=[(str(actor), str(action), str(subject)) for _, actor, action, subject in audit],
             orphans=self._orphans(ids), leftovers=self._leftovers(),
-            logs={job_id: list(self._log(client, job_id)) for job_id in sample}, objects=self._objects(client),
+            logs={job_id: list(self.log(client, job_id)) for job_id in sample}, objects=self._objects(client),
             leaks=self._leaks(events), growth=list(self.growth), overlapping=set(self.overlapping),
         )  # fmt: skip
 
@@ -359,7 +359,8 @@ class World:
         return jobs
 
     @staticmethod
-    def _log(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
+    def log(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a job's log."""
         after = 0
         while True:
             page = client.http.get(f"/api/jobs/{job_id}/log", params={"after": after, "limit": 10_000}).json()
