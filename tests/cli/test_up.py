@@ -179,6 +179,7 @@ def test_closed_standard_streams_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent died")
+@pytest.mark.proves("F06")
 def test_killing_the_parent_ends_everything(start: Callable[..., Running]) -> None:
     running = start()
     running.until_ready()

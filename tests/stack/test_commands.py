@@ -142,6 +142,7 @@ async def test_output_of_both_channels_is_numbered_in_its_order(store: Store) ->
     ]  # fmt: skip
 
 
+@pytest.mark.proves("F13")
 async def test_binary_output_comes_back_byte_for_byte(store: Store) -> None:
     words = r"printf '\000\377\376\r\n\200text\n\033[0m'"
     job_id = await submit(store, words)
@@ -149,6 +150,7 @@ async def test_binary_output_comes_back_byte_for_byte(store: Store) -> None:
     assert await log_of(store, job_id) == b"\0\xff\xfe\r\n\x80text\n\x1b[0m"
 
 
+@pytest.mark.proves("F13")
 async def test_a_line_of_fifty_megabytes_is_broken_but_whole_and_takes_little_memory(
     stack: Stack, store: Store
 ) -> None:
@@ -176,6 +178,7 @@ async def test_a_log_longer_than_the_live_cap_is_whole(store: Store) -> None:
     assert [line.text for line in log.lines] == ["line 200001 is here", "line 200002 is here"]
 
 
+@pytest.mark.proves("F13")
 async def test_output_beyond_the_quota_is_cut_with_a_mark(stack: Stack, store: Store) -> None:
     worker = stack.worker("strict", "--tags", "strict", HOSTLER_JOB_LOG_LIMIT_MB="4")
     try:

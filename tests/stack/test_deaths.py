@@ -98,6 +98,7 @@ async def test_a_job_that_kills_its_worker_three_times_is_put_aside(stack: Stack
     assert (job.state, job.reason, job.deaths) == ("failed", "quarantined", 3)
 
 
+@pytest.mark.proves("F07")
 async def test_a_frozen_worker_that_wakes_up_lets_go_of_what_it_lost(stack: Stack, store: Store) -> None:
     path, note = side_effect(stack, "frozen")
     frozen = stack.worker("frozen-1")
@@ -120,6 +121,7 @@ async def test_a_frozen_worker_that_wakes_up_lets_go_of_what_it_lost(stack: Stac
     assert frozen.poll() is None
 
 
+@pytest.mark.proves("F07")
 async def test_a_frozen_worker_that_gets_its_own_job_back_runs_it_once_more_and_alone(
     stack: Stack, store: Store
 ) -> None:
@@ -142,6 +144,7 @@ async def test_a_frozen_worker_that_gets_its_own_job_back_runs_it_once_more_and_
         await finished(store, job_id)
 
 
+@pytest.mark.proves("F09")
 async def test_a_worker_that_is_asked_to_stop_finishes_short_jobs_and_hands_long_ones_back(
     stack: Stack, store: Store
 ) -> None:

@@ -76,6 +76,7 @@ async def test_jobs_that_run_and_end_while_redis_is_frozen_lose_nothing(stack: S
     await ended_well(store, running, run_path, 60)
 
 
+@pytest.mark.proves("F33")
 async def test_jobs_that_run_and_end_while_redis_is_gone_for_long_lose_nothing(
     stack: Stack, store: Store
 ) -> None:
