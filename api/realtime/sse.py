@@ -60,7 +60,8 @@ async def _events(
             asked = said = time.monotonic()
             yield b": follows\n\n"  # proxies and clients see at once that the answer has begun
             while not gone.done():
-                await asyncio.wait((coming, gone), timeout=STANDING_S, return_when=asyncio.FIRST_COMPLETED)
+                left_s = max(0.0, asked + STANDING_S - time.monotonic())
+                await asyncio.wait((coming, gone), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 now = time.monotonic()
                 if now - asked >= STANDING_S:
                     asked = now

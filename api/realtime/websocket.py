@@ -17,7 +17,7 @@ from api.realtime.messages import Message
 from storage.errors import HostlerError, Unavailable
 
 #: How often it is asked whether the caller may still listen.
-STANDING_S = 5.0
+STANDING_S = 4.0
 #: A client that takes nothing for so long is given up.
 SEND_S = 30.0
 #: What a client may say: nothing that matters here, so little.
