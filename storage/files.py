@@ -100,6 +100,9 @@ def clean_content_type(declared: str | None, filename: str) -> str:
     if (
         len(media_type) > CONTENT_TYPE_LIMIT
         or not _CONTENT_TYPE.fullmatch(media_type)
+        or media_type.startswith(
+            "multipart/"
+        )  # says nothing without its boundary, and S3's client complains of it
         or media_type == _ANYTHING
     ):
         guessed, encoding = _TYPES.guess_type(filename)
