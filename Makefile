@@ -34,6 +34,10 @@ test: $(STAMP)  ## Run every test
 chaos: $(STAMP)  ## Inject every fault of the catalogue (ONLY=F03,F17 SEEDS=5 to choose)
 	@$(BIN)/python -m pytest -q -m "" --only "$(or $(ONLY),F)" --seeds $(or $(SEEDS),1)
 
+.PHONY: attack
+attack: $(STAMP)  ## Try every attack of the catalogue (ONLY=A01,A02 to choose)
+	@$(BIN)/python -m pytest -q -m "" --only "$(or $(ONLY),A)" tests/security
+
 .PHONY: soak
 soak: $(STAMP)  ## Kill a random component every 20 s under 20 jobs/s (MINUTES=20)
 	@$(BIN)/python -m pytest -q -m "" --only F61 --soak-minutes $(or $(MINUTES),20) tests/chaos
