@@ -33,6 +33,18 @@ OUTCOMES = [
     ("completed", "", 0), ("failed", "exit_code", 1), ("failed", "timeout", None), ("failed", "invalid", None),
     ("cancelled", "cancelled", None), ("released", "", None),
 ]  # fmt: skip
+ORDERS = st.fixed_dictionaries(
+    {
+        "tags": st.sampled_from([[], [], ["linux"], ["gpu", "linux"]]),
+        "priority": st.sampled_from(["normal", "normal", "high", "low"]),
+        "retries": st.sampled_from([1, 0, 2]),
+        "backoff": st.sampled_from([Backoff(0, 2, 1000), Backoff(100, 2, 1000)]),
+        "at_most_once": st.sampled_from([False, False, True]),
+        "delay_s": st.sampled_from([None, None, None, 100.0]),
+        "concurrency_key": st.sampled_from(["db", None]),
+        "webhook": st.sampled_from([None, {"url": "https://example.org/"}]),
+    }
+)
 REFUSED = {"stale": Stale, "over": Stale, "unknown": NotFound}
 
 
@@ -85,18 +97,7 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        order=st.fixed_dictionaries(
-            {
-                "tags": st.sampled_from([[], [], ["linux"], ["gpu", "linux"]]),
-                "priority": st.sampled_from(["normal", "normal", "high", "low"]),
-                "retries": st.sampled_from([0, 1, 2]),
-                "backoff": st.sampled_from([Backoff(0, 2, 1000), Backoff(100, 2, 1000)]),
-                "at_most_once": st.sampled_from([False, False, True]),
-                "delay_s": st.sampled_from([None, None, None, 100.0]),
-                "concurrency_key": st.sampled_from([None, "db"]),
-                "webhook": st.sampled_from([None, {"url": "https://example.org/"}]),
-            }
-        ),
+        order=ORDERS,
         parents=st.sampled_from([0, 0, 1, 2]),
         idempotency=st.sampled_from([None, None, None, "k1", "k2"]),
     )
@@ -181,15 +182,16 @@ class JobMachine(RuleBasedStateMachine):
 
     # what workers do
 
-    @initialize(data=st.data(), keys=st.lists(st.sampled_from(["", "db"]), min_size=1, max_size=3))
-    def opening(self, data: st.DataObject, keys: list[str]) -> None:
+    @initialize(data=st.data(), orders=st.lists(ORDERS, min_size=2, max_size=4))
+    def opening(self, data: st.DataObject, orders: list[dict[str, Any]]) -> None:
         """Two workers, and some jobs on them."""
         for name in ("one", "agent"):
             self.registers(name, "")
             self.after()
-        for key in keys:
-            self.submits(concurrency_key=key or None, retries=data.draw(st.integers(0, 2)))
-        self.claim(data, 2, 3)
+        for order in orders:
+            self.submits(**order)
+        if any(self.model.queues.values()):
+            self.claim(data, 3, 3)
 
     def registers(self, name: str, proof: str) -> None:
         self.registrations += 1
@@ -300,7 +302,7 @@ class JobMachine(RuleBasedStateMachine):
             for each in self.claims
             if self.model.standing(each[1].job_id, each[0].worker, each[1].attempt) == "ok"
         ]
-        among = current if current and data.draw(st.integers(0, 2), label="which") else self.claims
+        among = current if current and data.draw(st.integers(0, 3), label="which") else self.claims
         holder, claimed = self.pick(data, among, "claim")
         return holder, claimed, self.model.standing(claimed.job_id, holder.worker, claimed.attempt)
 
@@ -371,21 +373,27 @@ class JobMachine(RuleBasedStateMachine):
     # what time, death and strangers do
 
     @precondition(lambda self: self.jobs("running"))
-    @rule(data=st.data())
-    def lease_runs_out(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), at_once=st.booleans())
+    def lease_runs_out(self, data: st.DataObject, at_once: bool) -> None:
         job = self.pick(data, self.jobs("running"), "job")
         job.lapsed = True
         self.lapsed = [each for each in self.lapsed if each != job.id] + [job.id]
         self.client.zadd("h:leases", {each: number for number, each in enumerate(self.lapsed, 1)}, xx=True)
         self.after()
+        if at_once:
+            self.reap(outage=False)
 
-    @precondition(lambda self: any(job.cancel for job in self.jobs("running")))
-    @rule(data=st.data())
-    def cancel_is_not_honoured(self, data: st.DataObject) -> None:
-        job = self.pick(data, [job for job in self.jobs("running") if job.cancel], "job")
+    @precondition(lambda self: self.jobs("running"))
+    @rule(data=st.data(), at_once=st.booleans())
+    def cancel_is_not_honoured(self, data: st.DataObject, at_once: bool) -> None:
+        job = self.pick(data, self.jobs("running"), "job")
+        assert self.model.cancel("user:u", job.id) == "requested"
+        assert self.does(jobs.cancel(self.store, "user:u", job.id)) == "running"
         self.overdue = [each for each in self.overdue if each != job.id] + [job.id]
         self.client.zadd("h:cancels", {each: number for number, each in enumerate(self.overdue, 1)}, xx=True)
         self.after()
+        if at_once:
+            self.reap(outage=False)
 
     @precondition(lambda self: self.model.workers)
     @rule(data=st.data())
