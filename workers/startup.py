@@ -41,6 +41,7 @@ class Workplace:
     ) -> None:
         """Carry out what comes over `line` until SIGINT or SIGTERM, then drain; `stopping` is called at its begin."""
         self.workspace.sweep()
+        self.workspace.sweep_after_the_dead()
         executor = Executor(
             Circumstances(
                 line=line, platform=self.platform, workspace=self.workspace, environment=inherited(),
@@ -78,7 +79,8 @@ def workplace(settings: Settings, *, name: str, slots: int) -> Iterator[Workplac
         )
         for warning in platform.warnings:
             log.warning(warning)
-        yield Workplace(settings, name, slots, root, platform, workspace)
+        with workspace.in_use():
+            yield Workplace(settings, name, slots, root, platform, workspace)
     finally:
         platform.close()
 

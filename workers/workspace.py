@@ -1,10 +1,12 @@
 """A job's directory: made empty, filled with the upload, searched for artifacts, taken away."""
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from workers.platforms import Platform
 #: So many artifacts of a job are kept, and so many bytes of them together.
 MOST_ARTIFACTS = 1000
 ARTIFACTS_LIMIT_BYTES = 2 * 1024**3
+#: The file in a worker's directory that is locked for as long as the worker lives.
+_IN_USE = "in-use"
 
 
 class NotPrepared(HostlerError):
@@ -138,9 +142,39 @@ class Workspace:
         self._platform.reclaim_directory(directory)
         shutil.rmtree(directory, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold a lock that ends with this process, whichever way it ends; POSIX only."""
+        with (self._root / _IN_USE).open("ab") as file:
+            if sys.platform != "win32":
+                import fcntl  # noqa: PLC0415  Windows has it not
+
+                # shared, since a successor of the same name waits for its turn at the registration
+                fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    def sweep_after_the_dead(self) -> int:
+        """Remove what workers of other names left beside this one when they were killed; answers how much that was."""
+        if sys.platform == "win32":
+            return 0
+        import fcntl  # noqa: PLC0415  Windows has it not
+
+        count = 0
+        for mark in self._root.parent.glob(f"*/{_IN_USE}"):
+            with contextlib.suppress(OSError):  # it is used, or not ours
+                if mark.parent == self._root or mark.parent.lstat().st_uid != os.getuid():
+                    continue
+                with mark.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    count += self._sweep(mark.parent)
+        return count
+
     def sweep(self) -> int:
         """Remove what an earlier worker of this name left behind; answers how much that was."""
-        left = [path for path in self._root.iterdir() if path.name.startswith(("job-", "fetch-", "tmp"))]
+        return self._sweep(self._root)
+
+    def _sweep(self, root: Path) -> int:
+        left = [path for path in root.iterdir() if path.name.startswith(("job-", "fetch-", "tmp"))]
         for path in left:
             if path.is_dir():
                 self.remove(path)

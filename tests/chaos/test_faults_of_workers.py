@@ -35,6 +35,8 @@ def test_jobs_of_a_killed_worker_run_again_elsewhere(
         assert client.ended(job_id)["attempt"] == 2
     assert (client.ended(once)["status"], client.job(once)["reason"]) == ("failed", "lost")
     took_s = time.monotonic() - killed_at
+    left = Path(world.stack.env["HOSTLER_WORK_DIR"], "f01-a")
+    assert not [path for path in left.iterdir() if path.name.startswith("job-")]
     evidence += [f"commands dead after {dead_s:.2f} s, rerun or lost after {took_s:.1f} s", world.check()]
 
 

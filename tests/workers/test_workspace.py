@@ -208,3 +208,24 @@ def test_a_sweep_removes_what_an_earlier_worker_left(place: Workspace) -> None:
     (place._root / "mine").touch()
     assert place.sweep() == 3
     assert [path.name for path in place._root.iterdir()] == ["mine"]
+
+
+def test_what_a_killed_worker_left_goes_with_the_next_one_and_a_living_ones_stays(
+    place: Workspace,
+) -> None:
+    import fcntl
+
+    neighbours = {}
+    for name in ("dead", "alive", "not-ours"):
+        neighbours[name] = place._root.parent / name
+        (neighbours[name] / "job-x").mkdir(parents=True)
+    for name in ("dead", "alive"):
+        (neighbours[name] / "in-use").touch()
+    with (neighbours["alive"] / "in-use").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with place.in_use():
+            own = place.make(0)
+            assert place.sweep_after_the_dead() == 1
+    assert own.exists()
+    left = {name for name, path in neighbours.items() if (path / "job-x").exists()}
+    assert left == {"alive", "not-ours"}
