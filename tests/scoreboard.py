@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--only", default="", help="ids to run, comma-separated, e.g. F03,F17; F for all of them"
     )
     parser.addoption("--seeds", type=int, default=1, help="how often to run each of these tests")
+    parser.addoption("--soak-minutes", type=float, default=1.0, help="how long the soak takes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
