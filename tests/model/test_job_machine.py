@@ -297,12 +297,15 @@ class JobMachine(RuleBasedStateMachine):
 
     def some_claim(self, data: st.DataObject) -> tuple[Holder, Claim, str]:
         """One of the claims, most likely one that still counts, by its number or without."""
-        current = [
-            each
-            for each in self.claims
-            if self.model.standing(each[1].job_id, each[0].worker, each[1].attempt) == "ok"
-        ]
-        among = current if current and data.draw(st.integers(0, 3), label="which") else self.claims
+        current, outdated = [], []
+        for holder, each in self.claims:
+            standing = self.model.standing(each.job_id, holder.worker, None)
+            if standing == "ok":  # the worker holds the job, by this claim or by a later one
+                this = self.model.standing(each.job_id, holder.worker, each.attempt)
+                (current if this == "ok" else outdated).append((holder, each))
+        which = data.draw(st.integers(0, 4), label="which")
+        among = self.claims if which == 0 else outdated if which == 1 else current
+        among = among or self.claims
         holder, claimed = self.pick(data, among, "claim")
         return holder, claimed, self.model.standing(claimed.job_id, holder.worker, claimed.attempt)
 
