@@ -139,6 +139,7 @@ _FACTS = ("cpu_ms", "max_rss_bytes", "signal", "message", "truncated")
 
 
 def _read(job_id: str, values: Sequence[bytes | None]) -> Job:
+    """Read a record. Raises ValueError for one that Hostler did not write."""
     row = {name: value for name, value in zip(_FIELDS, values, strict=True) if value not in (None, b"")}
 
     def number(name: str) -> int | None:
@@ -147,10 +148,13 @@ def _read(job_id: str, values: Sequence[bytes | None]) -> Job:
     def word(name: str) -> str | None:
         return text(row[name]) if name in row else None
 
+    spec = orjson.loads(row.get("spec", b"{}"))
+    if not isinstance(spec, dict):
+        raise ValueError("Its spec is no object.")
     return Job(
         id=job_id,
         state=State(text(row["state"])),
-        spec=orjson.loads(row.get("spec", b"{}")),
+        spec=spec,
         actor=word("actor") or "",
         queue=word("queue") or "",
         attempt=number("attempt") or 0,
