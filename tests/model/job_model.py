@@ -234,7 +234,8 @@ class Model:
                 return "queued"
         if outcome == "failed" and job.cancel:
             outcome, reason = "cancelled", "cancelled"
-        if outcome == "failed" and reason in {"exit_code", "timeout"} and job.failures < job.retries:
+        may_retry = reason in {"exit_code", "timeout"} and not job.once and job.failures < job.retries
+        if outcome == "failed" and may_retry:
             job.failures += 1
             job.settled = (name, job.attempt)
             job.reason, job.exit = reason, exit_code
