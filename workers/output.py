@@ -6,6 +6,8 @@ beside the job's directory. Delivery may repeat a piece after a lost reply; the 
 
 import asyncio
 import contextlib
+import errno
+import os
 import tempfile
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -65,14 +67,16 @@ class Spool:
                 self._memory += frame
                 self.size_bytes += len(frame)
                 return offset
-            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  closed by close()
-            self._file.write(self._memory)
-            self._memory = None
+            file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115  closed by close()
+            try:
+                _write(file, bytes(self._memory), 0)
+            except OSError:
+                file.close()
+                raise
+            self._file, self._memory = file, None
         if self._file is None:
             raise ValueError("The spool is closed.")
-        self._file.seek(offset)
-        self._file.write(frame)
-        self._file.flush()
+        _write(self._file, frame, offset)
         self.size_bytes += len(frame)
         return offset
 
@@ -91,6 +95,16 @@ class Spool:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _write(file: IO[bytes], data: bytes, offset: int) -> None:
+    """Write past no buffer: what a full disk did not take must not be in the way of reading and closing.
+
+    Raises OSError.
+    """
+    file.seek(offset)
+    if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Output:
