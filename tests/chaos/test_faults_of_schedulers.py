@@ -157,7 +157,7 @@ def test_occurrences_that_were_missed_are_treated_as_the_schedule_says(
     world.check()
 
 
-@pytest.mark.proves("F22", "F57")
+@pytest.mark.proves("F22")
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_process_with_a_wrong_clock_ends_no_lease_and_starts_nothing_early(
     world: World, client: Client, hours: int, tmp_path: Path, evidence: list[str]

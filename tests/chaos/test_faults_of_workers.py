@@ -192,8 +192,8 @@ def test_a_command_that_ignores_every_signal_it_can_is_dead_in_time(
         "    try: print(end='', flush=True); import time; time.sleep(1)\n"
         "    except BaseException: pass\n"
     )
-    job_id = client.insist(f'python3 -c "{program}"', timeout=2)
-    world.await_start(job_id)
+    job_id = client.insist(f'exec python3 -c "{program}"', timeout=2, effects=False)
+    until(lambda: processes_of(job_id), "it runs")
     began = time.monotonic()
     job = client.ended(job_id)
     took_s = time.monotonic() - began
