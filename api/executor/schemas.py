@@ -229,6 +229,8 @@ class OrderBody(Schema):
             raise ValidationError(f"Give one of {' and '.join(times)}, not both.", times[1])
         if "schedule" in data and data.get("depends_on"):
             raise ValidationError("A recurring job cannot depend on others.", "dependsOn")
+        if data.get("at_most_once") and data.get("retries"):
+            raise ValidationError("A job that runs at most once cannot be retried.", "retries")
 
     _times = {"runAt": "not_before_ms", "delay": "delay_s", "schedule": "schedule"}  # noqa: RUF012
 

@@ -1,8 +1,9 @@
--- Forget a finished job whose record is safe elsewhere. ARGV: id -> 1, or 0 where it is not finished
+-- Forget a finished job whose record is safe elsewhere. ARGV: id -> 1, or 0 where it is not finished and told
 local hash = 'h:job:' .. ARGV[1]
 local r = redis.call('HMGET', hash, 'state', 'worker', 'tags', 'file', 'queue')
 local registry = ({completed = 'finished', failed = 'failed', cancelled = 'canceled'})[r[1]]
 if not registry then return 0 end
+if redis.call('ZSCORE', 'h:webhooks', ARGV[1]) then return 0 end      -- somebody has still to be told
 redis.call('ZREM', 'rq:' .. registry .. ':' .. r[5], ARGV[1])
 redis.call('ZREM', 'h:jobs', ARGV[1])
 redis.call('ZREM', 'h:jobs:' .. r[1], ARGV[1])

@@ -9,6 +9,7 @@ from engine import claim, output, register, settle, submit
 
 from settings import Settings
 from storage import archive, attempts, jobs, logs
+from storage.calls import script
 from storage.errors import NotFound, Unavailable
 from storage.store import Store
 
@@ -97,3 +98,14 @@ async def test_what_never_was_is_not_found(store: Store) -> None:
     await archive.put(store, job_id)
     with pytest.raises(NotFound):
         await jobs.get(store, "job-" + "1" * 20)
+
+
+async def test_a_job_stays_until_its_webhook_has_been_told(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    job_id = await submit(store, webhook={"url": "https://example.org/"})
+    await jobs.cancel(store, "user:u", job_id)
+    assert redis_client.zscore("h:webhooks", job_id) is not None
+    assert await store.call(script("archive", job_id)) == 0
+    redis_client.zrem("h:webhooks", job_id)
+    assert await store.call(script("archive", job_id)) == 1

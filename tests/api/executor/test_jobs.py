@@ -43,7 +43,7 @@ async def test_every_field_of_a_submit_reaches_the_record(
     job_id = await submit(
         hostler, command="x", timeout=5, priority="high", env={"A_1": "b=c\n"}, tags=["gpu", "a.b-c_d"], retries=3,
         backoff={"delay": 2, "factor": 3, "max": 60}, artifacts=["out/**/*.xml"], dependsOn=[parent], delay=1.5,
-        concurrencyKey="k", atMostOnce=True, name="Name", metadata={"a": {"b": [1]}},
+        concurrencyKey="k", name="Name", metadata={"a": {"b": [1]}},
         webhook={"url": "https://example.org/hook", "secret": "s3cret"},
     )  # fmt: skip
     job = await jobs.get(hostler.store, job_id)
@@ -53,13 +53,12 @@ async def test_every_field_of_a_submit_reaches_the_record(
     assert {name: job.spec[name] for name in job.spec if name not in {"task", "env"}} == {
         "command": "x", "timeout_s": 5, "priority": "high", "tags": ["gpu", "a.b-c_d"],
         "artifacts": ["out/**/*.xml"], "name": "Name", "metadata": {"a": {"b": [1]}}, "retries": 3,
-        "concurrency_key": "k", "depends_on": [parent], "at_most_once": True,
+        "concurrency_key": "k", "depends_on": [parent],
         "backoff": {"delay_s": 2.0, "factor": 3.0, "max_s": 60.0},
     }  # fmt: skip
     row = redis_client.hgetall(f"h:job:{job_id}")
-    assert (row[b"backoff"], row[b"once"], row[b"hook"], row[b"wait"]) == (
+    assert (row[b"backoff"], row[b"hook"], row[b"wait"]) == (
         b"2000 3.0 60000",
-        b"1",
         b"1",
         b"dependency",
     )
@@ -350,3 +349,13 @@ async def test_an_archived_job_is_found_where_it_went(hostler_with_s3: Hostler) 
     assert (await operator.get("/api/jobs/status", params={"jobId": UNKNOWN})).status_code == 404
     assert (await operator.get(f"/api/jobs/{job_id}/artifacts")).json()["artifacts"] == []
     assert await hostler.store.call(script("archive", job_id)) == 0
+
+
+async def test_what_runs_at_most_once_is_not_retried(hostler: Hostler, redis_client: redis.Redis) -> None:
+    operator = await hostler.user()
+    order = {"command": "true", "atMostOnce": True}
+    answer = await operator.post("/api/jobs/submit", json={**order, "retries": 1})
+    assert (answer.status_code, list(answer.json()["details"])) == (400, ["retries"])
+    job_id = (await operator.post("/api/jobs/submit", json=order)).json()["jobId"]
+    assert redis_client.hget(f"h:job:{job_id}", "once") == b"1"
+    assert redis_client.zcard("h:jobs") == 1
