@@ -212,6 +212,11 @@ def keys_are_honoured(found: Findings) -> Iterator[str]:
     jobs = [answer.get("jobId") for answer in answers.values()]
     if len(jobs) != len(set(jobs)):
         yield "I8 Two keys were answered the same job."
+    asked = {call.key for call in found.calls if call.action == "submit"}
+    if asked == set(answers) and not any(call.action == "schedule" for call in found.calls):
+        made = {event["id"] for event in found.events if event["e"] == "job.queued" and "by" in event}
+        for job_id in sorted(made - set(found.accepted)):
+            yield f"I8 {job_id} was made by a submit whose repetition was answered another job."
 
 
 def refusals_are_prompt(found: Findings) -> Iterator[str]:

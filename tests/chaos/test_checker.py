@@ -74,6 +74,7 @@ REFUSED = Call("submit", 0.0, 0.1, "unknown", 503, retry_after="1")
         ("I7", {"logs": {"job-1": [{"lines": [{"seq": 1}, {"seq": 3}], "gap": None}]}}),
         ("I7", {"logs": {"job-1": [{"lines": [{"seq": 1}, {"seq": 1}], "gap": None}]}}),
         ("I8", {"calls": [submit(), replace(submit(), answer={"jobId": "job-1", "createdAt": "later"})]}),
+        ("I8", {"events": [*events("q", "s1", "c:completed"), {"id": "job-2", "e": "job.queued", "by": "user:u"}]}),
         ("I9", {"calls": [submit(), replace(REFUSED, ended_s=9.0)]}),
         ("I9", {"calls": [submit(), replace(REFUSED, retry_after=None)]}),
         ("I9", {"calls": [submit(), replace(REFUSED, status=500)]}),

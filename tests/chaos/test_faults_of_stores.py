@@ -313,7 +313,8 @@ def test_a_worker_whose_disk_is_full_fails_cleanly_and_works_on(
         noisy = client.insist(
             "head -c 6000000 /dev/zero | tr '\\\\0' x | fold -w 1000", tags=["f48"], effects=False
         )
-        assert client.ended(noisy)["status"] in {"completed", "failed"}
+        heard = client.ended(noisy)  # its log does not fit, its result arrives all the same
+        assert (heard["status"], heard["attempt"]) == ("completed", 1)
         after = client.insist("true", tags=["f48"])
         assert client.ended(after)["status"] == "completed"
         assert worker.poll() is None
