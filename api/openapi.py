@@ -122,7 +122,7 @@ class _Document:
             "3.1.0",
             plugins=[self.plugin],
             info={
-                "description": "One control plane for a fleet: commands, apps, backups, and what happened.",
+                "description": "Commands on a fleet, carried out durably: jobs, workers, files, and what happened.",
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             components={"securitySchemes": _SECURITY_SCHEMES},
