@@ -219,11 +219,13 @@ def test_cancel_and_timeout_kill_a_tree_of_hundreds_with_its_daemons(
     client.cancel(cancelled)
     began = time.monotonic()
     assert client.ended(cancelled)["status"] == "cancelled"
-    assert not processes_of(cancelled)
+    until(
+        lambda: not processes_of(cancelled), "all are dead", 5
+    )  # killed by then; two hundred take a moment to go
     took_s = time.monotonic() - began
     assert took_s < 1 + 5  # its grace, and five seconds
     assert client.ended(overdue)["reason"] == "timeout"
-    assert not processes_of(overdue)
+    until(lambda: not processes_of(overdue), "all are dead", 5)
     evidence += [f"203 processes dead {took_s:.1f} s after the cancel", world.check()]
 
 
