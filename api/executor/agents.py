@@ -98,12 +98,13 @@ async def _wait(
     async with hub.wake_up(served.__contains__) as waiter:
         gone.add_done_callback(lambda _: waiter.wake())
         while not gone.done():
-            tag_sets, seen, (now_s, _) = await context.store.calls(
+            tag_sets, seen, (now_s, micros) = await context.store.calls(
                 command("SMEMBERS", "h:tagsets"),
                 command("HGET", f"h:worker:{holder.worker}", "seen"),
                 command("TIME"),
             )
-            if held.beats and int(now_s) * 1000 - int(seen or 0) >= context.store.settings.lease_s * 1000:
+            silent_ms = int(now_s) * 1000 + int(micros) // 1000 - int(seen or 0)
+            if held.beats and silent_ms >= context.store.settings.lease_s * 1000:
                 break
             sets = [text(each) for each in tag_sets]
             served.update(queues.served(sets, held.tags))
