@@ -22,7 +22,7 @@ from job_model import Job, Model
 from settings import Settings
 from storage import attempts, fleet, jobs, quarantine, queues, upkeep
 from storage.attempts import Claim, Holder, Unregistered
-from storage.calls import script
+from storage.calls import command, script
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Stale, Unprocessable
 from storage.jobs import Backoff, Order
 from storage.store import Store
@@ -163,6 +163,10 @@ class JobMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def archive(self, data: st.DataObject) -> None:
         job_id = self.pick(data, [job.id for job in self.jobs() if job.finished], "job")
+        if self.call(command("ZSCORE", "h:webhooks", job_id)) is not None:
+            assert self.call(script("archive", job_id)) == 0  # somebody has still to be told
+            self.after()
+            self.call(command("ZREM", "h:webhooks", job_id))
         assert self.call(script("archive", job_id)) == 1
         del self.model.jobs[job_id]
         self.after()
