@@ -22,6 +22,8 @@ URI_LIMIT_BYTES = 8 * 1024
 HEAD_DEADLINE_S = 15.0
 #: A body of which nothing arrives for so long, while somebody waits for it, is given up.
 BODY_IDLE_S = 30.0
+#: How often a worker looks whether its master is still there.
+MASTER_CHECK_S = 1.0
 #: What is read on of a body that was answered before its end, so that its sender hears the answer and no reset.
 LINGER_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
@@ -196,9 +198,17 @@ class Worker(UvicornWorker):
         self.config.app = self.wsgi
         server = _Server(config=self.config)
         self._install_sigquit_handler()
+        watch = asyncio.create_task(self._leave_with_master(server))
         await server.serve(sockets=self.sockets)
+        watch.cancel()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def _leave_with_master(self, server: Server) -> None:
+        """Stop when gunicorn's master is gone: nobody else would, and the port would stay taken."""
+        while os.getppid() == self.ppid:
+            await asyncio.sleep(MASTER_CHECK_S)
+        server.should_exit = True
 
     def _install_sigquit_handler(self) -> None:
         """Treat gunicorn's quick stop as SIGTERM; the stock worker notes it and waits to be killed."""

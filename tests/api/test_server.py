@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from servers import free_port
@@ -39,10 +40,8 @@ async def app(scope, receive, send):
 """
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A gunicorn with our worker and short deadlines, around a tiny application."""
-    folder = tmp_path_factory.mktemp("server")
+def serve(folder: Path) -> "tuple[subprocess.Popen[bytes], int]":
+    """Start a gunicorn with our worker and short deadlines, around a tiny application; answers it and its port."""
     (folder / "tiny.py").write_text(_APP)
     number = free_port()
     (folder / "conf.py").write_text(
@@ -58,10 +57,16 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     while True:
         try:
             socket.create_connection(("127.0.0.1", number), 1).close()
-            break
+            return server, number
         except OSError:
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server that lives as long as this module's tests."""
+    server, number = serve(tmp_path_factory.mktemp("server"))
     yield number
     server.send_signal(signal.SIGTERM)
     server.wait(20)
@@ -159,3 +164,17 @@ async def test_a_websocket_outlives_the_clock_of_its_handshake(port: int) -> Non
 
     async with connect(f"ws://127.0.0.1:{port}/") as ws:
         assert await asyncio.wait_for(ws.recv(), 3) == "still here"
+
+
+def test_workers_leave_when_their_master_was_killed(tmp_path: Path) -> None:
+    server, number = serve(tmp_path)
+    server.kill()
+    server.wait(10)
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", number), 1).close()
+        except OSError:
+            break
+        assert time.monotonic() < deadline, "the port is still taken"
+        time.sleep(0.1)
