@@ -28,7 +28,7 @@ demo: $(STAMP)  ## Run the main job on the embedded stack (PROJECT=path CMD='…
 
 .PHONY: test
 test: $(STAMP)  ## Run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP)  ## Inject every fault of the catalogue (ONLY=F03,F17 SEEDS=5 to choose)

@@ -73,14 +73,15 @@ def own_s3() -> Iterator[S3]:
 
 
 @pytest.fixture
-def settings_with_s3(settings: Settings, s3: S3) -> Settings:
+def settings_with_s3(settings: Settings, s3: S3) -> Iterator[Settings]:
     """`settings`, with an empty bucket of the test's own."""
     bucket = f"test-{uuid.uuid4().hex[:12]}"
     s3.client.create_bucket(Bucket=bucket)
-    return replace(
+    yield replace(
         settings,
         s3_endpoint_url=s3.endpoint_url,
         s3_access_key_id=s3.access_key_id,
         s3_secret_access_key=s3.secret_access_key,
         s3_bucket=bucket,
     )
+    s3.drop(bucket)

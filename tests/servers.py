@@ -139,6 +139,13 @@ class S3:
                     raise
                 time.sleep(0.05)
 
+    def drop(self, bucket: str) -> None:
+        """Delete a bucket with all that is in it: each takes a volume, and there are only so many."""
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for each in page.get("Contents", ()):
+                self.client.delete_object(Bucket=bucket, Key=each["Key"])
+        self.client.delete_bucket(Bucket=bucket)
+
     def kill(self) -> None:
         """End it at once, as a crash would."""
         if self.process is not None:

@@ -258,7 +258,9 @@ class World:
         """End everything."""
         for client in self.clients:
             client.http.close()
-        orphans = [pid for process in self.stack.processes if process.poll() is None for pid in children(process.pid)]
+        orphans = [
+            pid for process in self.stack.processes if process.poll() is None for pid in children(process.pid)
+        ]
         self.stack.end()
         for pid in orphans:  # web workers outlive a master that is killed
             strike(pid)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Outside, listening
+from ears import Outside, listening
 from target import Target, until
 
 INSIDE = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Outside
+from ears import Outside
 from target import ENROLL_SECRET, PASSWORD, REDIS_PASSWORD, ROOT, Target, until
 
 

@@ -323,7 +323,7 @@ def test_orders_by_message_are_not_obeyed(target: Target, writer: Any, evidence:
 
 
 def test_a_webhook_that_is_swapped_tells_nobody(target: Target, writer: Any) -> None:
-    from conftest import listening
+    from ears import listening
 
     with listening("127.0.0.9") as ear:
         job_id = target.submit("true", delay=1, webhook="https://hook.invalid/")
