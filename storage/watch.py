@@ -357,8 +357,13 @@ class Watch:
                     await asyncio.shield(self._moved)
         self._let_go(job_id)
 
-    def _let_go(self, job_id: str) -> None:
-        for entry, number in self._early.pop(job_id, ()):
+    def _let_go(self, job_id: str, attempt: int | None = None) -> None:
+        """Tell of output that was held back, that of attempts after `attempt` excepted."""
+        held = self._early.pop(job_id, [])
+        told = [each for each in held if attempt is None or each[0].attempt <= attempt]
+        if len(told) < len(held):
+            self._early[job_id] = held[len(told) :]
+        for entry, number in told:
             self._attempts[job_id] = entry.attempt
             self._listener.printed(Output(job_id, entry, number, self._position))
 
@@ -413,14 +418,14 @@ class Watch:
             await self._overtake()
         for event in events:
             job_id = event.job_id or ""
-            if event.name in _ENDS:
-                self._let_go(job_id)
+            if event.name in _ENDS:  # a job's first job.queued names no attempt, and ends none
+                self._let_go(job_id, int(event.fields.get("a") or 0))
                 self._attempts.pop(job_id, None)
             self._position = event.id
             self._listener.happened(event)
             if event.name == "job.started":
                 self._attempts[job_id] = int(event.fields["a"])
-                self._let_go(job_id)
+                self._let_go(job_id, self._attempts[job_id])
         if self._moved is not None:
             self._moved.set_result(None)
             self._moved = None
