@@ -299,7 +299,7 @@ def test_five_hundred_commands_leave_no_descriptor_open(linux):
     pids = [os.getpid(), launcher_of(linux.platform)[0]]
     linux.run("true", slot=0)
     before = [descriptors(pid) for pid in pids]
-    linux.children.pop().close()
+    linux.children[-1].close()  # kept, so that no later child is taken for it
     for _ in range(250):
         for child in [linux.spawn("true", slot=slot) for slot in (0, 1)]:
             assert linux.wait(child).exit_code == 0
