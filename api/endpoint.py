@@ -12,7 +12,7 @@ import falcon
 import falcon.asgi
 import orjson
 from falcon.asgi import Request, Response, WebSocket
-from marshmallow import Schema
+from marshmallow import Schema, ValidationError
 
 from api import body as bodies
 from api.dialect import Dialect
@@ -157,8 +157,6 @@ class Endpoint:
 
 def load(schema: Schema, data: Any) -> Any:
     """Return `data` as `schema` reads it. Raises Invalid, naming each field."""
-    from marshmallow import ValidationError  # noqa: PLC0415
-
     try:
         return schema.load(data)
     except ValidationError as error:

@@ -86,10 +86,6 @@ def rq_time() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _stamped(milliseconds: float) -> int:
-    return int(milliseconds)
-
-
 def claim(
     holder: Holder, tag_sets: Iterable[str], tags: Sequence[str], *, most: int, startable: int, lease_s: float
 ) -> Call[tuple[list[Claim], list[str]]]:
@@ -110,7 +106,7 @@ def claim(
         return claims, [text(job) for job in reply[2]]
 
     return script(
-        "claim", holder.worker, holder.registration, most, _stamped(lease_s * 1000), rq_time(), startable,
+        "claim", holder.worker, holder.registration, most, int(lease_s * 1000), rq_time(), startable,
         keys=keys, read=read,
     )  # fmt: skip
 
@@ -139,7 +135,7 @@ def beat(
 
     pairs = [word for job_id, attempt in held for word in (job_id, attempt)]
     return script(
-        "beat", holder.worker, holder.registration, _stamped(lease_s * 1000), rq_ttl_s, rq_time(),
+        "beat", holder.worker, holder.registration, int(lease_s * 1000), rq_ttl_s, rq_time(),
         orjson.dumps(dict(status)), *pairs, read=read,
     )  # fmt: skip
 
@@ -158,7 +154,7 @@ def hold(holder: Holder, *, lease_s: float, heartbeat: Mapping[str, str | int] |
 
     given = {} if heartbeat is None else {"beats": 1, **heartbeat}
     return script(
-        "hold", holder.worker, holder.registration, _stamped(lease_s * 1000), orjson.dumps(given), read=read
+        "hold", holder.worker, holder.registration, int(lease_s * 1000), orjson.dumps(given), read=read
     )
 
 

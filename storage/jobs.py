@@ -36,9 +36,6 @@ class State(StrEnum):
 
 FINISHED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 
-#: Why a queued job is not in its queue.
-WAITS = ("delay", "backoff", "schedule", "dependency", "key")
-
 ID = re.compile(r"job-[0-9a-z]{20}(-[0-9]{1,14})?")
 
 

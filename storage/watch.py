@@ -145,12 +145,7 @@ class _Ear(_Connection):
                 else:
                     self.watch._subscribed(reply[0], text(reply[1]))
             elif self.waiting:
-                future = self.waiting.popleft()
-                if not future.done():
-                    if isinstance(reply, Exception):
-                        future.set_exception(reply)
-                    else:
-                        future.set_result(reply)
+                self.answer(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Have the watch connect again."""

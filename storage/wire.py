@@ -118,13 +118,17 @@ class _Connection(asyncio.Protocol):
         """Hand each reply to the request whose turn it is, also when nobody waits for it any more."""
         self.reader.feed(data)
         while (reply := self.reader.gets()) is not False:
-            future = self.waiting.popleft()
-            if future.done():
-                continue
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
+            self.answer(reply)
+
+    def answer(self, reply: Any) -> None:
+        """Hand a reply to the request whose turn it is."""
+        future = self.waiting.popleft()
+        if future.done():
+            return
+        if isinstance(reply, Exception):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits that no reply will come."""
@@ -221,7 +225,7 @@ class Wire:
             if loop.time() < self._not_before:
                 raise ConnectionError("Redis was away a moment ago.")
             try:
-                self._connection = await self._connect(loop)
+                self._connection = await self._connect()
             except (OSError, hiredis.ReplyError) as error:
                 self._failures += 1
                 self._not_before = loop.time() + min(1.0, 0.05 * 2**self._failures) * random.uniform(0.5, 1)  # noqa: S311
@@ -231,7 +235,7 @@ class Wire:
             self._failures = 0
             return self._connection
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+    async def _connect(self) -> _Connection:
         connection = await _open(self.address, _Connection)
         try:
             greeting = [*self.address.greeting(), *self.address.scripts()]
@@ -264,11 +268,7 @@ class _Listening(_Connection):
             if isinstance(reply, list) and reply and reply[0] in {b"message", b"pmessage"}:
                 self.tell(reply[-2], reply[-1])
             elif self.waiting:
-                future = self.waiting.popleft()
-                if isinstance(reply, Exception):
-                    future.set_exception(reply)
-                elif not future.done():
-                    future.set_result(reply)
+                self.answer(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the subscription to connect again."""
