@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from storage import jobs
-from storage.calls import command, script, text
+from storage.calls import Call, command, script, text
 from storage.errors import NotFound
 from storage.jobs import Job, Submitted
 from storage.store import Store
@@ -14,11 +14,18 @@ from storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """One worker that was lost while it ran the job."""
+    """One worker that was lost while it ran the job.
+
+    How the job's main process ended is known once a worker of that name is back on that machine: `by-itself`, or killed
+    `with-its-worker`; the signal that ended it, if one did; and its peak resident memory.
+    """
 
     worker: str
     attempt: int
     at_ms: int
+    how: str | None = None
+    signal: int | None = None
+    max_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +36,32 @@ class Quarantined:
     deaths: list[Death]
 
 
-def _deaths(reply: list[bytes]) -> list[Death]:
-    rows: list[list[Any]] = [orjson.loads(each) for each in reply]
-    return [Death(str(worker), int(attempt), int(at_ms)) for worker, attempt, at_ms in rows]
+async def deaths(store: Store, job_id: str) -> list[Death]:
+    """Return the workers that a job lost, the first one first."""
+    rows: list[list[Any]] = [
+        orjson.loads(each) for each in await store.call(command("LRANGE", f"h:deaths:{job_id}", 0, -1))
+    ]
+    if not rows:
+        return []
+    told = await store.call(
+        command("HMGET", f"h:job:{job_id}", *(f"died:{attempt}" for _, attempt, _ in rows))
+    )
+    found = []
+    for (worker, attempt, at_ms), obituary in zip(rows, told, strict=True):
+        how, number, rss = text(obituary).split(" ") if obituary else ("", "", "")
+        found.append(
+            Death(
+                str(worker), int(attempt), int(at_ms), how or None, int(number) if number else None,
+                int(rss) if rss else None,
+            )
+        )  # fmt: skip
+    return found
+
+
+def obituary(job_id: str, attempt: int, *, how: str, signal: int | None, max_rss_bytes: int) -> Call[bool]:
+    """Describe keeping how an attempt ended that its worker did not outlive; False where there is no such attempt."""
+    number = "" if signal is None else signal
+    return script("obituary", job_id, attempt, how, number, max_rss_bytes, read=bool)
 
 
 async def page(store: Store, *, limit: int, offset: int) -> tuple[list[Quarantined], int]:
@@ -42,8 +72,7 @@ async def page(store: Store, *, limit: int, offset: int) -> tuple[list[Quarantin
     found = []
     for job_id in (text(each) for each in ids):
         job = await jobs.get(store, job_id)
-        deaths = await store.call(command("LRANGE", f"h:deaths:{job_id}", 0, -1, read=_deaths))
-        found.append(Quarantined(job, deaths))
+        found.append(Quarantined(job, await deaths(store, job_id)))
     return found, total
 
 

@@ -58,6 +58,7 @@ async def work(settings: Settings, options: Options) -> None:
         )
         try:
             await _register(api)
+            place.platform.forget_obituaries()  # the API takes none
             line = HttpLine(api)
             heartbeat_s = min(settings.heartbeat_s, api.heartbeat_s or settings.heartbeat_s)
             await place.work(line, heartbeat_s=heartbeat_s, stopping=line.stop_polling)

@@ -16,7 +16,7 @@ import rq
 from rq.serializers import JSONSerializer
 
 from settings import Settings, __version__
-from storage import fleet, queues
+from storage import fleet, quarantine, queues
 from storage.attempts import Holder
 from storage.calls import text
 from storage.errors import Conflict, Unavailable
@@ -54,6 +54,7 @@ class Worker(rq.Worker):
         try:
             with startup.workplace(self.settings, name=self.name, slots=self.slots) as place:
                 await self._register(store, holder, place.platform)
+                await _tell_obituaries(store, place.platform)
 
                 async def again() -> Holder:
                     fresh = Holder(self.name, secrets.token_hex(8))
@@ -120,6 +121,28 @@ class Worker(rq.Worker):
             await asyncio.to_thread(self.register_death)
         except (Unavailable, redis.RedisError) as error:
             log.warning("left without a word", extra={"why": str(error)})
+
+
+async def _tell_obituaries(store: Store, platform: Platform) -> None:
+    """Tell how the jobs ended that an earlier worker here did not outlive."""
+    found = platform.obituaries()
+    try:
+        await store.calls(
+            *(
+                quarantine.obituary(
+                    each.job_id,
+                    each.attempt,
+                    how=each.how,
+                    signal=each.signal,
+                    max_rss_bytes=each.max_rss_bytes,
+                )
+                for each in found
+            )
+        )
+    except Unavailable as error:  # the next start tells them
+        log.warning("cannot tell how lost jobs ended", extra={"why": str(error)})
+        return
+    platform.forget_obituaries()
 
 
 def _json(value: Any) -> str:

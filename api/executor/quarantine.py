@@ -21,11 +21,16 @@ LAST_WORDS_BYTES = 4096
 
 
 class DeathEntry(Schema):
-    """One worker that was lost while it ran the job."""
+    """One worker that was lost while it ran the job, and how the job's process ended, as far as its machine told."""
 
     worker = fields.String(required=True, data_key="workerId")
     attempt = fields.Integer(required=True)
     at_ms = Time(required=True, data_key="at")
+    how = fields.String(
+        required=True, allow_none=True, metadata={"enum": ["by-itself", "with-its-worker", None]}
+    )
+    signal = fields.Integer(required=True, allow_none=True, data_key="exitSignal")
+    max_rss_bytes = fields.Integer(required=True, allow_none=True, data_key="maxRssBytes")
 
 
 class QuarantineEntry(JobEntry):

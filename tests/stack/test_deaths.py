@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from engine import submit
-from processes import Stack, finished, log_of, new_stack, processes_of, reaches, soon
+from processes import PATIENCE_S, Stack, finished, log_of, new_stack, processes_of, reaches, soon
 
-from storage import fleet, jobs
+from storage import fleet, jobs, quarantine
 from storage.attempts import Holder, settle
 from storage.errors import Stale
 from storage.store import Store
@@ -96,6 +96,18 @@ async def test_a_job_that_kills_its_worker_three_times_is_put_aside(stack: Stack
         worker.wait()
     job = await finished(store, job_id)
     assert (job.state, job.reason, job.deaths) == ("failed", "quarantined", 3)
+    stack.worker("poison")  # it tells how the last one's job ended
+    for death in await _told_deaths(store, job_id):
+        assert (death.worker, death.how, death.signal) == ("poison", "with-its-worker", signal.SIGKILL)
+        assert (death.max_rss_bytes or 0) > 1024 * 1024
+
+
+async def _told_deaths(store: Store, job_id: str) -> list[quarantine.Death]:
+    deadline = time.monotonic() + PATIENCE_S
+    while None in [death.how for death in await quarantine.deaths(store, job_id)]:
+        assert time.monotonic() < deadline, "Not all deaths have been told."
+        await asyncio.sleep(0.02)
+    return await quarantine.deaths(store, job_id)
 
 
 @pytest.mark.proves("F07")

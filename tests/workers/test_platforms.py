@@ -392,12 +392,11 @@ import sys, time
 from pathlib import Path
 from workers.platforms import Command, choose
 kind, folder, mark, tree = sys.argv[1:]
-platform = choose(kind, slots=1)
+platform = choose(kind, slots=1, directory=Path(folder))
 directory = Path(folder) / "slot"
 platform.prepare_directory(directory, 0)
-child = platform.spawn(
-    Command(["sh", "-c", tree, mark], {"PATH": "/usr/bin:/bin", "HOSTLER_JOB_ID": mark}, directory, 0, mark)
-)
+environment = {"PATH": "/usr/bin:/bin", "HOSTLER_JOB_ID": mark, "HOSTLER_ATTEMPT": "7"}
+child = platform.spawn(Command(["sh", "-c", tree, mark], environment, directory, 0, mark))
 while b"ready" not in (child.stdout.read(100) or b""):
     time.sleep(0.01)
 print(platform._launcher.pid, flush=True)
@@ -426,6 +425,43 @@ def test_nothing_outlives_a_killed_worker(folder, mark, kind, tree):
         process.wait()
         await_true(lambda: not alive(mark), 2)
         await_true(lambda: launcher_pid not in alive("launcher.py"), 2)
+
+
+def test_the_next_worker_reads_how_the_jobs_of_a_killed_one_ended(folder, mark, linux):
+    with owner(linux.kind, folder, mark, "echo ready; exec sleep 100") as (process, launcher_pid):
+        process.kill()
+        process.wait()
+        await_true(lambda: launcher_pid not in alive("launcher.py"), 2)
+    later = choose(linux.kind, slots=1, directory=folder)
+    try:
+        (found,) = later.obituaries()
+        assert (found.job_id, found.attempt, found.how) == (mark, 7, "with-its-worker")
+        assert found.signal == signal.SIGKILL
+        assert found.max_rss_bytes > 1024 * 1024
+        later.forget_obituaries()
+        assert later.obituaries() == []
+    finally:
+        later.close()
+
+
+def test_a_job_that_died_before_its_worker_is_told_from_one_that_died_with_it(folder, mark, linux):
+    with owner(linux.kind, folder, mark, "echo ready; sleep 0.3; kill -SEGV $$") as (process, launcher_pid):
+        process.send_signal(signal.SIGSTOP)
+        main = next(pid for pid in alive(mark) if pid != process.pid)
+        os.kill(launcher_pid, signal.SIGSTOP)
+        os.kill(child_of(launcher_pid), signal.SIGSTOP)
+        await_true(lambda: Path(f"/proc/{main}/stat").read_text().rpartition(")")[2].split()[0] == "Z", 5)
+        process.kill()
+        process.wait()
+        os.kill(child_of(launcher_pid), signal.SIGCONT)
+        os.kill(launcher_pid, signal.SIGCONT)
+        await_true(lambda: launcher_pid not in alive("launcher.py"), 2)
+    later = choose(linux.kind, slots=1, directory=folder)
+    try:
+        (found,) = later.obituaries()
+        assert (found.how, found.signal) == ("by-itself", signal.SIGSEGV)
+    finally:
+        later.close()
 
 
 @pytest.mark.parametrize("which", ["launcher", "guardian"])

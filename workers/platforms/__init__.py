@@ -51,6 +51,17 @@ class Outcome:
     max_rss_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Obituary:
+    """How the main process of a job ended that its worker did not outlive: `by-itself`, or killed `with-its-worker`."""
+
+    job_id: str
+    attempt: int
+    how: str
+    signal: int | None
+    max_rss_bytes: int
+
+
 class Output(Protocol):
     """The reading end of a command's output, for a selector."""
 
@@ -135,6 +146,12 @@ class Platform(Protocol):
 
     def sweep(self, job_id: str) -> int:
         """Kill what an earlier worker left of a job, told by HOSTLER_JOB_ID; return how many processes."""
+
+    def obituaries(self) -> list[Obituary]:
+        """Return how the jobs ended that an earlier worker in this directory did not outlive."""
+
+    def forget_obituaries(self) -> None:
+        """Drop what `obituaries` returned, once it has been told."""
 
     def close(self) -> None:
         """Kill every command that runs and let go of everything."""

@@ -1,9 +1,10 @@
 """The launcher: a small process that forks the commands of jobs and kills what they leave behind.
 
-It is run by path (`python -I -S launcher.py FD ISOLATION [UID...]`), imports a few modules of the standard
-library and has one thread, so that a fork costs little. FD is a SOCK_SEQPACKET socket to the worker; when
-that closes, the worker is dead, and the launcher kills every process below itself and ends. The UIDs are the
-users of the slots. It starts with an empty environment and knows no secret.
+It is run by path (`python -I -S launcher.py FD OBITUARIES ISOLATION [UID...]`), imports a few modules of the
+standard library and has one thread, so that a fork costs little. FD is a SOCK_SEQPACKET socket to the worker; when
+that closes, the worker is dead, and the launcher kills every process below itself and ends, having written how the
+jobs ended to the descriptor OBITUARIES, for the next worker to read. The UIDs are the users of the slots. It starts
+with an empty environment and knows no secret.
 
 Its parent, forked from the same program, is the guardian, which does nothing but wait: when the launcher is
 killed, the kernel hands it everything that was below the launcher (PR_SET_CHILD_SUBREAPER), and it kills that.
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 JOB_ID_VARIABLE = b"HOSTLER_JOB_ID"
+ATTEMPT_VARIABLE = b"HOSTLER_ATTEMPT"
 
 #: kind, token, number, stage, CPU seconds, peak resident KiB
 REPLY = struct.Struct("=cQiidQ")
 EXITED, FAILED = b"X", b"F"  # number: the wait status, or the errno of a command that never started
 SPAWN, TERMINATE, KILL = "S", "T", "K"
+#: How a job came to its end that its worker did not live to see: before it, or killed with it.
+BY_ITSELF, WITH_ITS_WORKER = "by-itself", "with-its-worker"
 #: A longer request travels in a memfd: the kernel bounds what one packet holds.
 MESSAGE_LIMIT_BYTES = 64 * 1024
 
@@ -119,10 +123,11 @@ class Request:
 class Job:
     """A command that runs."""
 
-    __slots__ = ("job_id", "pid", "started_s", "token", "uid")
+    __slots__ = ("attempt", "job_id", "pid", "started_s", "token", "uid")
 
     def __init__(self, request: Request, pid: int) -> None:
         self.token, self.job_id, self.uid, self.pid = request.token, request.job_id, request.uid, pid
+        self.attempt = request.environment.get(ATTEMPT_VARIABLE, b"")
         self.started_s = time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -236,28 +241,42 @@ def memory_limited(limit_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def wind_up(users: list[int]) -> None:
-    """Kill everything below this process, and everything of the slots' users, and wait until it is gone."""
+def wind_up(users: list[int], ended: Callable[[int, int, int, str], None] = lambda *_: None) -> None:
+    """Kill everything below this process, and everything of the slots' users, and wait until it is gone.
+
+    `ended` is told of each child: its pid, its wait status, its peak resident KiB, and whether it had ended by itself.
+    """
     deadline = time.monotonic() + WINDING_UP_S
+    if not collect(ended, BY_ITSELF):
+        return
     own = os.getpid()
     for uid in users:
         if is_anybody(uid):
             kill_user(uid)
     while time.monotonic() < deadline:
         kill_found(lambda table: with_descendants({own}, table) - {own})
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
+        if not collect(ended, WITH_ITS_WORKER):
             return
         time.sleep(0.005)
+
+
+def collect(ended: Callable[[int, int, int, str], None], how: str) -> bool:
+    """Collect every child that has ended; False when there is no child any more."""
+    try:
+        while True:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                return True
+            ended(pid, status, usage.ru_maxrss, how)
+    except ChildProcessError:
+        return False
 
 
 class Launcher:
     """The commands that run, and the socket to the worker."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, sock: socket.socket, obituaries: int) -> None:
+        self.sock, self.obituaries = sock, obituaries
         self.jobs: dict[int, Job] = {}  # by pid
         self.pid = os.getpid()
 
@@ -400,6 +419,14 @@ class Launcher:
                 cpu_s = usage.ru_utime + usage.ru_stime
                 self.reply(EXITED, job.token, status, cpu_s=cpu_s, peak_kib=usage.ru_maxrss)
 
+    def bury(self, pid: int, status: int, peak_kib: int, how: str) -> None:
+        """Write down how a job ended whose worker cannot be told any more."""
+        job = self.jobs.pop(pid, None)
+        if job is not None:
+            line = b" ".join((job.job_id, job.attempt, b"%d %d" % (status, peak_kib), how.encode()))
+            with contextlib.suppress(OSError):  # a full disk must not keep the rest from being killed
+                os.write(self.obituaries, line + b"\n")
+
     def left_something(self, job: Job) -> bool:
         """Tell whether a process of an ended job may be alive; cheap, since every job pays for it.
 
@@ -494,7 +521,7 @@ def main() -> None:
             os.set_inheritable(int(name), int(name) <= 2)  # what this process was given, no job is given
         except OSError:
             continue  # the listing's own
-    isolation, users = sys.argv[2], [int(word) for word in sys.argv[3:]]
+    obituaries, isolation, users = int(sys.argv[2]), sys.argv[3], [int(word) for word in sys.argv[4:]]
     give_up_powers(isolation)
     for uid in users:
         if is_anybody(uid):  # a worker was killed together with launcher and guardian
@@ -504,8 +531,9 @@ def main() -> None:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if pid == 0:
         with socket.socket(fileno=int(sys.argv[1])) as sock:
-            Launcher(sock).serve(guardian)
-            wind_up(users)  # before the worker hears of it
+            launcher = Launcher(sock, obituaries)
+            launcher.serve(guardian)
+            wind_up(users, launcher.bury)  # before the worker hears of it
         os._exit(0)
     os.close(int(sys.argv[1]))
     guard(pid)

@@ -15,8 +15,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from workers.platforms import Child, Command, CommandNotStarted, IsolationUnavailable, Outcome, launcher
+from workers.platforms import (
+    Child,
+    Command,
+    CommandNotStarted,
+    IsolationUnavailable,
+    Obituary,
+    Outcome,
+    launcher,
+)
 from workers.platforms.landlock import Confinement
 from workers.platforms.landlock import version as landlock_version
 from workers.platforms.outputs import Pipe
@@ -70,8 +79,11 @@ class LinuxChild:
 class LinuxPlatform:
     """Starts commands through the launcher. All calls belong to one thread."""
 
-    def __init__(self, isolation: str, *, slots: int, warnings: list[str] | None = None) -> None:
+    def __init__(
+        self, isolation: str, *, slots: int, warnings: list[str] | None = None, directory: Path | None = None
+    ) -> None:
         self.isolation = isolation
+        self._obituaries = None if directory is None else directory / "obituaries"
         self.warnings = warnings or []
         self._claims: list[socket.socket] = []
         self._users: list[int] = []
@@ -109,20 +121,21 @@ class LinuxPlatform:
         Raises IsolationUnavailable when this machine lacks it.
         """
         if isolation == "none":
-            return cls("none", slots=slots)
+            return cls("none", slots=slots, directory=directory)
         no_uid = _why_no_uid() or (_why_unreachable(directory) if directory and isolation == "auto" else None)
         if isolation in {"uid", "auto"}:
             if no_uid is None:
-                return cls("uid", slots=slots)
+                return cls("uid", slots=slots, directory=directory)
             if isolation == "uid":
                 raise IsolationUnavailable(f"Commands cannot run as users of their own. {no_uid}")
         no_landlock = None if landlock_version() else "This kernel has no Landlock, or it is switched off."
         if no_landlock is None:
             # an ordinary user is not warned for being one
-            return cls("landlock", slots=slots, warnings=[no_uid] if no_uid and os.getuid() == 0 else [])
+            warnings = [no_uid] if no_uid and os.getuid() == 0 else []
+            return cls("landlock", slots=slots, warnings=warnings, directory=directory)
         if isolation == "landlock":
             raise IsolationUnavailable(f"Commands cannot be confined. {no_landlock}")
-        return cls("none", slots=slots, warnings=[str(no_uid), no_landlock])
+        return cls("none", slots=slots, warnings=[str(no_uid), no_landlock], directory=directory)
 
     def fileno(self) -> int:
         """Return the descriptor to watch; it stays the same."""
@@ -323,7 +336,7 @@ class LinuxPlatform:
     def _start_launcher(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
-        with theirs:
+        with theirs, self._open_obituaries() as obituaries:
             self._launcher = subprocess.Popen(  # noqa: S603  this file's neighbour, run by this interpreter
                 [
                     sys.executable,
@@ -331,17 +344,42 @@ class LinuxPlatform:
                     "-S",
                     launcher.__file__,
                     str(theirs.fileno()),
+                    str(obituaries.fileno()),
                     self.isolation,
                     *map(str, self._users),
                 ],
                 env={},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *(claim.fileno() for claim in self._claims)],
+                pass_fds=[theirs.fileno(), obituaries.fileno(), *(claim.fileno() for claim in self._claims)],
                 start_new_session=True,  # a Ctrl-C at the worker's terminal must not reach it
             )
         self._socket = ours
         self._ready.register(ours, select.EPOLLIN)
+
+    def _open_obituaries(self) -> BinaryIO:
+        if self._obituaries is None:
+            return open(os.devnull, "ab", buffering=0)
+        self._obituaries.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open(self._obituaries, "ab", buffering=0)
+
+    def obituaries(self) -> list[Obituary]:
+        """Return how the jobs ended that an earlier worker in this directory did not outlive."""
+        if self._obituaries is None:
+            return []
+        found = []
+        for line in self._obituaries.read_text("ascii", "replace").splitlines():
+            with contextlib.suppress(ValueError):  # a disk that was full kept a part of the line
+                job_id, attempt, status, peak_kib, how = line.split()
+                code = os.waitstatus_to_exitcode(int(status))
+                signal_number = -code if code < 0 else None
+                found.append(Obituary(job_id, int(attempt), how, signal_number, int(peak_kib) * 1024))
+        return found
+
+    def forget_obituaries(self) -> None:
+        """Drop what `obituaries` returned, once it has been told."""
+        if self._obituaries is not None:
+            os.truncate(self._obituaries, 0)
 
     def _end_launcher(self) -> None:
         """Let go of the launcher, which makes it kill every command and end, and wait for that."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from storage.errors import HostlerError
-from workers.platforms import Child, Command, CommandNotStarted, Outcome, Output
+from workers.platforms import Child, Command, CommandNotStarted, Obituary, Outcome, Output
 from workers.platforms.outputs import Pipe, Stream
 
 _CHUNK_BYTES = 65536
@@ -186,6 +186,13 @@ class PortablePlatform:
                 found = Path(parent, folder)
                 if not found.is_symlink():
                     found.chmod(0o700)
+
+    def obituaries(self) -> list[Obituary]:
+        """Return nothing: here the commands have no parent but the worker, which is dead."""
+        return []
+
+    def forget_obituaries(self) -> None:
+        """Do nothing: there are none."""
 
     def sweep(self, job_id: str) -> int:
         """Kill what an earlier worker left of a job, told by HOSTLER_JOB_ID; return how many processes.

@@ -4,7 +4,7 @@ import engine
 import pytest
 
 from executor.conftest import Hostler
-from storage import upkeep
+from storage import quarantine, upkeep
 from storage.calls import command
 from storage.store import Store
 
@@ -38,6 +38,17 @@ async def test_a_quarantined_job_is_listed_with_its_deaths_and_last_words(
     assert (shown["jobId"], shown["reason"]) == (poison, "quarantined")
     assert [death["workerId"] for death in shown["deaths"]] == ["w1", "w2", "w3"]
     assert shown["lastLines"] == "attempt 3\n"
+
+
+async def test_a_death_shows_the_signal_and_the_peak_memory_once_its_machine_has_told(
+    hostler: Hostler, poison: str
+) -> None:
+    segfault = quarantine.obituary(poison, 2, how="by-itself", signal=11, max_rss_bytes=5 << 20)
+    unknown = quarantine.obituary(poison, 4, how="by-itself", signal=11, max_rss_bytes=5 << 20)
+    assert await hostler.store.calls(segfault, unknown) == [True, False]
+    (shown,) = (await (await hostler.user("r")).get("/api/jobs/quarantine")).json()["jobs"]
+    told = [(death["how"], death["exitSignal"], death["maxRssBytes"]) for death in shown["deaths"]]
+    assert told == [(None, None, None), ("by-itself", 11, 5 << 20), (None, None, None)]
 
 
 async def test_releasing_runs_the_command_again_as_a_new_job(hostler: Hostler, poison: str) -> None:
