@@ -149,6 +149,8 @@ class Settings:
     slots: int = _knob("HOSTLER_SLOTS", 2, _integer(1, 1024))  # jobs at once on one worker
     tags: tuple[str, ...] = _knob("HOSTLER_TAGS", (), _words)
     work_dir: Path = _knob("HOSTLER_WORK_DIR", Path(tempfile.gettempdir()) / "hostler-work", Path)
+    # where apps live on this machine, across restarts; default: apps in work_dir
+    app_dir: Path | None = _knob("HOSTLER_APPS_DIR", None, Path)
     kill_grace_s: float = _knob("HOSTLER_KILL_GRACE_S", 5.0, _number(0, 3600))  # between TERM and KILL
     drain_s: float = _knob("HOSTLER_DRAIN_S", 20.0, _number(0, 86_400))  # then running jobs are handed back
     isolation: str = _knob("HOSTLER_ISOLATION", "auto", _one_of("auto", "uid", "landlock", "none"))
@@ -165,6 +167,11 @@ class Settings:
     def bind_host(self) -> str:
         """Return the address to listen on."""
         return self.host or "127.0.0.1"
+
+    @property
+    def apps_dir(self) -> Path:
+        """Return the directory that holds this machine's apps."""
+        return self.app_dir or self.work_dir / "apps"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":

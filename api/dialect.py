@@ -40,7 +40,9 @@ _TITLES_BY_STATUS: Mapping[int, str] = {
     422: "Unprocessable",
     429: "Too Many Requests",
     500: "Server Error",
+    502: "Bad Gateway",
     503: "Service Unavailable",
+    504: "Gateway Timeout",
 }
 
 
@@ -63,8 +65,29 @@ def _plain_error(error: HostlerError, status: int) -> Body:
     return {"error": str(error), **_described(error)}
 
 
+#: cbox-init's page shows these bodies, and they hold nothing else, whatever was wrong.
+_CBOX_PHRASES: Mapping[str, str] = {
+    "INVALID_REQUEST": "invalid request body",
+    "UNAUTHENTICATED": "unauthorized",
+    "METHOD_NOT_ALLOWED": "method not allowed",
+    "ROUTE_NOT_FOUND": "not found",
+    "TOO_MANY_REQUESTS": "rate limit exceeded",
+    "HOSTLER_ERROR": "internal server error",
+}
+
+
+def _cbox_error(error: HostlerError, status: int) -> Body:
+    return {"error": _CBOX_PHRASES.get(error.code) or str(error)}
+
+
+def _squareberg_error(error: HostlerError, status: int) -> Body:
+    return {"detail": str(error), **_plain_error(error, status)}
+
+
 EXECUTOR = Dialect("executor", _executor_error, lambda body: {"success": True, **body})
 CONTEXTBAY = Dialect("contextbay", _plain_error)
+CBOX = Dialect("cbox", _cbox_error)
+SQUAREBERG = Dialect("squareberg", _squareberg_error)
 
 #: Which dialect an unknown path is answered in: that of its longest prefix here.
 BY_PREFIX: Mapping[str, Dialect] = {
@@ -78,6 +101,9 @@ BY_PREFIX: Mapping[str, Dialect] = {
     "/api/auth/refresh": EXECUTOR,
     "/jobs": EXECUTOR,
     "/uploads": EXECUTOR,
+    "/api/v1": CBOX,
+    "/registry": SQUAREBERG,
+    "/apps": SQUAREBERG,
 }
 
 

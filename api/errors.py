@@ -27,6 +27,10 @@ STATUS: Mapping[type[HostlerError], int] = {
     errors.TooLarge: 413,
     errors.TooMany: 429,
     errors.Unavailable: 503,
+    errors.BadGateway: 502,
+    errors.GatewayTimeout: 504,
+    errors.BadGateway: 502,
+    errors.GatewayTimeout: 504,
     errors.NotConfigured: 503,
 }
 

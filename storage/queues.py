@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 RQ_PREFIX = "rq:queue:"
+#: A node's own queue: what only it can do, and does beside its command slots.
+NODE_PREFIX = "node."
 
 
 class Priority(StrEnum):
@@ -23,6 +25,16 @@ def of_job(priority: str, tags: Iterable[str]) -> str:
     """Return the queue for a job: `jobs.high`, or `jobs.gpu+linux.high` for one that asks for tags."""
     wanted = tag_set(tags)
     return f"jobs.{wanted}.{priority}" if wanted else f"jobs.{priority}"
+
+
+def of_node(node: str) -> str:
+    """Return the queue of what must happen on one node."""
+    return NODE_PREFIX + node
+
+
+def node_of(queue: str) -> str | None:
+    """Return the node whose own queue this is; None for a queue of anybody's."""
+    return queue.removeprefix(NODE_PREFIX) if queue.startswith(NODE_PREFIX) else None
 
 
 def served(tag_sets: Iterable[str], tags: Sequence[str]) -> list[str]:
@@ -48,5 +60,7 @@ def key(queue: str) -> str:
 
 def tags_of(queue: str) -> frozenset[str]:
     """Return the tags that a worker needs to serve `queue`."""
+    if node_of(queue) is not None:
+        return frozenset()
     parts = queue.split(".")
     return frozenset(parts[1].split("+")) if len(parts) == 3 else frozenset()

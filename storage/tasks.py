@@ -18,7 +18,24 @@ class Task:
 
 COMMAND = Task("command", "workers.tasks.command")
 
-TABLE: dict[str, Task] = {task.name: task for task in (COMMAND,)}
+#: What is done with an app, each on its own node: those that change its files, then those that change what runs.
+INSTALL = Task("app.install", "workers.tasks.app_install")
+UPDATE = Task("app.update", "workers.tasks.app_update")
+ROLLBACK = Task("app.rollback", "workers.tasks.app_rollback")
+CONFIGURE = Task("app.configure", "workers.tasks.app_configure")
+UNINSTALL = Task("app.uninstall", "workers.tasks.app_uninstall")
+START = Task("app.start", "workers.tasks.app_start")
+STOP = Task("app.stop", "workers.tasks.app_stop")
+RESTART = Task("app.restart", "workers.tasks.app_restart")
+SCALE = Task("app.scale", "workers.tasks.app_scale")
+SCHEDULE = Task("app.schedule", "workers.tasks.app_schedule")
+TRIGGER = Task("app.trigger", "workers.tasks.app_trigger")
+
+OF_APPS = (
+    INSTALL, UPDATE, ROLLBACK, CONFIGURE, UNINSTALL, START, STOP, RESTART, SCALE, SCHEDULE, TRIGGER,
+)  # fmt: skip
+
+TABLE: dict[str, Task] = {task.name: task for task in (COMMAND, *OF_APPS)}
 
 
 def rq_data(task: Task, job_id: str) -> bytes:

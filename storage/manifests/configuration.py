@@ -1,0 +1,157 @@
+"""Configuration of apps: held against the JSON Schema of the manifest, its secrets told apart and masked."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from storage.errors import Invalid
+
+#: What is shown in the place of a secret; on a write it stands for the value that is kept.
+MASK = "********"
+SCHEMA_LIMIT_BYTES = 64 * 1024
+CONFIG_LIMIT_BYTES = 64 * 1024
+
+#: Keywords that would run a publisher's regular expression, or fetch what an address names.
+_REFUSED = ("pattern", "patternProperties", "$dynamicRef", "$recursiveRef", "$id", "$dynamicAnchor")
+#: Where a schema holds values rather than schemas, and where the keys are names of properties.
+_VALUES = frozenset({"const", "default", "enum", "examples", "example", "required", "dependentRequired"})
+_NAMED = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raise Invalid unless `schema` is a JSON Schema (2020-12) of an object that can be applied safely."""
+    if len(orjson.dumps(schema)) > SCHEMA_LIMIT_BYTES:
+        raise Invalid("The configuration's schema is larger than 64 KiB.")
+    try:
+        Draft202012Validator.check_schema(schema)
+        for keyword, value in _keywords(schema):
+            if keyword in _REFUSED:
+                raise Invalid(f"The configuration's schema uses {keyword!r}, which is not supported.")
+            if keyword == "$ref" and not str(value).startswith("#"):
+                raise Invalid("The configuration's schema refers to something outside of itself.")
+    except SchemaError as error:
+        raise Invalid(
+            f"The configuration's schema is wrong at {error.json_path}: {error.message[:200]}"
+        ) from None
+    except RecursionError:
+        raise Invalid("The configuration's schema is nested too deeply.") from None
+    if schema.get("type", "object") != "object":
+        raise Invalid("The configuration's schema must describe an object.")
+
+
+def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every keyword of a schema and of those inside it."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _keywords(each)
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in schema.items():
+        yield keyword, value
+        if keyword in _NAMED and isinstance(value, dict):
+            for inner in value.values():
+                yield from _keywords(inner)
+        elif keyword not in _VALUES:
+            yield from _keywords(value)
+
+
+def check(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
+    """Raise Invalid, naming each field, unless `config` is what `schema` asks for."""
+    if len(orjson.dumps(config)) > CONFIG_LIMIT_BYTES:
+        raise Invalid("config: larger than 64 KiB", details={"config": "larger than 64 KiB"})
+    if schema is None:
+        if config:
+            message = "This product takes no configuration."
+            raise Invalid(message, details={"config": message})
+        return
+    validator = Draft202012Validator(
+        schema, registry=Registry(), format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
+    try:
+        problems = [_problem(error, schema) for error in validator.iter_errors(config)]
+    except (RecursionError, Unresolvable):
+        raise Invalid("The product's configuration schema cannot be applied.") from None
+    if problems:
+        field, message = problems[0]
+        raise Invalid(f"{field}: {message}", details=dict(reversed(problems)))
+
+
+def _problem(error: ValidationError, schema: Mapping[str, Any]) -> tuple[str, str]:
+    """Return where an error is and what is wrong there; a secret's value is not told."""
+    path = [str(part) for part in error.absolute_path]
+    if error.validator == "required" and isinstance(error.instance, Mapping):
+        required: Any = error.validator_value
+        missing = [name for name in required if name not in error.instance]
+        return ".".join(["config", *path, *missing[:1]]), "is required"
+    words = f"is not what {error.validator} asks for"
+    return ".".join(["config", *path]), words if _holds_secret(error.schema) else error.message[:300]
+
+
+def _holds_secret(schema: Any) -> bool:
+    """Tell whether a schema, or one inside it, describes a secret."""
+    return any(keyword in _SECRET and value is True for keyword, value in _keywords(schema))
+
+
+_SECRET = ("x-secret", "writeOnly")
+
+
+def _is_secret(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and any(schema.get(word) is True for word in _SECRET)
+
+
+def _properties(schema: Any) -> Mapping[str, Any]:
+    found = schema.get("properties") if isinstance(schema, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def masked(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `config` with each secret that is set hidden behind the mask."""
+    shown: dict[str, Any] = {}
+    for name, value in config.items():
+        part = _properties(schema).get(name)
+        if _is_secret(part) or (not isinstance(value, Mapping) and _holds_secret(part)):
+            shown[name] = MASK
+        else:
+            shown[name] = masked(part, value) if isinstance(value, Mapping) else value
+    return shown
+
+
+def unmasked(
+    schema: Mapping[str, Any] | None, config: Mapping[str, Any], kept: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return `config` with the mask replaced by what is `kept`, wherever the mask stands for a secret."""
+    whole: dict[str, Any] = {}
+    for name, value in config.items():
+        part = _properties(schema).get(name)
+        if value == MASK and _holds_secret(part):
+            if name in kept:
+                whole[name] = kept[name]
+        elif isinstance(value, Mapping):
+            old = kept.get(name)
+            whole[name] = unmasked(part, value, old if isinstance(old, Mapping) else {})
+        else:
+            whole[name] = value
+    return whole
+
+
+def defaults(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the schema's own defaults give for each property that has one."""
+    return {
+        name: part["default"]
+        for name, part in _properties(schema).items()
+        if isinstance(part, Mapping) and "default" in part
+    }
+
+
+def is_complete(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> bool:
+    """Tell whether an app with this configuration may start."""
+    try:
+        check(schema, config)
+    except Invalid:
+        return False
+    return True
