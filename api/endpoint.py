@@ -135,6 +135,10 @@ class Endpoint:
     async def _admitted(self, req: Request, resp: Response | None) -> Context:
         """Return the context once the caller may call this. Raises Unauthenticated, Denied or TooMany."""
         identity = await self._known(req, resp)
+        if identity is not None and identity.scope not in {"", self.group.dialect.name}:
+            if self.role is not Role.PUBLIC:
+                raise Denied(f"These credentials are for the {identity.scope} API alone.")
+            identity = None
         context = Context(req.context.store, identity, req, resp)
         if self.role & OPEN:
             return context

@@ -66,6 +66,25 @@ class _ExecutorErrorBody(_ErrorBody):
     message = fields.String(required=True)
 
 
+class _CboxErrorBody(Schema):
+    """What every error says in cbox-init's dialect; its code is in the header X-Error-Code alone."""
+
+    error = fields.String(required=True)
+
+
+class _SquarebergErrorBody(_ErrorBody):
+    """What every error says in Squareberg's dialect."""
+
+    detail = fields.String(required=True)
+
+
+_ERROR_BODIES: dict[str, type[Schema]] = {
+    "executor": _ExecutorErrorBody,
+    "cbox": _CboxErrorBody,
+    "squareberg": _SquarebergErrorBody,
+}
+
+
 def name_of(role: Role) -> str:
     """Return a set of roles as the document and the table spell it, e.g. `viewer or worker`."""
     return " or ".join(str(each.name).lower() for each in role)
@@ -252,7 +271,7 @@ def _referred(described: Any, schemas: dict[str, Any]) -> set[str]:
 
 
 def _error_body(dialect: Dialect) -> type[Schema]:
-    return _ExecutorErrorBody if dialect is EXECUTOR else _ErrorBody
+    return _ERROR_BODIES.get(dialect.name, _ErrorBody)
 
 
 def described(endpoint: Endpoint) -> dict[str, str]:

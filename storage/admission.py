@@ -78,12 +78,13 @@ async def _question(store: Store, presented: Presented | None) -> _Question:
         return _Question()
     if presented.secret.startswith(api_keys.PREFIX) and presented.by in {"bearer", "key"}:
         return _Question("key", api_keys.digest_of(presented.secret))
+    chosen = _Question("key", api_keys.digest_of_chosen(store.seal, presented.secret))
     if presented.by == "key":
-        return _Question()
+        return chosen
     try:
         claims: Claims = await sessions.read(store, presented.secret)
     except Unauthenticated:
-        return _Question()
+        return chosen if presented.by == "bearer" else _Question()
     if presented.by in {"worker", "cookie"} and (presented.by == "worker") != (claims.kind == "worker"):
         return _Question()
     return _Question(claims.kind, claims.subject, claims.token_id, claims.family, claims.generation)
@@ -111,4 +112,4 @@ def _identity(
         )
         return None
     role: Any = lesser(key.role, owner.role)
-    return Identity("key", key.id, role, key.name, key.id, user_id=owner.id)
+    return Identity("key", key.id, role, key.name, key.id, user_id=owner.id, scope=key.scope)

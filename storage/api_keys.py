@@ -1,11 +1,12 @@
 """API keys: secrets that act for their owner, never above its role, and known here by their digest alone."""
 
 import hashlib
+import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from storage.calls import command, script, text
-from storage.errors import Denied, NotFound
+from storage.errors import Conflict, Denied, Invalid, NotFound
 from storage.identity import LADDER, Identity, RoleLetter
 from storage.records import genuine, opened, signed
 from storage.seal import Seal
@@ -14,11 +15,16 @@ from storage.store import Store
 PREFIX = "cb_"
 #: How many keys one user may have.
 LIMIT = 100
+#: What a secret that was chosen elsewhere must be like: not easily guessed, and not taken for one of ours.
+CHOSEN = re.compile(r"(?!cb_)[!-~]{16,512}")
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One API key without its secret; `prefix` is how it begins, for people who look for it."""
+    """One API key without its secret; `prefix` is how it begins, for people who look for it.
+
+    A key with a `scope` counts for the dialect of that name alone.
+    """
 
     id: str
     owner: str
@@ -26,6 +32,7 @@ class ApiKey:
     role: RoleLetter
     prefix: str
     created_ms: int
+    scope: str = ""
 
     def record(self, seal: Seal, digest: str) -> str:
         """Return the key as it lies in Redis, signed as a whole."""
@@ -40,6 +47,11 @@ class ApiKey:
 def digest_of(secret: str) -> str:
     """Return what is kept of a key. A secret of 256 random bits needs no salt and no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def digest_of_chosen(seal: Seal, secret: str) -> str:
+    """Return what is kept of a secret that somebody chose: it may be guessable, so not without our own key."""
+    return "chosen." + seal.signature("chosen key", secret)
 
 
 def new(store: Store, *, owner: str, name: str, role: RoleLetter) -> tuple[ApiKey, str]:
@@ -57,7 +69,34 @@ async def create(store: Store, caller: Identity, *, name: str, role: RoleLetter)
     if caller.user_id is None or LADDER.index(role) > LADDER.index(caller.role):
         raise Denied(f"A key of role '{role}' would be above your own role.")
     key, secret = new(store, owner=caller.user_id, name=name, role=role)
-    digest = digest_of(secret)
+    await _keep(store, caller, key, digest_of(secret))
+    return key, secret
+
+
+async def adopt(
+    store: Store, caller: Identity, secret: str, *, name: str, role: RoleLetter, scope: str = ""
+) -> ApiKey:
+    """Let a secret that was chosen elsewhere act for the caller's user, as a Bearer token or as X-API-Key.
+
+    It takes the place of the key that it was before. Raises Invalid for a secret of fewer than 16 characters, Denied
+    as `create` does, Conflict where it acts for somebody else.
+    """
+    if not CHOSEN.fullmatch(secret):
+        raise Invalid("The token must be 16 to 512 visible ASCII characters, not beginning with 'cb_'.")
+    if caller.user_id is None or LADDER.index(role) > LADDER.index(caller.role):
+        raise Denied(f"A key of role '{role}' would be above your own role.")
+    key = ApiKey(store.new_id("key"), caller.user_id, name, role, secret[:4], store.now_ms(), scope)
+    digest = digest_of_chosen(store.seal, secret)
+    if (raw := await store.call(command("GET", f"h:apikey:{digest}"))) is not None:
+        before = ApiKey.opened(store.seal, digest, raw)
+        if before.owner != key.owner:
+            raise Conflict("This token acts for another user already; choose another one.")
+        key = replace(key, id=before.id, created_ms=before.created_ms)
+    await _keep(store, caller, key, digest)
+    return key
+
+
+async def _keep(store: Store, caller: Identity, key: ApiKey, digest: str) -> None:
     record = key.record(store.seal, digest)
     outcome = await store.call(
         script(
@@ -68,7 +107,6 @@ async def create(store: Store, caller: Identity, *, name: str, role: RoleLetter)
         raise NotFound(f"There is no user '{key.owner}'.")
     if outcome == "full":
         raise Denied(f"You have {LIMIT} API keys, which is the most; revoke one first.")
-    return key, secret
 
 
 async def owned_by(store: Store, owner: str | None) -> list[ApiKey]:

@@ -25,9 +25,11 @@ class Identity:
     `id` is the user's, the key's or the worker's; `user_id` is the user behind a session or a key. `role` is
     `r`, `w` or `a` for users and keys, `worker` for a worker's token. `token_id` is the session's `jti`, the
     key's id, or the worker's registration; `family` is what a session's tokens have in common from login to logout.
+    `scope` names the one dialect that the caller may speak, empty where it may speak them all. A `listener` is
+    whoever comes through a port that asks for no credentials.
     """
 
-    kind: Literal["user", "key", "worker"]
+    kind: Literal["user", "key", "worker", "listener"]
     id: str
     role: RoleLetter
     name: str
@@ -35,6 +37,7 @@ class Identity:
     by_cookie: bool = False
     user_id: str | None = None
     family: str = ""
+    scope: str = ""
 
     @property
     def actor(self) -> str:

@@ -33,6 +33,7 @@ class KeyAnswer(Schema):
     name = fields.String(required=True)
     role = fields.String(required=True, validate=validate.OneOf(list(LADDER)))
     prefix = fields.String(required=True)
+    scope = fields.String(metadata={"description": "The one dialect it may speak; empty for all."})
     userId = fields.String(required=True, attribute="owner")
     createdAt = Time(required=True, attribute="created_ms")
 

@@ -8,7 +8,7 @@ import redis
 from storage import api_keys, users
 from storage.admission import Presented, admit
 from storage.api_keys import LIMIT
-from storage.errors import Denied, NotFound
+from storage.errors import Conflict, Denied, Invalid, NotFound
 from storage.identity import Identity, RoleLetter
 from storage.store import Store
 
@@ -135,3 +135,44 @@ async def test_a_key_whose_record_was_altered_or_moved_is_not_believed(
     assert await who(store, secret) is None
     redis_client.set(f"h:apikey:{api_keys.digest_of('cb_mine')}", raw)
     assert await who(store, "cb_mine") is None
+
+
+async def test_a_chosen_secret_acts_for_its_owner_within_its_scope_alone(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    caller = await new_caller(store, "ada", "a")
+    token = "your-secure-token-here"
+    key = await api_keys.adopt(store, caller, token, name="cbox", role="w", scope="cbox")
+    for by in ("bearer", "key"):
+        identity = (await admit(store, Presented(by, token), "192.0.2.1")).identity
+        assert identity is not None
+        assert (identity.id, identity.role, identity.scope) == (key.id, "w", "cbox")
+    for by in ("cookie", "worker"):
+        assert (await admit(store, Presented(by, token), "192.0.2.1")).identity is None
+    everything = b"".join([*map(redis_client.dump, redis_client.keys()), *redis_client.keys()])
+    assert token.encode() not in everything
+    again = await api_keys.adopt(store, caller, token, name="cbox", role="r", scope="cbox")
+    assert again.id == key.id
+    assert [each.role for each in await api_keys.owned_by(store, caller.id)] == ["r"]
+    await api_keys.revoke(store, caller, key.id)
+    assert await who(store, token) is None
+
+
+@pytest.mark.parametrize("token", ["short", "with a space in it", "cb_" + "x" * 40, "x" * 513, "näme" * 8])
+async def test_a_chosen_secret_that_can_be_guessed_or_confused_is_refused(store: Store, token: str) -> None:
+    caller = await new_caller(store, "ada", "a")
+    with pytest.raises(Invalid):
+        await api_keys.adopt(store, caller, token, name="cbox", role="w")
+    assert await api_keys.owned_by(store, caller.id) == []
+
+
+async def test_a_chosen_secret_of_somebody_else_is_not_taken_over(store: Store) -> None:
+    ada, bob = await new_caller(store, "ada", "a"), await new_caller(store, "bob", "w")
+    await api_keys.adopt(store, ada, "the-same-token-twice", name="cbox", role="a")
+    with pytest.raises(Conflict):
+        await api_keys.adopt(store, bob, "the-same-token-twice", name="mine", role="r")
+    identity = await who(store, "the-same-token-twice")
+    assert identity is not None
+    assert identity.user_id == ada.id
+    with pytest.raises(Denied):
+        await api_keys.adopt(store, bob, "another-token-at-all", name="mine", role="a")
