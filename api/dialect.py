@@ -88,6 +88,7 @@ EXECUTOR = Dialect("executor", _executor_error, lambda body: {"success": True, *
 CONTEXTBAY = Dialect("contextbay", _plain_error)
 CBOX = Dialect("cbox", _cbox_error)
 SQUAREBERG = Dialect("squareberg", _squareberg_error)
+CUBY = Dialect("cuby", _plain_error)
 
 #: Which dialect an unknown path is answered in: that of its longest prefix here.
 BY_PREFIX: Mapping[str, Dialect] = {
@@ -104,6 +105,14 @@ BY_PREFIX: Mapping[str, Dialect] = {
     "/api/v1": CBOX,
     "/registry": SQUAREBERG,
     "/apps": SQUAREBERG,
+    "/api/config": CUBY,
+    "/api/install": CUBY,
+    "/api/marketplace": CUBY,
+    "/api/plugins": CUBY,
+    "/api/processcubes": CUBY,
+    "/api/products": CUBY,
+    "/api/setup": CUBY,
+    "/api/shim": CUBY,
 }
 
 

@@ -29,8 +29,6 @@ STATUS: Mapping[type[HostlerError], int] = {
     errors.Unavailable: 503,
     errors.BadGateway: 502,
     errors.GatewayTimeout: 504,
-    errors.BadGateway: 502,
-    errors.GatewayTimeout: 504,
     errors.NotConfigured: 503,
 }
 

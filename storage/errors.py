@@ -12,8 +12,6 @@
   * TooLarge        more bytes than are accepted
   * TooMany         too often, or too much at once (`retry_after_s` says when to come back)
   * Unavailable     something Hostler stands on is away (`retry_after_s`)
-  * BadGateway      an app, or another server that was asked on somebody's behalf, cannot be reached or answers nonsense
-  * GatewayTimeout  it was reached, and has not answered in time
     * NotRunning    an app that would have to run does not
   * BadGateway      a neighbour or an app cannot be reached, or answers nonsense
   * GatewayTimeout  a neighbour or an app does not answer in time
@@ -122,18 +120,6 @@ class BadGateway(HostlerError):
 
 class GatewayTimeout(HostlerError):
     """A neighbour or an app does not answer in time."""
-
-    code = "GATEWAY_TIMEOUT"
-
-
-class BadGateway(HostlerError):
-    """An app, or another server that was asked on somebody's behalf, cannot be reached or answers nonsense."""
-
-    code = "BAD_GATEWAY"
-
-
-class GatewayTimeout(HostlerError):
-    """An app, or another server that was asked on somebody's behalf, has not answered in time."""
 
     code = "GATEWAY_TIMEOUT"
 
