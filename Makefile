@@ -62,3 +62,7 @@ docs: $(STAMP)  ## Write docs/openapi.json and docs/routes.md from the declarati
 fix: $(STAMP)  ## Format, and mend what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: $(STAMP)  ## Measure every figure beside its anchors (ONLY=P3,P11 QUICK=1)
+	@$(BIN)/python -m bench $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick)

@@ -112,7 +112,7 @@ def main() -> None:
                 platform = choose(kind, slots=2)
                 run_platform(platform, folder, 1)  # from here on the launcher is there
                 launchers = launchers_of_this_process()
-                with measured(kind, options.count, lambda launchers=launchers: launchers):
+                with measured(kind, options.count, launchers.copy):
                     run_platform(platform, folder, options.count)
                 platform.close()
     finally:
