@@ -24,12 +24,15 @@ h:keyring, h:revoked:<jti or family>             sessions: sealed signing keys, 
 h:rate:<who>, h:throttle:<what>:<who>            times of recent requests, counts of failed logins
 h:file:<id>, h:files, h:files:expiry             uploads        h:file:<id>:jobs   jobs that were given one
 h:events, h:audit, h:audit:head                  what happened
+h:relay:session:<node>, h:relay:asks:<node>      who answers for the apps of a node, and what waits for it
+h:relay:{open,ask,answer}:<id>                   one question to an app: whether it is open, sealed pieces each way
 h:wake, h:out:<id>, h:control:<worker>           channels: work is there, a job's output, a word to one worker
 rq:*                    RQ's own layout; it follows, and h:* is the truth
 """
 
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from settings import Settings
@@ -58,6 +61,7 @@ class Store:
         self.keyring = Keyring(self.call, self.seal)
         self.passwords = Passwords()
         self.cache: dict[str, object] = {}  # what this process may answer from memory for a moment
+        self.closing: list[Callable[[], Awaitable[None]]] = []  # what else has to be let go of
 
     async def call(self, call: Call[T]) -> T:
         """Carry out one step in Redis. Raises Unavailable, or what the step's rules refuse with."""
@@ -78,6 +82,8 @@ class Store:
 
     async def close(self) -> None:
         """Let go of all connections."""
+        while self.closing:
+            await self.closing.pop()()
         await self.wire.close()
         self.objects.close()
         self.passwords.close()
