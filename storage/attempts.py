@@ -87,15 +87,24 @@ def rq_time() -> str:
 
 
 def claim(
-    holder: Holder, tag_sets: Iterable[str], tags: Sequence[str], *, most: int, startable: int, lease_s: float
+    holder: Holder,
+    tag_sets: Iterable[str],
+    tags: Sequence[str],
+    *,
+    most: int,
+    startable: int,
+    lease_s: float,
+    own: bool = False,
 ) -> Call[tuple[list[Claim], list[str]]]:
     """Take up to `most` jobs from the queues that `tags` cover, with a lease of `lease_s` seconds each.
 
     `lease_s` 0 means the job's own timeout + 30 s (agents that send no heartbeat). Jobs beyond the first `startable`
-    are held ahead. Answers the claims, and the ids that were refused because they are no jobs of ours.
+    are held ahead. `own`: from the worker's own queue alone, that of its node. Answers the
+    claims, and the ids that were refused because they are no jobs of ours.
     Raises Unregistered.
     """
-    keys = [queues.key(name) for name in queues.served(tag_sets, tags)]
+    names = [queues.of_node(holder.worker)] if own else queues.served(tag_sets, tags)
+    keys = [queues.key(name) for name in names]
 
     def read(reply: list[Any]) -> tuple[list[Claim], list[str]]:
         _registered(holder, reply)

@@ -8,7 +8,7 @@ quarantined, invalid, integrity. Terminal states never change; a retry on reques
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -88,6 +88,20 @@ class Submitted:
     id: str
     created_ms: int
     estimated_wait_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job does that is no command: a task, on one node, with the change of an app that comes with it.
+
+    `change` is what _app.lua takes; `refusal` makes an error of its reason and detail when the change is refused.
+    """
+
+    task: tasks.Task
+    node: str
+    arguments: Mapping[str, Any]
+    change: Mapping[str, Any]
+    refusal: Callable[[str, str], Exception]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +203,13 @@ def submission(
     schedule_record: str | None = None,
     retry_of: str | None = None,
     estimated_wait_s: int | None = None,
+    work: Work | None = None,
 ) -> Call[Submitted]:
     """Describe the one step that accepts `order`: record, queue entry, event and audit entry together.
 
     `idempotency` is the caller's key and the digest of the body it came with. Raises Unprocessable when the key was
     used with another body, Invalid when a job it depends on is unknown or has failed, or its file is not there.
+    With `work` the job is that instead of a command, and raises what its change is refused with.
     """
     asked = asdict(order)
     given_spec = {name: asked[name] for name in _SPEC if asked[name]}
@@ -201,8 +217,9 @@ def submission(
         given_spec["backoff"] = asked["backoff"]
     if order.env:  # it may hold secrets, which neither Redis nor its backups should
         given_spec["env"] = store.seal.encrypt_json("environment", order.env, bound_to=job_id)
-    spec = orjson.dumps({"task": tasks.COMMAND.name, **given_spec})
-    queue = queues.of_job(order.priority, order.tags)
+    task = tasks.COMMAND if work is None else work.task
+    spec = orjson.dumps({"task": task.name, **given_spec, **({} if work is None else work.arguments)})
+    queue = queues.of_job(order.priority, order.tags) if work is None else queues.of_node(work.node)
     options: dict[str, Any] = {
         "retries": order.retries,
         "key": order.concurrency_key,
@@ -222,6 +239,8 @@ def submission(
     if order.retries:
         backoff = order.backoff
         options["backoff"] = f"{int(backoff.delay_s * 1000)} {backoff.factor} {int(backoff.max_s * 1000)}"
+    if work is not None:
+        options["app"] = dict(work.change)
     if schedule_record is not None:
         options["schedule_record"] = schedule_record
     if idempotency is not None:
@@ -237,6 +256,8 @@ def submission(
             raise Invalid(message, details={"dependsOn": message})
         if outcome == "file":
             raise Invalid("fileUrl: File not found", details={"fileUrl": "File not found"})
+        if outcome == "app" and work is not None:
+            raise work.refusal(text(reply[1]), text(reply[2]))
         return Submitted(text(reply[1]), int(reply[2]), int(reply[3]) if reply[3] else None)
 
     signature = store.seal.signature("job", job_id, spec)
@@ -245,7 +266,7 @@ def submission(
         given["estimate"] = 0
     described = order.name or order.command or " ".join(order.argv or [])
     return script(
-        "submit", job_id, actor, queue, spec, signature, tasks.rq_data(tasks.COMMAND, job_id), rq_time(),
+        "submit", job_id, actor, queue, spec, signature, tasks.rq_data(task, job_id), rq_time(),
         order.timeout_s, described[:200], orjson.dumps(given), read=read,
     )  # fmt: skip
 

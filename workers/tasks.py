@@ -15,3 +15,7 @@ def command(job_id: str) -> NoReturn:
     raise NotAStockWorker(
         f"Job {job_id} is run by `hostler worker`; its record in Hostler decides, not RQ's."
     )
+
+
+app_install = app_update = app_rollback = app_configure = app_uninstall = command
+app_start = app_stop = app_restart = app_scale = app_schedule = app_trigger = command

@@ -1,5 +1,6 @@
 -- How a job ends: once, with its registries, its key, its dependents and its webhook seen to.
 -- needs: job, queue, event
+-- include app
 
 local RQ_END = {completed = {'finished', 'finished', 500}, failed = {'failed', 'failed', 86400},
   cancelled = {'canceled', 'canceled', 86400}}
@@ -19,6 +20,7 @@ local function finish(first, state, reason, exit, iso)
     redis.call('EXPIRE', 'rq:job:' .. job.id, rq[3])
     free_key(job)
     if job.hook ~= '' then redis.call('ZADD', 'h:webhooks', now_text, job.id) end
+    if job.app ~= '' then app_job_ended(job, state, reason) end
     event('job.completed', 'id', job.id, 'a', job.attempt, 'state', state, 'reason', reason, 'x', exit)
     if job.kids ~= '' then
       for _, id in ipairs(redis.call('SMEMBERS', 'h:children:' .. job.id)) do

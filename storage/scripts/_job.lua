@@ -3,7 +3,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local now_text = string.format('%d', now)
 local FIELDS = {'state', 'attempt', 'worker', 'queue', 'created', 'key', 'kids', 'hook', 'retries', 'failures',
-  'deaths', 'once', 'cancel', 'wait', 'backoff', 'ahead'}
+  'deaths', 'once', 'cancel', 'wait', 'backoff', 'ahead', 'app'}
 local TERMINAL = {completed = true, failed = true, cancelled = true}
 
 local function load(id)

@@ -3,12 +3,15 @@
 -- -> {'unregistered'} | {'ok', {lost id...}, {cancel id...}}
 -- include job
 -- include event
+-- include app
 local A, worker = ARGV, 'h:worker:' .. ARGV[1]
 local known = redis.call('HMGET', worker, 'registration', 'status')
 if known[1] ~= A[2] then return {'unregistered'} end
 if known[2] == 'offline' then                    -- it was only silent
   redis.call('HDEL', worker, 'offline_at', 'offline_reason')
   event('worker.online', 'w', A[1])
+  redis.call('HSET', worker, 'status', 'online')
+  apps_of_node(A[1])
 end
 local due = string.format('%d', now + A[3])
 local fields = {'seen', now_text, 'status', 'online'}

@@ -8,7 +8,8 @@ local worker, most, lease_ms, iso, startable = ARGV[1], tonumber(ARGV[3]), tonum
 local standing = redis.call('HMGET', 'h:worker:' .. worker, 'registration', 'drain')
 if standing[1] ~= ARGV[2] then return {'unregistered'} end
 local jobs, refused = {}, {}
-if standing[2] then most = 0 end
+-- a node that drains takes no more commands; what it does for its apps goes on
+if standing[2] and string.sub(KEYS[1] or '', 1, 15) ~= 'rq:queue:node.' then most = 0 end
 for _, key in ipairs(KEYS) do
   local queue = string.sub(key, 10)                     -- after 'rq:queue:'
   while #jobs < most do

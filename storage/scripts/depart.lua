@@ -23,5 +23,6 @@ else
   redis.call('HSET', hash, 'status', 'offline', 'offline_at', now_text, 'offline_reason', A[4])
 end
 event('worker.offline', 'w', A[1], 'why', A[4])
+apps_of_node(A[1])
 if A[6] ~= '' then audit(now_text, A[6], 'worker.delete', A[1]) end
 return 'ok'

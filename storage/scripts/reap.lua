@@ -43,6 +43,7 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'h:workers:seen', '-inf', qu
     redis.call('HSET', 'h:worker:' .. worker, 'status', 'offline', 'offline_at', now_text, 'offline_reason', 'silent')
     redis.call('EXPIRE', 'rq:worker:' .. worker, 60)
     event('worker.offline', 'w', worker, 'why', 'silent')
+    apps_of_node(worker)
     silent[#silent + 1] = worker
   end
 end

@@ -1,10 +1,13 @@
 -- Accept a job: record, RQ job, queue entry, event and audit entry at once, or nothing.
 -- ARGV: id actor queue spec signature rq_data iso timeout_s description options(JSON)
 -- -> {'ok' | 'replay', id, created, estimate} | {'conflict'} | {'parent', id, state | 'unknown'} | {'file'}
+--    | {'app', why, detail}: the change of an app that comes with it (_app.lua) was refused
 -- include job
 -- include event
 -- include audit
 -- include queue
+-- include finish
+-- include overtake
 local A = ARGV
 local id, actor, queue, o = A[1], A[2], A[3], cjson.decode(A[10])
 local idem = o.idempotency_key and 'h:idem:' .. actor .. ':' .. o.idempotency_key
@@ -26,6 +29,8 @@ for _, parent in ipairs(o.depends_on or {}) do
   if state ~= 'completed' then unmet[#unmet + 1] = parent end
 end
 if o.file and redis.call('HGET', 'h:file:' .. o.file, 'state') ~= 'ready' then return {'file'} end
+local no = o.app and app_refusal(o.app)
+if no then return {'app', no[1], no[2]} end
 -- nothing above has written anything; nothing below can refuse
 local estimate = o.estimate and tostring(o.estimate) or ''
 if idem then
@@ -68,5 +73,6 @@ else
   push(job, false)
 end
 event('job.queued', 'id', id, 'by', actor, 'q', queue)
+if o.app then overtake(app_change(o.app, actor, id), actor, A[7]) end
 audit(now_text, actor, 'job.submit', id)
 return {'ok', id, now_text, estimate}
