@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,53 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+#: The dialects that may have a port of their own.
+DIALECTS_TO_LISTEN = ("cbox", "cuby", "squareberg")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A port that speaks one dialect alone; `asks` tells whether it asks for credentials."""
+
+    dialect: str
+    host: str
+    port: int
+    asks: bool
+
+    @classmethod
+    def parse(cls, word: str) -> "Listener":
+        """Read `dialect=host:port`, or `dialect+auth=host:port` for a loopback port that asks. Raises ValueError."""
+        spoken, _, address = word.partition("=")
+        dialect, _, suffix = spoken.partition("+")
+        host, _, port = address.rpartition(":")
+        host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+        if dialect not in DIALECTS_TO_LISTEN or suffix not in {"", "auth"} or not port.isdecimal():
+            dialects = "|".join(DIALECTS_TO_LISTEN)
+            raise ValueError(f"'{word}' is not {dialects}=address:port")
+        number = _integer(0, 65535)(port)
+        loopback = ipaddress.ip_address(host).is_loopback
+        return cls(dialect, host, number, asks=suffix == "auth" or not loopback)
+
+    @property
+    def address(self) -> str:
+        """Return host and port as they are written in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        suffix = "+auth" if self.asks and ipaddress.ip_address(self.host).is_loopback else ""
+        return f"{self.dialect}{suffix}={self.address}"
+
+
+def _listeners(value: str) -> tuple[Listener, ...]:
+    return tuple(Listener.parse(word) for word in _words(value))
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        raise ValueError("must be letters, digits, '.', '_' and '-', at most 64")
+    return value
+
+
 def _knob(names: str, default: Any, parse: Callable[[str], Any] = _text) -> Any:
     """A field read from the first of the environment variables in `names` that is set and not empty."""
     return field(default=default, metadata={"names": names.split(), "parse": parse})
@@ -123,6 +171,11 @@ class Settings:
     public_url: str | None = _knob("HOSTLER_PUBLIC_URL", None, _url)
     # proxies whose forwarding headers are believed: addresses or networks, comma-separated; default none
     trusted_proxies: tuple[str, ...] = _knob("HOSTLER_TRUSTED_PROXIES", (), _networks)
+    # ports that speak one dialect alone, comma-separated: squareberg=127.0.0.1:9100; default none. On loopback they
+    # ask for no credentials, unless written cbox+auth=127.0.0.1:9180, and act as this actor with this role
+    listen: tuple[Listener, ...] = _knob("HOSTLER_LISTEN", (), _listeners)
+    listen_actor: str = _knob("HOSTLER_LISTEN_ACTOR", "local", _name)
+    listen_role: str = _knob("HOSTLER_LISTEN_ROLE", "operator", _one_of("viewer", "operator"))
     rate_limit_per_s: int = _knob(
         "HOSTLER_RATE_LIMIT", 100, _integer(1, 10_000_000)
     )  # per identity or address
@@ -173,6 +226,16 @@ class Settings:
         """Return the directory that holds this machine's apps."""
         return self.app_dir or self.work_dir / "apps"
 
+    def announcement(self, listener: Listener) -> str:
+        """Return what operators are told of a port of one dialect when it opens."""
+        opened = f"http://{listener.address} speaks {listener.dialect} alone"
+        if listener.asks:
+            return f"{opened}, with credentials."
+        return (
+            f"{opened}, without credentials: whoever is on this machine acts there as "
+            f"listener:{self.listen_actor}, {self.listen_role}."
+        )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
         """Read the settings from `environ` (default: the process's own).
@@ -198,6 +261,13 @@ class Settings:
             for name in environ
             if name.startswith("HOSTLER_") and name not in known
         ]
+        taken = [int(values.get("port", cls.port)), *(each.port for each in values.get("listen", ()))]
+        problems += [
+            f"HOSTLER_LISTEN: port {port} is taken twice."
+            for port in {*taken}
+            if taken.count(port) > 1 and port
+        ]
+        problems += ["HOSTLER_LISTEN: port 0 is no port that clients could know."] if 0 in taken[1:] else []
         if "host" not in values and environ.get("PORT"):
             values["host"] = "0.0.0.0"  # noqa: S104  a platform that assigns PORT routes to it from outside
         if problems:

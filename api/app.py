@@ -4,19 +4,22 @@ import importlib
 import pkgutil
 import re
 import secrets
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import falcon
 import falcon.asgi
 from falcon.asgi import Request, Response, WebSocket
 
 import api
-from api import auth, errors
+from api import auth, errors, listeners
 from api.endpoint import Group, mount
 from api.realtime.hub import Hub
-from settings import Settings
+from settings import Listener, Settings
 from storage.store import Store
+
+App = TypeVar("App", bound=falcon.asgi.App[Any, Any])
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
@@ -47,9 +50,12 @@ def groups() -> list[Group]:
 class _Around:
     """Middleware: what every request gets before its endpoint, and every answer after it."""
 
-    def __init__(self, store: Store, hub: Hub, check_response: Any) -> None:
+    def __init__(
+        self, store: Store, hub: Hub, check_response: Any, *, listener: Listener | None = None
+    ) -> None:
         self.store, self.hub, self.check_response = store, hub, check_response
-        self.gate = auth.Gate(store)
+        self.gate = listeners.gate(store, listener) if listener else auth.Gate(store)
+        self.dialect = listeners.DIALECTS[listener.dialect] if listener else None
 
     async def process_startup(self, scope: Any, event: Any) -> None:
         await self.hub.start()
@@ -71,6 +77,7 @@ class _Around:
         self._equip(req)
 
     def _equip(self, req: Request) -> None:
+        req.context.dialect = self.dialect  # of what is not there; endpoints name their own
         req.context.store = self.store
         req.context.hub = self.hub
         req.context.admit = self.gate.admit
@@ -79,9 +86,24 @@ class _Around:
 
 
 class Api(falcon.asgi.App[Request, Response]):
-    """The application, which can be told that its process is about to end."""
+    """The application, which can be told that its process is about to end.
+
+    What comes in by a port of one dialect alone is served by an application of that dialect's endpoints.
+    """
 
     hub: Hub
+    by_port: Mapping[int, falcon.asgi.App[Request, Response]]
+
+    async def __call__(  # type: ignore[override]  # falcon declares that of its WSGI parent
+        self, scope: Any, receive: Any, send: Any
+    ) -> None:
+        """Serve one connection; its port is the one of the socket that took it, whatever its headers say."""
+        port: Any = (scope.get("server") or (None, None))[1]
+        alone: Any = None if scope["type"] == "lifespan" else self.by_port.get(port)
+        if alone is not None:
+            await alone(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     async def leave(self) -> None:
         """End long polls and streams, so that their clients go on elsewhere. Safe to repeat."""
@@ -95,12 +117,23 @@ def create_app(settings: Settings, *, check_response: Any = None) -> Api:
     """
     store = Store(settings)
     hub = Hub(store)
-    app = Api(middleware=[_Around(store, hub, check_response)])
+    app = _configured(Api(middleware=[_Around(store, hub, check_response)]), groups())
     app.hub = hub
+    app.by_port = {
+        listener.port: _configured(
+            falcon.asgi.App(middleware=[_Around(store, hub, check_response, listener=listener)]),
+            listeners.groups_of(listeners.DIALECTS[listener.dialect], groups()),
+        )
+        for listener in settings.listen
+    }
+    return app
+
+
+def _configured(app: App, served: Iterable[Group]) -> App:
     app.req_options.strip_url_path_trailing_slash = True
     app.req_options.keep_blank_qs_values = True
     app.ws_options.max_receive_queue = 4
     app.add_error_handler(Exception, errors.handle)
     app.add_error_handler(falcon.HTTPError, errors.handle)
-    mount(app, groups())
+    mount(app, served)
     return app

@@ -23,6 +23,14 @@ class Gate:
     def __init__(self, store: Store) -> None:
         self.store = store
 
+    def presented(self, req: Request) -> Presented | None:
+        """Return the credential by which a request is judged."""
+        return credential(req)
+
+    def unnamed(self, req: Request) -> Identity | None:
+        """Return whom a request without a credential stands for, if anybody."""
+        return None
+
     async def admit(self, req: Request, resp: Response | None, *, optional: bool) -> Identity | None:
         """Return who is asking; nobody, or somebody unbelievable, is None where identity is `optional`.
 
@@ -30,13 +38,14 @@ class Gate:
         cookie that another site's page may have made the browser send.
         """
         address = addresses.counted_as(addresses.peer(req, self.store.settings))
-        presented = credential(req)
+        presented = self.presented(req)
+        unnamed = self.unnamed(req) if presented is None else None
         result = await admission.admit(self.store, presented, address)
         if resp is not None:
             _tell_rate(resp, result, self.store.now_ms())
         if not result.allowed:
             raise TooMany("Rate limit exceeded", retry_after_s=max(1, -(-result.reset_ms // 1000)))
-        identity = result.identity
+        identity = result.identity or unnamed
         if identity is not None and identity.by_cookie and not came_from_us(req, self.store):
             if not optional:
                 raise Denied("A session cookie counts here only with our own Origin.")
@@ -49,8 +58,9 @@ class Gate:
 
     async def still_admits(self, req: Request, identity: Identity) -> bool:
         """Tell whether a connection admitted as `identity` still would be; ask every few seconds."""
-        result = await admission.admit(self.store, credential(req), "", counted=False)
-        now = result.identity
+        presented = self.presented(req)
+        result = await admission.admit(self.store, presented, "", counted=False)
+        now = result.identity or (self.unnamed(req) if presented is None else None)
         return now is not None and (now.kind, now.id, now.role) == (identity.kind, identity.id, identity.role)
 
 

@@ -15,7 +15,7 @@ except BadSettings as error:
 if _settings.secret_key is None:
     sys.exit("HOSTLER_SECRET_KEY is not set: 32 bytes or more, the same for web, workers and scheduler.")
 
-bind = f"{_settings.bind_host}:{_settings.port}"
+bind = [f"{_settings.bind_host}:{_settings.port}", *(listener.address for listener in _settings.listen)]
 workers = _settings.web_concurrency
 worker_class = "api.server.Worker"
 wsgi_app = "api.asgi:app"
@@ -38,6 +38,8 @@ def on_starting(server: Any) -> None:
     from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
     from storage.store import Store  # noqa: PLC0415
 
+    for listener in _settings.listen:
+        (server.log.info if listener.asks else server.log.warning)(_settings.announcement(listener))
     if _settings.open_registration:
         server.log.warning(
             "HOSTLER_OPEN_REGISTRATION is on: anybody who reaches this server may register an agent."

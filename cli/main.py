@@ -73,6 +73,15 @@ def up(
     ),
     workers: Annotated[int, typer.Option("--workers", "-w", help="How many workers; 0 for none.", min=0)] = 1,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--listen",
+            metavar="DIALECT=HOST:PORT",
+            help="Also speak cbox, squareberg or cuby alone on a port of its own; on 127.0.0.1 without credentials. "
+            "May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Run everything on this machine: web, workers, scheduler, and Redis and S3 where none are named.
 
@@ -80,7 +89,10 @@ def up(
     """
     from cli.up import up as run  # noqa: PLC0415  other commands need not wait for what it imports
 
-    raise typer.Exit(run(port=port, data=data, workers=workers, host=host, environ=process_environment()))
+    ended = run(
+        port=port, data=data, workers=workers, host=host, listen=listen or (), environ=process_environment()
+    )
+    raise typer.Exit(ended)
 
 
 @app.command(rich_help_panel=RUN)

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,9 +19,9 @@ import httpx
 
 from cli.embedded import Server, redis_server, s3_server, write_private
 from cli.processes import Process, Processes
-from settings import BadSettings, Settings
+from settings import BadSettings, Listener, Settings
 from storage.bootstrap import prepare as make_bucket_and_admin
-from storage.errors import Conflict, HostlerError, NotConfigured, Unavailable
+from storage.errors import Conflict, HostlerError, Invalid, NotConfigured, Unavailable
 
 if sys.platform != "win32":
     import fcntl
@@ -45,6 +45,7 @@ def up(
     data: Path,
     workers: int,
     host: str = "127.0.0.1",
+    listen: Sequence[str] = (),
     environ: Mapping[str, str],
     prepare: Prepare = make_bucket_and_admin,
     specify: Specify | None = None,
@@ -52,7 +53,8 @@ def up(
 ) -> int:
     """Run Hostler until SIGINT or SIGTERM, with its data in the folder `data`, and return the exit code.
 
-    Port 0 chooses a free one. `specify` is `hostler_processes` unless given. Call it from the main thread.
+    Port 0 chooses a free one, in `listen` too (`cbox=127.0.0.1:9180`: a port that speaks one dialect alone).
+    `specify` is `hostler_processes` unless given. Call it from the main thread.
     """
     output = output or _standard_output()
     if sys.platform == "win32":
@@ -65,6 +67,10 @@ def up(
         with _only_one(data, output) as lock:
             port = _free_port(host, port)
             environ = _environment(environ, data=data, host=host, port=port)
+            if listen:
+                environ["HOSTLER_LISTEN"] = ",".join(
+                    [environ.get("HOSTLER_LISTEN", ""), *_free_ports(listen)]
+                )
             Settings.from_env(environ)  # says what is wrong before anything starts
             stack = _Stack(
                 data=data,
@@ -181,9 +187,11 @@ async def _run(
         stack.processes.start(process)
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         await stack.until("Hostler is ready", lambda: _is_ready(client, stack.url))
+    settings = Settings.from_env(environ)
     stack.say(
         f"\nHostler is ready at {stack.url}\n"
-        f"Sign in with what {stack.data / 'admin.json'} holds; Ctrl+C, or SIGTERM to process {os.getpid()}, "
+        + "".join(f"{settings.announcement(listener)}\n" for listener in settings.listen)
+        + f"Sign in with what {stack.data / 'admin.json'} holds; Ctrl+C, or SIGTERM to process {os.getpid()}, "
         "stops everything.\n"
     )
     await asyncio.Event().wait()
@@ -313,6 +321,18 @@ def _free_port(host: str, port: int) -> int:
             return int(probe.getsockname()[1])
     except OSError as error:
         raise Conflict(f"Cannot listen on {host} port {port}: {error.strerror or error}.") from error
+
+
+def _free_ports(listen: Sequence[str]) -> list[str]:
+    """Return what is to be listened on, with a port that is free. Raises Conflict, or Invalid."""
+    found = []
+    for word in listen:
+        try:
+            listener = Listener.parse(word)
+        except ValueError as error:
+            raise Invalid(f"--listen: {error}.") from None
+        found.append(str(replace(listener, port=_free_port(listener.host, listener.port))))
+    return found
 
 
 def _reachable(host: str) -> str:
