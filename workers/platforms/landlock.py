@@ -71,10 +71,10 @@ class Confinement:
         """Whether a confined process is kept from signalling others."""
         return self._version >= 6
 
-    def ruleset(self, directory: Path) -> int:
-        """Return a descriptor, for the caller to close, of a ruleset for a job in `directory`.
+    def ruleset(self, *directories: Path, readable: Iterable[Path] = ()) -> int:
+        """Return a descriptor, for the caller to close, of a ruleset that opens `directories` to who is behind it.
 
-        Raises OSError when there is no such directory.
+        `readable` may be read only. Raises OSError when there is no such directory.
         """
         size = ctypes.c_size_t(len(self._attributes))
         ruleset = int(_libc.syscall(_SYS_CREATE_RULESET, self._attributes, size, ctypes.c_uint(0)))
@@ -83,11 +83,13 @@ class Confinement:
         try:
             for fd, rights in self._rules:
                 self._allow(ruleset, fd, rights)
-            own = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-            try:
-                self._allow(ruleset, own, self._rights)
-            finally:
-                os.close(own)
+            places = [(each, self._rights) for each in directories] + [(each, _READ) for each in readable]
+            for place, rights in places:
+                own = os.open(place, os.O_PATH | os.O_DIRECTORY)
+                try:
+                    self._allow(ruleset, own, rights)
+                finally:
+                    os.close(own)
         except OSError:
             os.close(ruleset)
             raise
