@@ -52,7 +52,8 @@ class Ask:
 
     `http` is passed on to the process (`process` empty: the one that serves the app's routes); `file` reads `path`
     below `within` in the active release, or else `fallback`; `log` reads the last `lines` of an instance's log file.
-    `caller` is told to the app in a signed header, `headers` without credentials.
+    `caller` is told to the app in a signed header, `forwarded` (for, proto, host, prefix) in X-Forwarded-*, and of
+    `headers` what opens none of our doors.
     """
 
     app: str
@@ -68,6 +69,7 @@ class Ask:
     fallback: str = ""
     lines: int = 500
     caller: Mapping[str, str] | None = None
+    forwarded: Mapping[str, str] = field(default_factory=dict)
     limit_bytes: int = LIMIT_BYTES
     timeout_s: float = TIMEOUT_S
 
@@ -426,7 +428,7 @@ class _Clerk:
         ask_id, sealed = text(reply[0]), text(reply[1])
         try:
             ask, reply_to, whole = self._opened(ask_id, sealed)
-        except Forged as error:
+        except (Forged, LookupError, TypeError, ValueError) as error:
             log.error("refused a question to an app", extra={"node": self.node, "why": str(error)})
             return True
         bound_to = _bound_to(self.node, self.session, ask_id)
@@ -461,6 +463,7 @@ class _Clerk:
         self.seen[ask_id] = head["until"] + leeway_ms
         fields = head["ask"]
         fields["headers"] = tuple((name, value) for name, value in fields["headers"])
+        fields = {name: value for name, value in fields.items() if name in Ask.__dataclass_fields__}
         fields["limit_bytes"] = min(fields["limit_bytes"], MOST_BYTES)
         fields["timeout_s"] = min(fields["timeout_s"], MOST_TIMEOUT_S)
         return Ask(**fields, body=body), head["reply_to"], head["whole"]
