@@ -52,6 +52,7 @@ _NOT_BACK = {
 }  # fmt: skip
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE = re.compile(r"[^\x00\r\n]*")
+_PRINTABLE = re.compile(r"[\t\x20-\x7e]*")
 _PATH = re.compile(r"[\x21-\x7e]{1,8192}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: What `mimetypes` guesses differently from one machine to the next.
@@ -164,7 +165,7 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 @contextlib.contextmanager
 def _door(app: str, address: Address) -> Iterator[str | None]:
-    """Yield the path of the socket to connect to, if it is one: an app could put a link to somebody else's in its place.
+    """Yield the path of the socket to connect to, if it is one: an app could put a link to another's in its place.
 
     Raises BadGateway.
     """
@@ -193,6 +194,8 @@ async def _passed_on(
         try:
             response = await transport.handle_async_request(request)
             try:
+                if not 200 <= response.status_code <= 599:
+                    raise BadGateway(f"{ask.app} answered with the status {response.status_code}.")
                 yield Head(response.status_code, tuple(_back(response.headers.multi_items())))
                 async for data in response.aiter_raw():
                     yield data
@@ -223,7 +226,7 @@ def _request(ask: Ask, address: Address, more: list[tuple[str, str]]) -> httpx.R
 
 
 def _onward(headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    """Yield the headers that an app may see: none of one connection, none that opens doors, none that is ours to say."""
+    """Yield the headers that an app may see: none of one connection, that opens doors, or that is ours to say."""
     headers = list(headers)
     dropped = _HOP_BY_HOP | _OURS | _FRAMING | _named_by_connection(headers)
     for name, value in headers:
@@ -240,7 +243,10 @@ def _back(headers: list[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     dropped = _HOP_BY_HOP | _NOT_BACK | _named_by_connection(headers)
     for name, value in headers:
         lower = name.lower()
-        if lower not in dropped and not lower.startswith(("x-hostler-", "access-control-", "x-ratelimit-")):
+        theirs = lower not in dropped and not lower.startswith(
+            ("x-hostler-", "access-control-", "x-ratelimit-")
+        )
+        if theirs and _TOKEN.fullmatch(name) and _PRINTABLE.fullmatch(value):
             yield lower, value
 
 
