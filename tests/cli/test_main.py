@@ -474,9 +474,11 @@ def test_processes_become_the_modules_that_they_are(monkeypatch: pytest.MonkeyPa
 def test_up_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given: dict[str, object] = {}
     monkeypatch.setattr("cli.up.up", lambda **options: given.update(options) or 3)
-    assert main(["up", "--port", "0", "--data", str(tmp_path), "--workers", "2"]) == 3
+    listen = ["cbox=127.0.0.1:9180", "cuby=127.0.0.1:3847"]
+    command = ["up", "--port", "0", "--data", str(tmp_path), "--workers", "2"]
+    assert main([*command, *(word for port in listen for word in ("--listen", port))]) == 3
     environ = given.pop("environ")
-    assert given == {"port": 0, "data": tmp_path, "workers": 2, "host": "127.0.0.1"}
+    assert given == {"port": 0, "data": tmp_path, "workers": 2, "host": "127.0.0.1", "listen": listen}
     assert environ == dict(os.environ)  # noqa: TID251  what it shall be
 
 
