@@ -1,5 +1,6 @@
 """Fixtures for the API without a server: an application of chosen groups, and clients that come from any address."""
 
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import falcon.asgi
 import httpx
 import pytest
 from falcon.asgi import Request, Response, WebSocket
+from whole import Hostler, running
 
 from api import errors
 from api.auth import Gate
@@ -141,3 +143,23 @@ async def site(settings: Settings) -> AsyncIterator[Site]:
     site = Site(store, app)
     yield site
     await site.close()
+
+
+@pytest.fixture
+async def hostler(settings: Settings) -> AsyncIterator[Hostler]:
+    """The whole API, without an object store."""
+    async for each in running(settings):
+        yield each
+
+
+@pytest.fixture
+async def hostler_with_s3(settings_with_s3: Settings) -> AsyncIterator[Hostler]:
+    """The whole API on a real object store."""
+    async for each in running(settings_with_s3):
+        yield each
+
+
+@pytest.fixture
+def settings_for(settings: Settings) -> Any:
+    """The whole API under settings of the test's choice, as a context."""
+    return lambda **changes: contextlib.asynccontextmanager(running)(replace(settings, **changes))

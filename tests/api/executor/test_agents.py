@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from whole import Hostler, run_lifespan
 
-from executor.conftest import Hostler, run_lifespan
 from storage import jobs, logs
 from storage.calls import script
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 import redis
+from whole import Hostler
 
-from executor.conftest import Hostler
 from storage import jobs
 from storage.calls import script
 

@@ -2,8 +2,8 @@
 
 import engine
 import pytest
+from whole import Hostler
 
-from executor.conftest import Hostler
 from storage import quarantine, upkeep
 from storage.calls import command
 from storage.store import Store

@@ -1,6 +1,6 @@
 """Schedules over HTTP: made by a submit, listed, shown, ended."""
 
-from executor.conftest import Hostler
+from whole import Hostler
 
 DAILY = {"command": "true", "schedule": {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "misfire": "skip"}}
 

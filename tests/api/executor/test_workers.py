@@ -3,8 +3,8 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from whole import Hostler
 
-from executor.conftest import Hostler
 from storage import fleet, jobs
 
 BODY = {

@@ -1,15 +1,13 @@
 """The whole API without a server between: clients of each role, and agents that have registered."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import argon2
 import falcon.asgi
 import httpx
-import pytest
 
 from api.app import create_app
 from api.endpoint import Endpoint
@@ -91,7 +89,7 @@ async def run_lifespan(app: Any) -> Callable[[], Any]:
     return end
 
 
-async def _hostler(settings: Settings) -> AsyncIterator[Hostler]:
+async def running(settings: Settings) -> AsyncIterator[Hostler]:
     store = Store(settings)
     store.passwords.close()
     store.passwords = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
@@ -101,23 +99,3 @@ async def _hostler(settings: Settings) -> AsyncIterator[Hostler]:
     yield hostler
     await hostler.close()
     await end()
-
-
-@pytest.fixture
-async def hostler(settings: Settings) -> AsyncIterator[Hostler]:
-    """The whole API, without an object store."""
-    async for each in _hostler(settings):
-        yield each
-
-
-@pytest.fixture
-async def hostler_with_s3(settings_with_s3: Settings) -> AsyncIterator[Hostler]:
-    """The whole API on a real object store."""
-    async for each in _hostler(settings_with_s3):
-        yield each
-
-
-@pytest.fixture
-def settings_for(settings: Settings) -> Any:
-    """The whole API under settings of the test's choice, as a context."""
-    return lambda **changes: contextlib.asynccontextmanager(_hostler)(replace(settings, **changes))
