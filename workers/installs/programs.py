@@ -1,0 +1,186 @@
+"""Programs that an install runs: the registries' clients as the worker itself, what a package brings kept apart.
+
+The clients run nothing of what they fetch. Both kinds die with the worker, whatever it dies of, and with all that they
+have started; what a killed guardian let live is swept by the job's id when the job comes again.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from settings import process_environment
+from storage.errors import HostlerError
+from workers import platforms
+from workers.platforms import Child, Command, Outcome, Platform
+from workers.platforms import Output as Pipe
+
+READ_BYTES = 64 * 1024
+#: What is remembered of a program's output, to say why it failed.
+TAIL_LINES = 40
+KILL_GRACE_S = 5.0
+
+#: What the clients are told by the node's environment: which registry, through which proxy, trusting whom.
+_CLIENT_WORDS = ("PIP_", "NPM_CONFIG_", "UV_")
+_CLIENT_NAMES = {
+    "PATH", "HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "SYSTEMROOT", "COMSPEC", "PATHEXT", "TEMP", "TMP",
+    "LANG", "LC_ALL", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NETRC",
+}  # fmt: skip
+#: What holds a credential, or leads to one: not for what a package brings.
+_OWN_NAMES = {"HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "XDG_CONFIG_HOME", "NETRC", "TEMP", "TMP"}
+_OWN_WORDS = ("_AUTH", "TOKEN", "PASSWORD", "USERCONFIG", "_CACHE", "CONFIG_FILE", "CLIENT_CERT")
+
+
+class InstallFailed(HostlerError):
+    """An install cannot go on; the message says why."""
+
+    code = "INSTALL_FAILED"
+
+
+def client_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what the ordinary clients get of this process's environment: nothing of Hostler's own."""
+    environ = process_environment() if environ is None else environ
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.upper() in _CLIENT_NAMES or name.upper().startswith(_CLIENT_WORDS)
+    }
+
+
+def package_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what an install step gets: the node's registries and proxies, without the credentials for them."""
+    return {
+        name: value
+        for name, value in client_environment(environ).items()
+        if name.upper() not in _OWN_NAMES
+        and not any(word in name.upper() for word in _OWN_WORDS)
+        and not ("://" in value and "@" in value.partition("://")[2].partition("/")[0])
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended, and the last of what it said."""
+
+    outcome: Outcome
+    tail: str
+    timed_out: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it exited with 0 in its time."""
+        return self.outcome.exit_code == 0 and not self.timed_out
+
+    @property
+    def how(self) -> str:
+        """Return in a few words how it ended."""
+        if self.timed_out:
+            return "took too long"
+        if self.outcome.exit_code is None:
+            return f"was ended by signal {self.outcome.signal}"
+        return f"ended with exit code {self.outcome.exit_code}"
+
+
+class Programs:
+    """Runs one program at a time for the job `job_id`; what it says goes to `hear`, by channel o or e.
+
+    `isolation` keeps programs apart as the platform can; "none" is for the worker's own clients. Close it.
+    """
+
+    def __init__(
+        self, isolation: str, job_id: str, *, directory: Path, hear: Callable[[str, bytes], None]
+    ) -> None:
+        self._job_id, self._hear = job_id, hear
+        self._platform: Platform = platforms.choose(isolation, slots=1, directory=directory)
+        self._running: tuple[Child, asyncio.Future[None]] | None = None
+        asyncio.get_running_loop().add_reader(self._platform.fileno(), self._pump)
+
+    def close(self) -> None:
+        """End what runs and let go of everything. Safe to run twice."""
+        with contextlib.suppress(ValueError, OSError):
+            asyncio.get_running_loop().remove_reader(self._platform.fileno())
+        self._platform.close()
+
+    def __enter__(self) -> "Programs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def sweep(self) -> int:
+        """Kill what an earlier attempt of the same job left running; answers how many processes."""
+        return self._platform.sweep(self._job_id)
+
+    def prepare(self, directory: Path) -> None:
+        """Give a directory to the program that runs next. Raises IsolationUnavailable, OSError."""
+        self._platform.prepare_directory(directory, 0)
+
+    def reclaim(self, directory: Path) -> None:
+        """Take a directory back. Raises OSError."""
+        self._platform.reclaim_directory(directory)
+
+    async def run(
+        self, argv: Sequence[str], *, directory: Path, environment: Mapping[str, str], timeout_s: float
+    ) -> Ended:
+        """Run a program to its end; when the caller is cancelled, the whole tree is killed. Raises HostlerError."""
+        loop = asyncio.get_running_loop()
+        given = {**environment, "HOSTLER_JOB_ID": self._job_id}
+        command = Command(list(argv), given, directory, slot=0, job_id=self._job_id)
+        exited: asyncio.Future[None] = loop.create_future()
+        tail: deque[bytes] = deque(maxlen=TAIL_LINES)
+        child = self._platform.spawn(command)
+        self._running = (child, exited)
+        pipes = (("o", child.stdout), ("e", child.stderr))
+        for channel, pipe in pipes:
+            loop.add_reader(pipe.fileno(), self._read, channel, pipe, tail)
+        timed_out = False
+        try:
+            try:
+                await asyncio.wait_for(asyncio.shield(exited), timeout_s)
+            except TimeoutError:
+                timed_out = True
+                await self._end(child, exited)
+            except asyncio.CancelledError:
+                child.kill()
+                await asyncio.shield(exited)
+                raise
+            for channel, pipe in pipes:
+                while self._read(channel, pipe, tail):
+                    await asyncio.sleep(0)
+        finally:
+            self._running = None
+            for _, pipe in pipes:
+                _unwatch(pipe)
+            child.close()
+        return Ended(child.outcome(), b"".join(tail).decode("utf-8", "replace"), timed_out)
+
+    async def _end(self, child: Child, exited: "asyncio.Future[None]") -> None:
+        child.terminate()
+        try:
+            await asyncio.wait_for(asyncio.shield(exited), KILL_GRACE_S)
+        except TimeoutError:
+            child.kill()
+            await exited
+
+    def _pump(self) -> None:
+        ended = self._platform.pump()
+        if self._running is not None and self._running[0] in ended and not self._running[1].done():
+            self._running[1].set_result(None)
+
+    def _read(self, channel: str, pipe: Pipe, tail: deque[bytes]) -> bool:
+        data = pipe.read(READ_BYTES)
+        if data:
+            tail.extend(data.splitlines(keepends=True))
+            self._hear(channel, data)
+            return True
+        if data == b"":
+            _unwatch(pipe)
+        return False
+
+
+def _unwatch(pipe: Pipe) -> None:
+    with contextlib.suppress(ValueError, OSError):
+        asyncio.get_running_loop().remove_reader(pipe.fileno())
