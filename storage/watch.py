@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import hiredis
+import orjson
 
 from storage import logs
 from storage.calls import command, text
@@ -29,6 +30,9 @@ log = logging.getLogger("hostler.storage")
 EVERY_OUTPUT = "h:out:*"
 _WAKE = b"h:wake"
 _OUTPUT = b"h:out:"
+_APP_LOG = b"h:applogs:"
+#: The channel of what all apps print.
+EVERY_APP_LOG = "h:applogs:*"
 #: After these events of a job nothing more comes from the attempt before.
 _ENDS = frozenset({"job.completed", "job.queued"})
 #: How long connections outlive the last one who wanted them: a client that comes back finds them open.
@@ -65,6 +69,16 @@ class Output:
     frames: dict[object, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True, eq=False)
+class AppLines:
+    """Lines that an app printed, each as storage.apps.append described it."""
+
+    instance_id: str
+    lines: list[dict[str, Any]]
+    size_bytes: int
+    frames: dict[object, str] = field(default_factory=dict)
+
+
 class Listener(Protocol):
     """Who is told. Every method returns at once."""
 
@@ -73,6 +87,9 @@ class Listener(Protocol):
 
     def printed(self, output: Output) -> None:
         """Take a piece of output."""
+
+    def logged(self, lines: "AppLines") -> None:
+        """Take lines that an app printed."""
 
     def woken(self, queue: str) -> None:
         """Take the news that a queue got work, or that the tag sets changed (`tagsets`)."""
@@ -172,7 +189,9 @@ class Watch:
         self._ear: _Ear | None = None
         self._connected = asyncio.Event()
         self._reading = asyncio.Event()
-        self._every = False  # whether all jobs' output comes, whatever else is subscribed
+        self._every: set[str] = (
+            set()
+        )  # the patterns in force: what they bring comes whatever else is subscribed
         self._arrived = 0
         self._marks: dict[int, asyncio.Future[int]] = {}
         self._mark = 0
@@ -215,7 +234,7 @@ class Watch:
             if not self._wanted[channel]:
                 del self._wanted[channel], self._ready[channel]
                 if self._ear is not None:
-                    self._ear.say("PUNSUBSCRIBE" if channel == EVERY_OUTPUT else "UNSUBSCRIBE", channel)
+                    self._ear.say("PUNSUBSCRIBE" if channel.endswith("*") else "UNSUBSCRIBE", channel)
         if not self._users:
             asyncio.get_running_loop().call_later(LINGER_S, self._rest)
 
@@ -279,7 +298,7 @@ class Watch:
         try:
             for words in self._store.wire.address.greeting():
                 await asyncio.wait_for(ear.send(words), DEADLINE_S)
-            self._ear, self._every = ear, False
+            self._ear, self._every = ear, set()
             for channel in self._wanted:
                 self._subscribe(channel)
             ear.say(
@@ -304,11 +323,13 @@ class Watch:
 
     def _subscribe(self, channel: str) -> None:
         if self._ear is not None:
-            self._ear.say("PSUBSCRIBE" if channel == EVERY_OUTPUT else "SUBSCRIBE", channel)
+            self._ear.say("PSUBSCRIBE" if channel.endswith("*") else "SUBSCRIBE", channel)
 
     def _subscribed(self, kind: bytes, channel: str) -> None:
-        if channel == EVERY_OUTPUT:
-            self._every = kind == b"psubscribe"
+        if kind == b"psubscribe":
+            self._every.add(channel)
+        elif kind == b"punsubscribe":
+            self._every.discard(channel)
         if channel == self._mark_channel:
             self._connected.set()
             self._listener.lost_touch()
@@ -316,16 +337,24 @@ class Watch:
             self._ready[channel].set()
 
     def _told(self, kind: bytes, channel: bytes, message: bytes) -> None:
+        if self._every and kind == b"message" and f"{text(channel).rpartition(':')[0]}:*" in self._every:
+            return  # it comes once more, by the pattern
         if channel.startswith(_OUTPUT):
-            if self._every and kind == b"message":
-                return  # it comes once more, by the pattern
             head, _, data = message.partition(b"\n")
             self._arrived += 1
             self._printed(channel[len(_OUTPUT) :].decode(), logs.entry_of(head, data), self._arrived)
+        elif channel.startswith(_APP_LOG):
+            self._logged(text(channel[len(_APP_LOG) :]), message)
         elif channel == _WAKE:
             self._listener.woken(text(message))
         elif (future := self._marks.pop(int(message), None)) is not None and not future.done():
             future.set_result(self._arrived)
+
+    def _logged(self, instance_id: str, message: bytes) -> None:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            lines = orjson.loads(message)
+            if isinstance(lines, list) and all(isinstance(line, dict) for line in lines):
+                self._listener.logged(AppLines(instance_id, lines, len(message)))
 
     def _printed(self, job_id: str, entry: Entry, number: int) -> None:
         if job_id in self._early:

@@ -23,6 +23,7 @@ import jwt
 from storage.errors import BadGateway, GatewayTimeout, Invalid, NotFound
 from storage.relay import PIECE_BYTES, Ask, Head
 from storage.seal import Seal
+from workers.supervisor.places import connectable
 
 #: The header in which an app is told who asks, and for how long it may believe it.
 IDENTITY_HEADER = "X-Hostler-Identity"
@@ -66,10 +67,11 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a process of an app listens: a unix socket, else a port on 127.0.0.1."""
+    """Where a process of an app listens: a unix socket, which is its user's, else a port on 127.0.0.1."""
 
     socket: Path | None = None
     port: int | None = None
+    uid: int | None = None
 
 
 class Apps(Protocol):
@@ -165,26 +167,16 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 @contextlib.contextmanager
 def _door(app: str, address: Address) -> Iterator[str | None]:
-    """Yield the path of the socket to connect to, if it is one: an app could put a link to another's in its place.
-
-    Raises BadGateway.
-    """
+    """Yield the path of the socket to connect to, None for a port. Raises BadGateway where it is not the app's."""
     if address.socket is None:
         yield None
         return
-    descriptor = None
-    try:
-        if hasattr(os, "O_PATH"):  # Linux: what has been looked at is what is connected to
-            descriptor = os.open(address.socket, os.O_PATH | os.O_NOFOLLOW)
-        found = address.socket.lstat() if descriptor is None else os.fstat(descriptor)
-        if not stat.S_ISSOCK(found.st_mode):
-            raise BadGateway(f"Where {app} should listen is no socket.")
-        yield str(address.socket) if descriptor is None else f"/proc/self/fd/{descriptor}"
-    except OSError:
-        raise BadGateway(f"{app} cannot be reached where it should listen.") from None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(connectable(address.socket, address.uid))
+        except NotFound:
+            raise BadGateway(f"{app} cannot be reached where it should listen.") from None
+        yield path
 
 
 async def _passed_on(

@@ -5,13 +5,16 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Any, Generic, TypeVar
 
 from storage import jobs
 from storage.calls import command, text
 from storage.errors import NotFound, Unavailable
 from storage.logs import Snapshot
 from storage.store import Store
-from storage.watch import EVERY_OUTPUT, Event, Output, Watch
+from storage.watch import EVERY_APP_LOG, EVERY_OUTPUT, AppLines, Event, Output, Watch
+
+T = TypeVar("T")
 
 #: What waits for one client at most; beyond, it is told that it missed some and has to look anew.
 MOST_WAITING = 4096
@@ -25,24 +28,24 @@ class Ended(Unavailable):
         super().__init__("The server is about to restart.", retry_after_s=1)
 
 
-class Feed:
+class Feed(Generic[T]):
     """What one client has yet to take, in order and within bounds."""
 
     __slots__ = ("_ended", "_items", "_missed", "_size_bytes", "_waiter", "wants_output")
 
-    def __init__(self, *, wants_output: bool) -> None:
+    def __init__(self, *, wants_output: bool = False) -> None:
         self.wants_output = wants_output
-        self._items: list[Event | Output] = []
+        self._items: list[T] = []
         self._size_bytes = 0
         self._missed = self._ended = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, item: Event | Output) -> None:
+    def put(self, item: T, size_bytes: int = 0) -> None:
         """Add what happened; a client that is too far behind loses all that waits instead."""
         if self._missed:
             return
         self._items.append(item)
-        self._size_bytes += len(item.entry.data) if isinstance(item, Output) else 0
+        self._size_bytes += size_bytes
         if len(self._items) > MOST_WAITING or self._size_bytes > MOST_WAITING_BYTES:
             self.miss()
         else:
@@ -71,7 +74,7 @@ class Feed:
         self._missed = False
         self._drop()
 
-    async def take(self) -> list[Event | Output] | None:
+    async def take(self) -> list[T] | None:
         """Return all that waits, at least one; None when some was missed. Raises Ended."""
         while not self._items:
             if self._ended:
@@ -129,8 +132,9 @@ class Hub:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._watch: Watch | None = None
-        self._everything: set[Feed] = set()
-        self._of_job: dict[str, set[Feed]] = {}
+        self._everything: set[Feed[Event | Output]] = set()
+        self._of_job: dict[str, set[Feed[Event | Output]]] = {}
+        self._of_app: dict[str | None, set[Feed[AppLines]]] = {}
         self._waiters: deque[Waiter] = deque()
         self._stopped = False
 
@@ -149,8 +153,9 @@ class Hub:
             await self._watch.stop()
             self._watch = None
 
-    def _feeds(self) -> list[Feed]:
-        return [*self._everything, *(feed for feeds in self._of_job.values() for feed in feeds)]
+    def _feeds(self) -> list[Feed[Any]]:
+        by_name: list[set[Any]] = [*self._of_job.values(), *self._of_app.values()]
+        return [*self._everything, *(feed for feeds in by_name for feed in feeds)]
 
     @property
     def watch(self) -> Watch:
@@ -162,14 +167,16 @@ class Hub:
         return self._watch
 
     @contextlib.asynccontextmanager
-    async def follow(self, job_id: str | None = None, *, output: bool = True) -> AsyncIterator[Feed]:
+    async def follow(
+        self, job_id: str | None = None, *, output: bool = True
+    ) -> AsyncIterator[Feed[Event | Output]]:
         """Watch one job, or everything, for as long as the context lasts; `output` includes what jobs print.
 
         An attempt's output comes after its start and before its end. Raises Unavailable, Ended.
         """
         watch = self.watch
         channels = [EVERY_OUTPUT if job_id is None else f"h:out:{job_id}"] if output else []
-        feed = Feed(wants_output=output)
+        feed: Feed[Event | Output] = Feed(wants_output=output)
         feeds = self._everything
         try:
             await watch.open(*channels, events=True)
@@ -182,6 +189,23 @@ class Hub:
             if job_id is not None and not self._of_job.get(job_id):
                 self._of_job.pop(job_id, None)
             watch.close(*channels)
+
+    @contextlib.asynccontextmanager
+    async def follow_app_logs(self, instance_id: str | None = None) -> AsyncIterator[Feed[AppLines]]:
+        """Watch what one app prints, or all, for as long as the context lasts. Raises Unavailable, Ended."""
+        watch = self.watch
+        channel = EVERY_APP_LOG if instance_id is None else f"h:applogs:{instance_id}"
+        feed: Feed[AppLines] = Feed()
+        try:
+            await watch.open(channel)
+            self._of_app.setdefault(instance_id, set()).add(feed)
+            yield feed
+        finally:
+            feeds = self._of_app.get(instance_id, set())
+            feeds.discard(feed)
+            if not feeds:
+                self._of_app.pop(instance_id, None)
+            watch.close(channel)
 
     async def look(self, job_id: str, *, after: int) -> tuple[Snapshot, int]:
         """Return a job and its log from line number `after` on, and the number of the last output that is in it.
@@ -239,10 +263,15 @@ class Hub:
         """Hand a piece of output on."""
         for feed in self._everything:
             if feed.wants_output:
-                feed.put(output)
+                feed.put(output, len(output.entry.data))
         for feed in self._of_job.get(output.job_id, ()):
             if feed.wants_output:
-                feed.put(output)
+                feed.put(output, len(output.entry.data))
+
+    def logged(self, lines: AppLines) -> None:
+        """Hand on what an app printed."""
+        for feed in (*self._of_app.get(lines.instance_id, ()), *self._of_app.get(None, ())):
+            feed.put(lines, lines.size_bytes)
 
     def woken(self, queue: str) -> None:
         """Wake who has waited longest for that queue; everybody when the tag sets changed."""

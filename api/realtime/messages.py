@@ -188,7 +188,7 @@ async def of_job(hub: Hub, job_id: str, after: str | None) -> AsyncGenerator[Mes
 
 
 async def _live(
-    follower: _Follower, feed: Feed, found: Snapshot, heard: int
+    follower: _Follower, feed: Feed[Event | Output], found: Snapshot, heard: int
 ) -> AsyncGenerator[Message, None]:
     """Yield what comes after `found`, for as long as nothing is missing; the job's end is for another look to tell."""
     seen = watch.moment(found.event_id or "0-0")

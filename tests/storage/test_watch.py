@@ -20,6 +20,9 @@ class Listener:
     def printed(self, output: Any) -> None:
         self.told.append(f"output of {output.entry.attempt}")
 
+    def logged(self, lines: Any) -> None:
+        raise AssertionError(lines)
+
     def woken(self, queue: str) -> None:
         raise AssertionError(queue)
 
