@@ -7,7 +7,7 @@ have started; what a killed guardian let live is swept by the job's id when the 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +87,22 @@ class Ended:
 class Programs:
     """Runs one program at a time for the job `job_id`; what it says goes to `hear`, by channel o or e.
 
-    `isolation` keeps programs apart as the platform can; "none" is for the worker's own clients. Close it.
+    `isolation` keeps programs apart as the platform can; "none" is for the worker's own clients. `readable` is what
+    Landlock leaves open besides the system. Close it.
     """
 
     def __init__(
-        self, isolation: str, job_id: str, *, directory: Path, hear: Callable[[str, bytes], None]
+        self,
+        isolation: str,
+        job_id: str,
+        *,
+        hear: Callable[[str, bytes], None],
+        readable: Iterable[Path] = (),
     ) -> None:
         self._job_id, self._hear = job_id, hear
-        self._platform: Platform = platforms.choose(isolation, slots=1, directory=directory)
+        self._platform: Platform = platforms.choose(isolation, slots=1, readable=readable)
         self._running: tuple[Child, asyncio.Future[None]] | None = None
+        self._quiet = False
         asyncio.get_running_loop().add_reader(self._platform.fileno(), self._pump)
 
     def close(self) -> None:
@@ -123,9 +130,19 @@ class Programs:
         self._platform.reclaim_directory(directory)
 
     async def run(
-        self, argv: Sequence[str], *, directory: Path, environment: Mapping[str, str], timeout_s: float
+        self,
+        argv: Sequence[str],
+        *,
+        directory: Path,
+        environment: Mapping[str, str],
+        timeout_s: float,
+        quiet: bool = False,
     ) -> Ended:
-        """Run a program to its end; when the caller is cancelled, the whole tree is killed. Raises HostlerError."""
+        """Run a program to its end, `quiet` ones without a word to the log.
+
+        When the caller is cancelled, the whole tree is killed. Raises HostlerError.
+        """
+        self._quiet = quiet
         loop = asyncio.get_running_loop()
         given = {**environment, "HOSTLER_JOB_ID": self._job_id}
         command = Command(list(argv), given, directory, slot=0, job_id=self._job_id)
@@ -174,7 +191,8 @@ class Programs:
         data = pipe.read(READ_BYTES)
         if data:
             tail.extend(data.splitlines(keepends=True))
-            self._hear(channel, data)
+            if not self._quiet:
+                self._hear(channel, data)
             return True
         if data == b"":
             _unwatch(pipe)

@@ -1,6 +1,7 @@
 """Platforms: how each kind of machine starts a command, keeps it apart and kills it whole."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -157,17 +158,19 @@ class Platform(Protocol):
         """Kill every command that runs and let go of everything."""
 
 
-def choose(isolation: str, *, slots: int, directory: Path | None = None) -> Platform:
+def choose(
+    isolation: str, *, slots: int, directory: Path | None = None, readable: Iterable[Path] = ()
+) -> Platform:
     """Return the platform for this machine, isolating commands by "uid", "landlock" or "none".
 
     "auto" takes the first of them that there is. `directory` is where the job directories will be: "auto"
-    passes over "uid" when the slots' users could not reach it. Raises IsolationUnavailable when a mode is
-    asked for that this machine lacks.
+    passes over "uid" when the slots' users could not reach it. `readable` are places that Landlock leaves open to
+    reading, besides the system's own. Raises IsolationUnavailable when a mode is asked for that this machine lacks.
     """
     if sys.platform == "linux":
         from workers.platforms.linux import LinuxPlatform  # noqa: PLC0415  it imports what only Linux has
 
-        return LinuxPlatform.choose(isolation, slots=slots, directory=directory)
+        return LinuxPlatform.choose(isolation, slots=slots, directory=directory, readable=readable)
     from workers.platforms.portable import PortablePlatform  # noqa: PLC0415  for symmetry
 
     if isolation not in {"auto", "none"}:

@@ -13,7 +13,7 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,8 +80,9 @@ class LinuxPlatform:
     """Starts commands through the launcher. All calls belong to one thread."""
 
     def __init__(
-        self, isolation: str, *, slots: int, warnings: list[str] | None = None, directory: Path | None = None
-    ) -> None:
+        self, isolation: str, *, slots: int, warnings: list[str] | None = None, directory: Path | None = None,
+        readable: Iterable[Path] = (),
+    ) -> None:  # fmt: skip
         self.isolation = isolation
         self._obituaries = None if directory is None else directory / "obituaries"
         self.warnings = warnings or []
@@ -92,7 +93,7 @@ class LinuxPlatform:
         if isolation == "uid":
             self._claim_users(slots)
         elif isolation == "landlock":
-            self._confinement = Confinement({sys.prefix, sys.base_prefix})
+            self._confinement = Confinement({sys.prefix, sys.base_prefix, *map(str, readable)})
             if not self._confinement.scopes_signals:
                 self.warnings.append(
                     "Commands can signal the worker and one another: this kernel's Landlock is too old."
@@ -115,7 +116,9 @@ class LinuxPlatform:
         self._start_launcher()
 
     @classmethod
-    def choose(cls, isolation: str, *, slots: int, directory: Path | None) -> "LinuxPlatform":
+    def choose(
+        cls, isolation: str, *, slots: int, directory: Path | None, readable: Iterable[Path] = ()
+    ) -> "LinuxPlatform":
         """Return a platform with the isolation asked for.
 
         Raises IsolationUnavailable when this machine lacks it.
@@ -132,7 +135,7 @@ class LinuxPlatform:
         if no_landlock is None:
             # an ordinary user is not warned for being one
             warnings = [no_uid] if no_uid and os.getuid() == 0 else []
-            return cls("landlock", slots=slots, warnings=warnings, directory=directory)
+            return cls("landlock", slots=slots, warnings=warnings, directory=directory, readable=readable)
         if isolation == "landlock":
             raise IsolationUnavailable(f"Commands cannot be confined. {no_landlock}")
         return cls("none", slots=slots, warnings=[str(no_uid), no_landlock], directory=directory)

@@ -67,7 +67,7 @@ class NpmPackage:
             raise Invalid(f"{self.version!r} is no version of an npm package.")
         ended = await self._npm(
             bench, "view", f"{self.package}@{wanted}", "version", "dist.integrity", "dist.shasum", "--json",
-            directory=bench.apps_dir, timeout_s=RESOLVE_TIMEOUT_S,
+            directory=bench.apps_dir, timeout_s=RESOLVE_TIMEOUT_S, quiet=True,
         )  # fmt: skip
         try:
             said = json.loads(_json_of(ended.tail))
@@ -100,10 +100,12 @@ class NpmPackage:
                 directory=into, timeout_s=FETCH_TIMEOUT_S,
             )  # fmt: skip
 
-    async def _npm(self, bench: Workbench, *words: str, directory: Path, timeout_s: float) -> Ended:
+    async def _npm(
+        self, bench: Workbench, *words: str, directory: Path, timeout_s: float, quiet: bool = False
+    ) -> Ended:
         node = await bench.node()
         ended = await bench.programs.run(
-            [*node.client(), *words], directory=directory, timeout_s=timeout_s,
+            [*node.client(), *words], directory=directory, timeout_s=timeout_s, quiet=quiet,
             environment=environment_of(bench.environment, bench.apps_dir, node),
         )  # fmt: skip
         if not ended.succeeded:
@@ -128,6 +130,7 @@ def environment_of(environment: Mapping[str, str], apps_dir: Path, node: Node) -
         "npm_config_loglevel": "error",
         "npm_config_progress": "false",
         "npm_config_yes": "false",
+        "npm_config_logs_max": "0",
     }
 
 
