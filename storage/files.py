@@ -275,7 +275,7 @@ async def delete(store: Store, file_id: str, *, actor: str) -> None:
         raise _missing()
     outcome = await store.call(_remove(store, file_id, actor=actor))
     if outcome == "needed":
-        raise Conflict(f"The file {file_id} is still needed by a job that has not ended.")
+        raise Conflict(f"The file {file_id} is still needed by a job that has not ended, or by a release.")
     if outcome == "gone":
         raise _missing()
     await _erase(store, file_id)

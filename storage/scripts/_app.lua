@@ -17,9 +17,17 @@ local function app_install(hash, id, job, status)
     'progress', r[3] or '0', 'message', r[4] or '', 'error', r[5] or '', 'job', job)
 end
 
+-- what makes an app a ProcessCube has come or gone; `cube` is JSON, or ''
+local function app_cube(name, id, cube)
+  if cube == '' then return end
+  local fields = {}
+  for field, value in pairs(cjson.decode(cube)) do fields[#fields + 1] = field; fields[#fields + 1] = value end
+  event('processcube.' .. name, 'app', id, unpack(fields))
+end
+
 local function app_drop(hash, id)
   local r = redis.call('HMGET', hash, 'product', 'node', 'cube')
-  if r[3] and r[3] ~= '' then event('processcube.unregistered', 'app', id, 'name', r[3]) end
+  app_cube('unregistered', id, r[3] or '')
   event('app.removed', 'app', id, 'product', r[1] or '', 'node', r[2] or '')
   redis.call('DEL', hash, 'h:applog:' .. id, 'h:appsamples:' .. id, 'h:appruns:' .. id)
   redis.call('ZREM', 'h:apps', id)
@@ -50,7 +58,7 @@ end
 local function app_change(c, actor, job)
   local hash = 'h:app:' .. c.id
   local old = redis.call('HMGET', hash, 'phase', 'job', 'action')
-  redis.call('HSET', hash, 'wish', c.wish, 'updated', now_text)
+  redis.call('HSET', hash, 'wish', c.wish, 'generation', c.generation, 'updated', now_text)
   if c.fresh then
     redis.call('HSET', hash, 'product', c.product, 'node', c.node, 'created', now_text)
     redis.call('ZADD', 'h:apps', now_text, c.id)

@@ -1,4 +1,4 @@
--- Hide a file whose object is to be deleted next; `file_forget` follows. Refused while a job still needs the file.
+-- Hide a file whose object is to be deleted next; `file_forget` follows. Refused while a job or a release needs the file.
 -- ARGV: id now_ms actor('' for its age) only_if_expired('1'|'') postpone_ms -> 'ok' | 'gone' | 'needed' | 'young'
 -- include event
 -- include audit
@@ -23,6 +23,13 @@ for _, job in ipairs(redis.call('SMEMBERS', jobs)) do
     return 'needed'
   end
   redis.call('SREM', jobs, job)
+end
+if redis.call('EXISTS', hash .. ':releases') == 1 then      -- a release consists of it
+  if by_age == '1' then
+    redis.call('HSET', hash, 'expires', now_ms + postpone_ms)
+    redis.call('ZADD', 'h:files:expiry', now_ms + postpone_ms, id)
+  end
+  return 'needed'
 end
 redis.call('HSET', hash, 'state', 'deleting')
 redis.call('ZREM', 'h:files', id)
