@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from storage import jobs
+from storage import jobs, tasks
 from storage.calls import Call, command, script, text
 from storage.errors import NotFound
 from storage.jobs import Job, Submitted
@@ -77,7 +77,17 @@ async def page(store: Store, *, limit: int, offset: int) -> tuple[list[Quarantin
 
 
 async def release(store: Store, actor: str, job_id: str) -> Submitted:
-    """Let a job's command run again, as a new job. Raises NotFound when it is not in quarantine."""
+    """Let what a job did be done again, as a new job. Raises NotFound when it is not in quarantine.
+
+    What concerns an app may be refused because of the app's state: Conflict; the job then stays where it is.
+    """
+    job = await jobs.get(store, job_id)
+    if job.spec.get("task", tasks.COMMAND.name) != tasks.COMMAND.name:
+        if await store.call(command("ZSCORE", "h:quarantine", job_id)) is None:
+            raise NotFound("There is no such job in quarantine.")
+        submitted = await jobs.retry(store, actor, job_id)
+        await _take_out(store, actor, job_id, "release")
+        return submitted
     await _take_out(store, actor, job_id, "release")
     return await jobs.retry(store, actor, job_id)
 

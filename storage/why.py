@@ -4,6 +4,7 @@ from typing import Any
 
 from storage import fleet, queues
 from storage.calls import command, text
+from storage.errors import NotFound
 from storage.jobs import Job, State
 from storage.store import Store
 
@@ -20,7 +21,20 @@ async def waiting(store: Store, job: Job) -> list[Reason]:
         return [await _key(store, job)]
     if job.wait is not None:
         return [_time(job)]
-    return [*await _workers(store, job), await _position(store, job)]
+    node = queues.node_of(job.queue)
+    reasons = await _workers(store, job) if node is None else await _node(store, node)
+    return [*reasons, await _position(store, job)]
+
+
+async def _node(store: Store, node: str) -> list[Reason]:
+    """Return why a node does not take what only it can do; being drained, or busy, does not keep it from that."""
+    try:
+        worker = await store.call(fleet.fetch(node))
+    except NotFound:
+        return [{"code": "node_gone", "message": f"Node {node!r} is not registered any more."}]
+    if worker.status == "online":
+        return []
+    return [{"code": "node_offline", "message": f"Node {node!r} is offline; it is done when it is back."}]
 
 
 def _time(job: Job) -> Reason:
@@ -69,8 +83,8 @@ async def _workers(store: Store, job: Job) -> list[Reason]:
 
 
 async def _position(store: Store, job: Job) -> Reason:
-    levels = list(queues.Priority)
-    better = levels[: levels.index(queues.Priority(job.spec.get("priority", "normal")))]
+    levels = list(queues.Priority) if queues.node_of(job.queue) is None else []
+    better = levels[: levels.index(queues.Priority(job.spec.get("priority", "normal")))] if levels else []
     tags = queues.tags_of(job.queue)
     rank, *lengths = await store.calls(
         command("LPOS", queues.key(job.queue), job.id),
