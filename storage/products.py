@@ -1,6 +1,8 @@
 """Products: what can be installed, as releases that are archives of ours or packages of a registry."""
 
+import asyncio
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +12,8 @@ from packaging.version import InvalidVersion, Version
 from storage import files, manifests
 from storage.calls import command, script, text
 from storage.errors import Conflict, Invalid, NotFound
-from storage.manifests import Manifest
+from storage.files import File
+from storage.manifests import Manifest, archived
 from storage.records import genuine, opened, signed
 from storage.seal import Seal
 from storage.store import Store
@@ -60,18 +63,34 @@ def _opened(seal: Seal, name: str, raw: bytes) -> Release:
     return Release(**{**fields, "manifest": None if manifest is None else manifests.load(manifest)})
 
 
-async def publish(store: Store, actor: str, file_id: str, manifest: Manifest) -> Release:
+async def publish(store: Store, actor: str, file_id: str, manifest: Manifest | None = None) -> Release:
     """Keep an upload as a release of the product that its manifest names; the upload then stays as long as it does.
 
-    The same bytes published again are the same release. Raises NotFound without the upload, or Conflict when this
-    version has been published with other bytes.
+    Without `manifest` it is the one in the archive, which the install holds it against anyway. The same bytes published
+    again are the same release. Raises NotFound without the upload, Invalid, or Conflict when this version has been
+    published with other bytes.
     """
     file = await files.get(store, file_id)
+    if manifest is None:
+        manifest = await _packed_manifest(store, file)
     source = {
         "kind": "archive", "key": file.key, "sha256": file.sha256, "size_bytes": file.size_bytes, "file": file.id,
     }  # fmt: skip
     release = Release(manifest.id, manifest.version, source, manifest, store.now_ms(), actor)
     return await _keep(store, release, file=file.id)
+
+
+async def _packed_manifest(store: Store, file: File) -> Manifest:
+    """Return the manifest in an upload. Raises Invalid."""
+    with tempfile.TemporaryFile() as copy:
+        reading = await files.open_content(store, file, first=0, last=max(file.size_bytes - 1, 0))
+        try:
+            async for chunk in reading:
+                await asyncio.to_thread(copy.write, chunk)
+        finally:
+            await reading.close()
+        await asyncio.to_thread(copy.seek, 0)
+        return await asyncio.to_thread(archived.read, copy)
 
 
 async def name(
