@@ -112,4 +112,6 @@ def _identity(
         )
         return None
     role: Any = lesser(key.role, owner.role)
-    return Identity("key", key.id, role, key.name, key.id, user_id=owner.id, scope=key.scope)
+    by_cookie = presented is not None and presented.by == "cookie"
+    token_id = question.token_id or key.id
+    return Identity("key", key.id, role, key.name, token_id, by_cookie, owner.id, question.family, key.scope)

@@ -17,6 +17,7 @@ PREFIX = "cb_"
 LIMIT = 100
 #: What a secret that was chosen elsewhere must be like: not easily guessed, and not taken for one of ours.
 CHOSEN = re.compile(r"(?!cb_)[!-~]{16,512}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,11 @@ def digest_of(secret: str) -> str:
 
 
 def digest_of_chosen(seal: Seal, secret: str) -> str:
-    """Return what is kept of a secret that somebody chose: it may be guessable, so not without our own key."""
-    return "chosen." + seal.signature("chosen key", secret)
+    """Return what is kept of a secret that somebody chose: it may be guessable, so not without our own key.
+
+    A UUID is the same in capitals (RFC 9562, section 4).
+    """
+    return "chosen." + seal.signature("chosen key", secret.lower() if _UUID.fullmatch(secret) else secret)
 
 
 def new(store: Store, *, owner: str, name: str, role: RoleLetter) -> tuple[ApiKey, str]:

@@ -20,9 +20,12 @@ _REMEMBER_S = SESSION_S + REFRESH_GRACE_S + 3600
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token that we signed says; whether that still holds is storage/admission.py's question."""
+    """What a token that we signed says; whether that still holds is storage/admission.py's question.
 
-    kind: Literal["session", "worker"]
+    The subject is a user's id, a worker's, or the digest of the API key that a session came by.
+    """
+
+    kind: Literal["session", "key", "worker"]
     subject: str
     token_id: str
     family: str = ""
@@ -38,6 +41,22 @@ async def issue(store: Store, user: User, *, family: str | None = None) -> str:
             "sub": user.id,
             "role": user.role,
             "gen": user.generation,
+            "jti": secrets.token_urlsafe(16),
+            "fam": family or secrets.token_urlsafe(16),
+            "iat": now_s,
+            "exp": now_s + SESSION_S,
+        }
+    )
+
+
+async def issue_for_key(store: Store, digest: str, *, family: str | None = None) -> str:
+    """Return a token that acts as the API key of that digest for 24 h, at most as long as the key lasts."""
+    now_s = store.now_ms() // 1000
+    return await store.keyring.sign(
+        {
+            "typ": "key",
+            "sub": digest,
+            "gen": 0,
             "jti": secrets.token_urlsafe(16),
             "fam": family or secrets.token_urlsafe(16),
             "iat": now_s,
@@ -64,11 +83,11 @@ async def read(store: Store, token: str, *, grace_s: int = 0) -> Claims:
     claims = await store.keyring.read(token)
     if claims.get("typ") == "worker":
         return Claims("worker", str(claims["sub"]), str(claims["jti"]))
-    if claims.get("typ") != "session" or not _well_formed(claims):
+    if claims.get("typ") not in {"session", "key"} or not _well_formed(claims):
         raise Unauthenticated("The token is not one of a session.")
     if claims["exp"] + grace_s <= store.now_ms() / 1000:
         raise Unauthenticated("The session has expired.")
-    return Claims("session", claims["sub"], claims["jti"], claims["fam"], claims["gen"])
+    return Claims(claims["typ"], claims["sub"], claims["jti"], claims["fam"], claims["gen"])
 
 
 def _well_formed(claims: dict[str, Any]) -> bool:
@@ -87,7 +106,7 @@ async def refresh(store: Store, token: str) -> tuple[str, User]:
     """
     claims = await read(store, token, grace_s=REFRESH_GRACE_S)
     if claims.kind != "session":
-        raise Unauthenticated("Only a session can be refreshed.")
+        raise Unauthenticated("Only a user's session can be refreshed.")
     raw = await store.call(
         script(
             "refresh",

@@ -21,6 +21,10 @@ h:user:<id>, h:users, h:users:admins             users: signed record, ids by cr
 h:user:by:<name or email>                        a user's id
 h:apikey:<digest>, h:apikeys, h:apikeys:<owner>  API keys: signed record, digests by id
 h:keyring, h:revoked:<jti or family>             sessions: sealed signing keys, what was ended before its time
+h:handoff:<digest>      a token that becomes a session once
+h:marketplace:key, h:marketplace:<courses|videos>  the key for the marketplace above; lists that an admin keeps
+h:setup, h:autostart    when an admin said that the set-up is complete; whether new apps come back after a reboot
+h:subcuby:<name>, h:subcubies                    other Hostlers whose ProcessCubes are shown here, and what they showed
 h:rate:<who>, h:throttle:<what>:<who>            times of recent requests, counts of failed logins
 h:file:<id>, h:files, h:files:expiry             uploads        h:file:<id>:jobs   jobs that were given one
 h:events, h:audit, h:audit:head                  what happened

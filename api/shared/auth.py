@@ -95,7 +95,7 @@ async def logout(context: Context) -> dict[str, str]:
 
     An API key has no session to end; it is revoked with `DELETE /api/keys/{id}`.
     """
-    if context.caller.kind != "user":
+    if not context.caller.family:
         raise Invalid("An API key has no session to end; revoke it with DELETE /api/keys/{id}.")
     await sessions.revoke(context.store, context.caller)
     if context.response is not None:

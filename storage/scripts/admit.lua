@@ -24,7 +24,9 @@ if kind == 'session' then
     end
   end
 elseif kind == 'key' then
-  local raw = redis.call('GET', 'h:apikey:' .. subject)
+  -- a session that a key was traded for ends by itself, or with the key
+  local ended = family ~= '' and redis.call('EXISTS', 'h:revoked:' .. family) == 1
+  local raw = not ended and redis.call('GET', 'h:apikey:' .. subject)
   local fields = raw and content(raw)
   local owner = fields and redis.call('GET', 'h:user:' .. tostring(fields.owner))
   if owner then
