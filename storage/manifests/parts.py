@@ -115,7 +115,7 @@ class Frontend:
     """A static frontend: a directory of the release, and the name people read."""
 
     path: str
-    title: str
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
 
 from storage import schedules
 from storage.errors import Invalid
@@ -159,6 +159,18 @@ class ProcessForm(Schema):
     initial = fields.String(validate=validate.OneOf(["running", "stopped"]))
     enabled = fields.Boolean(truthy={True}, falsy={False})
 
+    @pre_load
+    def _in_mebibytes(self, data: Any, **_: Any) -> Any:
+        if not isinstance(data, dict) or "memory_limit_mb" not in data:
+            return data
+        given = dict(data)
+        size = given.pop("memory_limit_mb")
+        if isinstance(size, bool) or not isinstance(size, int | float) or "memory_limit_bytes" in data:
+            raise ValidationError(
+                "Must be a number of MiB, without memory_limit_bytes beside it.", "memory_limit_mb"
+            )
+        return {**given, "memory_limit_bytes": int(size * 1024 * 1024)}
+
     @validates_schema(skip_on_field_errors=True)
     def _whole(self, data: dict[str, Any], **_: Any) -> None:
         kind, scale = data["type"], data.get("scale", 1)
@@ -223,16 +235,27 @@ class LinksForm(Schema):
     lowcode_urls = fields.List(fields.String(validate=_url), validate=validate.Length(0, 32))
     authority_url = fields.String(allow_none=True, validate=_url)
 
+    @pre_load
+    def _as_cuby_spells_it(self, data: Any, **_: Any) -> Any:
+        spelled = {"engineUrl": "engine_url", "lowcodeUrls": "lowcode_urls", "authorityUrl": "authority_url"}
+        return (
+            {spelled.get(name, name): each for name, each in data.items()} if isinstance(data, dict) else data
+        )
+
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Links:
         return Links(**{**data, "lowcode_urls": tuple(data.get("lowcode_urls", ()))})
 
 
 class FrontendForm(Schema):
-    """`[frontends.<name>]`."""
+    """`[frontends.<name>]`, or its path alone."""
 
     path = fields.String(required=True, validate=inside)
-    title = fields.String(required=True, validate=validate.Length(1, 200))
+    title = _text(200)
+
+    @pre_load
+    def _short(self, data: Any, **_: Any) -> Any:
+        return {"path": data} if isinstance(data, str) else data
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Frontend:
