@@ -213,6 +213,9 @@ class Settings:
     outbound_allow: tuple[str, ...] = _knob("HOSTLER_OUTBOUND_ALLOW", (), _words)
     fetch_limit_bytes: int = _knob("HOSTLER_FETCH_LIMIT_MB", 500 * MIB, _mebibytes)  # in MiB
 
+    # Cuby: the marketplace above our own catalogue; docs/cuby.md says what it is asked
+    marketplace_url: str | None = _knob("HOSTLER_MARKETPLACE_URL", None, _url)
+
     # Safety catches
     allow_volatile: bool = _knob("HOSTLER_ALLOW_VOLATILE", False, _flag)  # a Redis that may lose data
 

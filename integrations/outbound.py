@@ -90,6 +90,14 @@ class Fetched:
     content_type: str
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered, whole; whether its status is good news is for the asker to say."""
+
+    status: int
+    body: bytes
+
+
 def _look_up(host: str, port: int) -> list[str]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -472,6 +480,43 @@ def _refuse_status(host: str, status: int) -> None:
     raise Invalid(sentence)
 
 
+def ask(
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+    limit_bytes: int,
+    timeout_s: float,
+    allow: Sequence[str] = (),
+    network: Network = INTERNET,
+) -> Reply:
+    """Return what `url` answers within `timeout_s` seconds in all.
+
+    Raises Invalid for a target or a header that is not allowed, Unavailable for one that cannot be reached, breaks off
+    or answers more than `limit_bytes`.
+    """
+    allowed = _allowed(tuple(allow))
+    target = _target(url, allowed)
+    _refuse_framing(headers)
+    watch = _Watch(target.host, timeout_s, lambda: False)
+    with _exchange(
+        method, target, allowed, headers=headers, body=body, watch=watch, network=network
+    ) as response:
+        parts, size_bytes = [], 0
+        for chunk in response.iter_stream():
+            size_bytes += len(chunk)
+            if size_bytes > limit_bytes:
+                raise Unavailable(f"'{target.host}' answers more than {limit_bytes:,} bytes.")
+            parts.append(chunk)
+        return Reply(response.status, b"".join(parts))
+
+
+def _refuse_framing(headers: Mapping[str, str]) -> None:
+    if framing := sorted(name for name in headers if name.lower() in FRAMING_HEADERS):
+        raise Invalid(f"The header {framing[0]} cannot be set.")
+
+
 def deliver(
     url: str,
     body: bytes,
@@ -488,8 +533,7 @@ def deliver(
     """
     allowed = _allowed(tuple(allow))
     target = _target(url, allowed)
-    if framing := sorted(name for name in headers if name.lower() in FRAMING_HEADERS):
-        raise Invalid(f"The header {framing[0]} cannot be set.")
+    _refuse_framing(headers)
     watch = _Watch(target.host, timeout_s, lambda: False)
     with _exchange(
         "POST", target, allowed, headers=headers, body=body, watch=watch, network=network
