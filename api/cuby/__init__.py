@@ -1,0 +1,1 @@
+"""Cuby's spelling of apps: products, installs, plugin routes, the marketplace (see docs/cuby.md)."""
