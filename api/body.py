@@ -14,8 +14,10 @@ from storage.errors import Invalid, TooLarge
 BODY_IDLE_S = 30
 
 
-async def json_object(req: Request, limit_bytes: int) -> dict[str, Any]:
+async def json_object(req: Request, limit_bytes: int, *, any_type: bool = False) -> dict[str, Any]:
     """Return the request's body, a JSON object; an absent body counts as an empty one.
+
+    `any_type`: whatever its Content-Type says.
 
     Raises UnsupportedMediaType, TooLarge beyond `limit_bytes`, or Invalid.
     """
@@ -23,7 +25,7 @@ async def json_object(req: Request, limit_bytes: int) -> dict[str, Any]:
     if not raw:
         return {}
     media_type = (req.content_type or "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type != "application/json" and not any_type:
         raise UnsupportedMediaType("The body must be application/json.")
     try:
         value = orjson.loads(raw)

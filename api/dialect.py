@@ -15,11 +15,15 @@ def _unchanged(body: Any) -> Any:
 
 @dataclass(frozen=True)
 class Dialect:
-    """One spelling: the body of an error with its status, and the envelope of a success."""
+    """One spelling: the body of an error with its status, and the envelope of a success.
+
+    `any_type`: bodies are JSON whatever their Content-Type says, as for servers that never look at it.
+    """
 
     name: str
     error: Callable[[HostlerError, int], Body]
     success: Callable[[Any], Any] = _unchanged
+    any_type: bool = False
 
 
 #: CMD Executor's heading for each kind of error; what is not named here takes its status's.
@@ -86,7 +90,7 @@ def _squareberg_error(error: HostlerError, status: int) -> Body:
 
 EXECUTOR = Dialect("executor", _executor_error, lambda body: {"success": True, **body})
 CONTEXTBAY = Dialect("contextbay", _plain_error)
-CBOX = Dialect("cbox", _cbox_error)
+CBOX = Dialect("cbox", _cbox_error, any_type=True)
 SQUAREBERG = Dialect("squareberg", _squareberg_error)
 CUBY = Dialect("cuby", _plain_error)
 
