@@ -77,8 +77,12 @@ def installing(
     message: str | None = None,
     error: str | None = None,
 ) -> Call[None]:
-    """Report how far a job (id and attempt) has come with an app. Raises Unregistered, NotFound, Stale."""
-    said = {"phase": phase, "progress": progress, "message": message, "error": error}
+    """Report how far a job (id and attempt) has come with an app, or by `error` why it comes no further.
+
+    Raises Unregistered, NotFound, Stale.
+    """
+    status = "failed" if error else None
+    said = {"phase": phase, "progress": progress, "message": message, "error": error, "status": status}
     return _report(holder, instance_id, {**said, "job": job[0], "attempt": job[1]})
 
 
