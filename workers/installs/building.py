@@ -43,6 +43,16 @@ SCRIPTS_TIMEOUT_S = 900.0
 PROGRESS = {"resolve": 5, "fetch": 10, "manifest": 45, "script": 50, "whole": 85, "start": 90}
 
 
+class StepFailed(InstallFailed):
+    """What the package wanted to run did not end well; with its exit code where it has one."""
+
+    code = "INSTALL_STEP_FAILED"
+
+    def __init__(self, message: str, exit_code: int | None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Where releases are built: the node's directories and ways."""
@@ -212,7 +222,7 @@ class Building:
                     [*prefix, *argv], directory=root, environment=environment, timeout_s=timeout_s
                 )
                 if not ended.succeeded:
-                    raise InstallFailed(_why_step_failed(ended))
+                    raise StepFailed(_why_step_failed(ended), ended.outcome.exit_code)
             programs.reclaim(root)
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(remove_tree, scratch)
