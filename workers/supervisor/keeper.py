@@ -49,7 +49,11 @@ class Keeper:
 
     def __init__(self, request: dict[str, Any], record: int, log: int, ruleset: int) -> None:
         self.request, self.record, self.log, self.ruleset = request, record, log, ruleset
-        self.noted: dict[str, int | str] = {"nonce": request["nonce"], "keeper": os.getpid()}
+        self.noted: dict[str, int | str] = {
+            **request["facts"],
+            "nonce": request["nonce"],
+            "keeper": os.getpid(),
+        }
         self.pid = 0
 
     def note(self, **facts: int | str) -> None:

@@ -172,14 +172,18 @@ def _make(directory: Path, mode: int, uid: int | None = None) -> None:
         os.close(fd)
 
 
-def write_whole(path: Path, content: bytes, *, uid: int | None = None) -> None:
-    """Replace a file in one step, 0600 and perhaps another user's: readers see the old or the new. Raises OSError."""
+def write_whole(path: Path, content: bytes, *, uid: int | None = None, durable: bool = True) -> None:
+    """Replace a file in one step, 0600 and perhaps another user's: readers see the old or the new.
+
+    `durable`: also after a loss of power. Raises OSError.
+    """
     beside = path.with_name(f".{path.name}.new")
     try:
         with open(beside, "wb", opener=_private) as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             if uid is not None:
                 os.fchown(file.fileno(), uid, uid)
         beside.replace(path)

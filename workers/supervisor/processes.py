@@ -6,6 +6,7 @@ import errno
 import fcntl
 import marshal
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ KEEPER_PATIENCE_S = 10.0
 #: Where the kernel has no pidfd, or a keeper is somebody else's child on macOS, its lock is looked at so often.
 LOOK_S = 0.25
 
+#: What a keeper can write into a record without knowing JSON's rules.
+_PLAIN = re.compile(r"[A-Za-z0-9._+-]{0,100}")
 _RECORD, _LOG, _RULESET = (
     13,
     14,
@@ -63,6 +66,7 @@ class Start:
     uid: int | None
     writable: tuple[Path, ...]  # what Landlock lets it write, where there is no user of its own
     readable: tuple[Path, ...]
+    facts: dict[str, int | str]  # what a later worker must know of this start; words are plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +296,7 @@ def _request(what: Start, isolation: str) -> int:
             "environment": {**what.environment, MARK: f"{what.mark}/{what.nonce}"},
             "uid": -1 if what.uid is None else what.uid,
             "stop_signal": int(what.stop_signal), "stop_timeout_s": float(what.stop_timeout_s),
+            "facts": {name: each for name, each in what.facts.items() if _PLAIN.fullmatch(str(each))},
         }
     )  # fmt: skip
     if hasattr(os, "memfd_create"):

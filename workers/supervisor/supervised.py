@@ -1,0 +1,512 @@
+"""One app in the supervisor's care: what is wished of it, its instances, its schedules, and what is told of them."""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from settings import Settings
+from storage.apps import App, Run, ScheduleState
+from storage.apps import Instance as Shown
+from storage.attempts import Unregistered
+from storage.errors import HostlerError, NotFound, Unavailable
+from storage.manifests import Manifest, Process
+from storage.seal import Seal
+from workers.forwarding import identity_key
+from workers.installs.toolchains import search_path
+from workers.log import log
+from workers.supervisor import events, places, processes, state
+from workers.supervisor.instance import Instance, Surroundings
+from workers.supervisor.life import ALIVE, State
+from workers.supervisor.processes import NotStarted, Processes
+from workers.supervisor.reports import ControlPlane
+from workers.supervisor.samples import Usage
+from workers.supervisor.schedule import Timetable
+from workers.supervisor.state import Memory
+from workers.supervisor.users import Users
+
+#: With less room than this on its disk, nothing of an app is started.
+DISK_FLOOR_BYTES = 1024 * 1024
+#: What happens within this time is reported together.
+TOGETHER_S = 0.05
+#: So long between two tries to report.
+REPORT_AGAIN_S = 1.0
+#: What installs leave here while an update is under way; nothing starts before they have taken it up again.
+JOURNAL = "update.json"
+READY = frozenset({State.RUNNING, State.COMPLETED})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What all apps of this node share."""
+
+    settings: Settings
+    seal: Seal
+    control: ControlPlane
+    processes: Processes
+    users: Users
+    environment: Mapping[str, str]
+    boot: str
+    find: Callable[[str], "Supervised | None"]
+    stir: Callable[[], None]  # something changed that others may have waited for
+
+
+class Supervised:
+    """An app on this node. What happens is done by its tasks, from `begin` until `close`."""
+
+    def __init__(self, app: App, node: Node, memory: Memory | None = None) -> None:
+        self.app, self.node = app, node
+        self.places = places.of(node.settings.apps_dir, app.instance_id)
+        self.uid = node.users.of(app.instance_id)
+        self.instances: dict[tuple[str, int], Instance] = {}
+        self.timetables: dict[str, Timetable] = {}
+        self.changed = asyncio.Event()
+        self.memory = memory or Memory(boot=node.boot)
+        self.override: App | None = None  # what a job has us run while it is under way
+        self.taken_up = False  # a job has told us what to do with it, since this process began
+        self._holds = 0
+        self._lives: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._runs: dict[
+            tuple[str, int], tuple[str, int]
+        ] = {}  # cause and beginning (ms) of each run under way
+        self._untold: list[Run] = []
+        self._dirty = asyncio.Event()
+        self._reporting: asyncio.Task[None] | None = None
+        self._emitting: events.Emitter | None = None
+        self._around = Surroundings(
+            app=app.instance_id, places=self.places, uid=self.uid, processes=node.processes, manifest=self._manifest,
+            environment=self._environment, prepare=self._prepare, obstacle=self._obstacle, sweep=self._sweep,
+            changed=self._change,
+        )  # fmt: skip
+
+    # What instances ask
+
+    def _manifest(self) -> Manifest:
+        manifest = self.wish.manifest
+        return manifest if manifest is not None else Manifest(id=self.app.product, processes=())
+
+    @property
+    def wish(self) -> App:
+        """Return what is acted on: the wish, or what a job has put in its place for now."""
+        return self.override or self.app
+
+    def _environment(self, release: Path) -> Mapping[str, str]:
+        inherited = self.node.environment
+        return {
+            **inherited,
+            "PATH": search_path(release, self.node.settings.apps_dir, inherited.get("PATH", "")),
+            "HOME": str(self.places.data),
+            "TMPDIR": str(self.places.tmp),
+            "HOSTLER_APP": self.app.instance_id,
+            "HOSTLER_DATA_DIR": str(self.places.data),
+            "HOSTLER_CONFIG_FILE": str(self.places.config),
+            "HOSTLER_EVENTS_SOCKET": str(self.places.events),
+            "HOSTLER_IDENTITY_KEY": identity_key(self.node.seal, self.app.instance_id),
+        }
+
+    async def _prepare(self) -> None:
+        """Make the directories, the socket for events and the configuration. Raises HostlerError, OSError."""
+        self.places.make(self.uid)
+        content = orjson.dumps(self.wish.config(self.node.seal), option=orjson.OPT_INDENT_2)
+        try:
+            unchanged = self.places.config.read_bytes() == content
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            self.places.write_config(content, self.uid)
+        if self._emitting is None:
+            self._emitting = events.Emitter(
+                self.app.instance_id, self.places.events, self.uid, self.node.control
+            )
+            await self._emitting.open()
+
+    def _obstacle(self, process: Process) -> str | None:
+        try:
+            free_bytes = shutil.disk_usage(self.places.root).free
+        except OSError as error:
+            return f"Its directory cannot be used: {error.strerror}."
+        if free_bytes < DISK_FLOOR_BYTES:
+            return f"The disk of this node is full, with {free_bytes} bytes left: nothing starts before there is room."
+        if not self.taken_up and (self.places.root / JOURNAL).exists():
+            return "It waits for its update to go on."
+        for name in process.depends_on:
+            if why := self._unready(name):
+                return why
+        return None
+
+    def _unready(self, name: str) -> str | None:
+        """Return why the dependency `name`, a process of the app or another app, is not ready; None when it is."""
+        own = self.wish.process(name)
+        if own is not None:
+            return None if self.is_ready(own) else f"It waits for {name!r}."
+        other = self.node.find(name)
+        if other is None:
+            return f"It waits for app {name!r}, which is not on this node."
+        ready = all(other.is_ready(each) for each in other.wish.processes)
+        return None if ready else f"It waits for app {name!r}."
+
+    def is_ready(self, process: Process) -> bool:
+        """Tell whether all instances of a process that shall be there are ready."""
+        wanted = self.wish.wanted(process)
+        if process.type == "scheduled":
+            return wanted.running
+        if not wanted.running:
+            return False
+        count = 1 if process.type == "oneshot" else wanted.scale
+        found = [self.instances.get((process.name, index)) for index in range(count)]
+        return all(each is not None and each.life.state in READY for each in found)
+
+    async def _sweep(self) -> None:
+        spared = {each.kept.keeper_pid for each in self.instances.values() if each.kept is not None}
+        await asyncio.to_thread(processes.sweep, self.app.instance_id, self.uid, spared)
+
+    def _change(self) -> None:
+        self._dirty.set()
+        done, self.changed = self.changed, asyncio.Event()
+        done.set()
+        self.node.stir()
+
+    # From beginning to end
+
+    async def rest(self) -> None:
+        """Have the wish itself say that it stays stopped, if the reboot of its node stopped it. Raises HostlerError."""
+        if self.memory.held_back is not None:
+            self.desire(await self.node.control.rest(self.app.instance_id))
+
+    async def begin(self) -> None:
+        """Take over what runs of it, and begin to tell how it is. Raises HostlerError, OSError."""
+        self.places.make(self.uid)
+        rebooted = bool(self.memory.boot) and self.memory.boot != self.node.boot
+        if rebooted:
+            self.memory.lives = {}
+        self.memory.boot = self.node.boot
+        for table in self._timetables():
+            if table.process.name in self.memory.timetables:
+                table.recall(self.memory.timetables[table.process.name])
+        await self._adopt()
+        await self._sweep()
+        if rebooted and not self.app.autostart and self.app.desired == "running":
+            self.memory.held_back = self.app.generation
+        self._reporting = asyncio.get_running_loop().create_task(self._keep_reporting())
+        self._change()
+
+    async def _adopt(self) -> None:
+        """Take over the instances that live, and learn what became of those that did."""
+        known = {each.name: each for each in self._manifest().processes}
+        names = {record.name for record in processes.live(self.places.records)} | set(self.memory.lives)
+        for name in sorted(names):
+            word, _, number = name.rpartition("-")
+            record = self.places.records / name
+            try:
+                kept = await self.node.processes.adopt(record)
+            except NotStarted as error:
+                log.error("an instance is stuck", extra={"app": self.app.instance_id, "why": str(error)})
+                continue
+            process = known.get(word.lstrip("~"))
+            if (
+                word.startswith("~") or process is None or not number.isdecimal()
+            ):  # a check, or of no process any more
+                if kept is not None:
+                    kept.kill()
+                    await kept.ended
+                continue
+            instance = self._add(process, int(number))
+            remembered = self.memory.lives.get(name)
+            if remembered is not None:
+                instance.life.recall(remembered, time.monotonic())
+            was = instance.life.state
+            if kept is not None:
+                instance.adopt(kept, was_running=was is State.RUNNING)
+            elif was in ALIVE and was is not State.STOPPING and processes.read(record).get("pid"):
+                instance.miss()
+            elif was in ALIVE:
+                instance.life.wanted, instance.life.state = False, State.STOPPED
+            if process.type == "scheduled":
+                self._runs[process.name, int(number)] = (
+                    "schedule",
+                    kept.started_ms if kept else self._now_ms(),
+                )
+
+    async def close(self) -> None:
+        """Leave it as it is: its processes go on without us."""
+        tasks = [*self._lives.values(), *([self._reporting] if self._reporting is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for instance in self.instances.values():
+            await instance.close()
+        self._remember()
+        if self._emitting is not None:
+            await self._emitting.close()
+
+    def measured(self, usage: Mapping[str, Usage]) -> None:
+        """Take note of what its instances use, by their names."""
+        for instance in self.instances.values():
+            instance.measured(usage.get(instance.name))
+        self._dirty.set()
+
+    # What shall be
+
+    def desire(self, app: App) -> None:
+        """Take up a wish, unless it is older than the one before: whoever can write to Redis could put that back."""
+        if app.age < self.app.age:
+            log.error(
+                "an older wish was refused", extra={"app": app.instance_id, "generation": app.generation}
+            )
+            return
+        if self.memory.held_back is not None and app.generation > self.memory.held_back:
+            self.memory.held_back = None
+        if self.override is not None and app.phase != "updating":
+            self.override = None
+        self.app = app
+        self.reconcile()
+
+    def act_on(self, app: App) -> None:
+        """Act on what a job asks for: beside the wish while that is being updated, else as the new wish."""
+        self.taken_up = True
+        if self.app.phase == "updating":
+            self.override = app
+            self.reconcile()
+        else:
+            self.desire(app)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Have nothing of it run."""
+        self.taken_up = True
+        self._holds += 1
+        self.reconcile()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self.reconcile()
+
+    @property
+    def held(self) -> bool:
+        """Tell whether nothing of it shall run for now, whatever is wished."""
+        return bool(self._holds) or self.memory.held_back is not None
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether anything of it lives."""
+        return any(each.kept is not None for each in self.instances.values())
+
+    async def stopped(self) -> None:
+        """Return once nothing of it lives."""
+        while self.alive:
+            await self.changed.wait()
+
+    def reconcile(self) -> None:
+        """Tell every instance what is wished of it now."""
+        wish, held = self.wish, self.held
+        wanted_keys: set[tuple[str, int]] = set()
+        release = self._release()
+        for name in set(self.timetables) - {each.name for each in wish.processes}:
+            del self.timetables[name]
+            self._runs = {key: run for key, run in self._runs.items() if key[0] != name}
+        for process in wish.processes if release is not None else ():
+            wanted = wish.wanted(process)
+            running = wanted.running and not held
+            before = self.memory.acted_on.get(process.name)
+            self.memory.acted_on[process.name] = wanted.restarts
+            again = before is not None and wanted.restarts > before
+            if process.type == "scheduled":
+                table = self.timetables.setdefault(process.name, Timetable(process))
+                table.process, table.paused = process, wanted.paused
+                table.arm(self._now_ms(), armed=running and not wanted.paused)
+                asked = table.ask(wanted.triggers, known=process.name in self.memory.timetables)
+                table.pending += asked if running else 0
+                wanted_keys |= {key for key in self._runs if key[0] == process.name and running}
+                continue
+            for index in range((1 if process.type == "oneshot" else wanted.scale) if running else 0):
+                wanted_keys.add((process.name, index))
+                instance = self.instances.get((process.name, index)) or self._add(process, index)
+                instance.redefine(process)
+                if again or (instance.kept is not None and instance.release not in {"", release}):
+                    instance.replace()
+                instance.want(True)
+            if process.type == "oneshot":
+                self._rerun(process, wanted.triggers, running=running)
+        for key, instance in list(self.instances.items()):
+            if key not in wanted_keys:
+                instance.want(False)
+        self._drop_the_gone(wanted_keys)
+        self._change()
+
+    def _rerun(self, process: Process, triggers: int, *, running: bool) -> None:
+        """Run a oneshot process again that was triggered since."""
+        acted_on = self.memory.acted_on.get(f"{process.name} triggers")
+        self.memory.acted_on[f"{process.name} triggers"] = triggers
+        instance = self.instances.get((process.name, 0))
+        if running and acted_on is not None and triggers > acted_on and instance is not None:
+            instance.replace()
+
+    def _release(self) -> str | None:
+        try:
+            return self.places.release().name
+        except HostlerError:
+            return None
+
+    def _drop_the_gone(self, wanted: set[tuple[str, int]]) -> None:
+        """Forget instances that nobody wishes for and that have ended; the first of each process is still shown."""
+        known = {
+            each.name: self.wish.wanted(each).scale
+            for each in self.wish.processes
+            if each.type != "scheduled"
+        }
+        for key, instance in list(self.instances.items()):
+            if key in wanted or instance.kept is not None or instance.life.alive:
+                continue
+            if key[1] >= max(1, known.get(key[0], 0)) or key[0] not in known:
+                self._remove(key)
+
+    def _add(self, process: Process, index: int) -> Instance:
+        key = (process.name, index)
+        instance = self.instances[key] = Instance(self._around, process, index)
+        self._lives[key] = asyncio.get_running_loop().create_task(instance.live())
+        return instance
+
+    def _remove(self, key: tuple[str, int]) -> None:
+        self._lives.pop(key).cancel()
+        del self.instances[key]
+
+    def look_again(self) -> None:
+        """Look at once whether what kept instances from starting has gone."""
+        for instance in self.instances.values():
+            instance.look_again()
+
+    # Schedules
+
+    def tick(self) -> None:
+        """Begin the runs that are due, and note those that have ended."""
+        for table in self.timetables.values():
+            self._collect(table)
+            if table.due(self._now_ms()) and len(self._slots(table)) > 0:
+                self._run(table, "schedule")
+            while table.pending and self._slots(table) and not self.held:
+                table.pending -= 1
+                self._run(table, "trigger")
+
+    def _slots(self, table: Timetable) -> list[int]:
+        name = table.process.name
+        return [index for index in range(table.most) if (name, index) not in self.instances]
+
+    def _run(self, table: Timetable, cause: str) -> None:
+        if self._release() is None:
+            return
+        index, now_ms = self._slots(table)[0], self._now_ms()
+        self._runs[table.process.name, index] = (cause, now_ms)
+        table.began(now_ms)
+        self._add(table.process, index).want(True)
+        self._change()
+
+    def _collect(self, table: Timetable) -> None:
+        for key in [each for each in self._runs if each[0] == table.process.name]:
+            life = self.instances[key].life if key in self.instances else None
+            if life is not None and (life.alive or life.state in {State.STARTING, State.CRASHED}):
+                continue
+            cause, began_ms = self._runs.pop(key)
+            if life is None:
+                continue
+            succeeded = life.state is State.COMPLETED
+            table.ended(life.exit_code, succeeded=succeeded)
+            self._untold.append(
+                Run(
+                    f"{self.app.instance_id}/{key[0]}-{key[1]}/{began_ms}", key[0], key[1], began_ms, self._now_ms(),
+                    life.exit_code, life.signal, cause,
+                )
+            )  # fmt: skip
+            self._remove(key)
+            self._change()
+
+    def _timetables(self) -> list[Timetable]:
+        for process in self._manifest().processes:
+            if process.type == "scheduled":
+                self.timetables.setdefault(process.name, Timetable(process))
+        return list(self.timetables.values())
+
+    def run_count(self, process: str) -> int:
+        """Return how many runs of a scheduled process have ended or are under way. Raises NotFound."""
+        if process not in self.timetables:
+            raise NotFound(f"App {self.app.instance_id!r} has no scheduled process {process!r}.")
+        return self.timetables[process].run_count
+
+    # What is told
+
+    def shown(self) -> list[Shown]:
+        """Return its instances as they are told of, in order."""
+        return [self.instances[key].shown() for key in sorted(self.instances)]
+
+    def schedules(self) -> dict[str, ScheduleState]:
+        """Return how its schedules do."""
+        return {
+            name: ScheduleState(
+                executing=sum(1 for key in self._runs if key[0] == name), next_ms=table.next_ms, last_ms=table.last_ms,
+                run_count=table.run_count, success_rate=table.success_rate, last_exit_code=table.last_exit_code,
+            )
+            for name, table in self.timetables.items()
+        }  # fmt: skip
+
+    @property
+    def message(self) -> str:
+        """Return what is to be said of it as a whole."""
+        if self.memory.held_back is not None:
+            return "Its node was rebooted, and it does not start by itself."
+        told = (each.life.message for each in self.instances.values() if each.life.state is not State.STOPPED)
+        return next((each for each in told if each), "")
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(TOGETHER_S)
+            self._dirty.clear()
+            try:
+                self._remember()
+                await self._report()
+            except (Unavailable, Unregistered):
+                self._dirty.set()
+                await asyncio.sleep(REPORT_AGAIN_S)
+            except NotFound:  # it has been removed meanwhile; the next look at the wishes says so
+                await asyncio.sleep(REPORT_AGAIN_S)
+            except HostlerError as error:
+                log.warning("cannot report", extra={"app": self.app.instance_id, "why": str(error)})
+                self._dirty.set()
+                await asyncio.sleep(REPORT_AGAIN_S)
+            except Exception:
+                log.exception("cannot report", extra={"app": self.app.instance_id})
+                await asyncio.sleep(REPORT_AGAIN_S)
+
+    async def _report(self) -> None:
+        await self.node.control.observe(self.app, self.shown(), self.schedules(), self.message)
+        while self._untold:
+            await self.node.control.ran(self.app.instance_id, self._untold[0])
+            self._untold.pop(0)
+
+    def _remember(self) -> None:
+        self.memory.wish, self.memory.phase = self.app.wish, self.app.phase.value
+        self.memory.lives = {each.name: each.remembered() for each in self.instances.values()}
+        self.memory.timetables = {name: table.remembered() for name, table in self.timetables.items()}
+        try:
+            self.memory.write(self.places.state)
+        except OSError as error:  # the records of what lives do not depend on it
+            log.warning("cannot remember", extra={"app": self.app.instance_id, "why": str(error)})
+
+    def _now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+def remembered(apps_dir: Path, seal: Seal) -> list[tuple[App, Memory]]:
+    """Return the apps that were supervised below `apps_dir`, as they were left."""
+    found = []
+    for path in sorted(apps_dir.glob("*/state.json")):
+        memory = state.read(path)
+        app = memory.app(seal, path.parent.name) if memory is not None else None
+        if memory is not None and app is not None:
+            found.append((app, memory))
+    return found
