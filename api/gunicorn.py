@@ -34,6 +34,7 @@ def on_starting(server: Any) -> None:
     """Refuse to start on a Redis that may lose or evict what was acknowledged."""
     import asyncio  # noqa: PLC0415  only once, before any worker is forked
 
+    from api import web_directory  # noqa: PLC0415
     from storage.checks import refuse_volatile  # noqa: PLC0415
     from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
     from storage.store import Store  # noqa: PLC0415
@@ -60,3 +61,11 @@ def on_starting(server: Any) -> None:
         asyncio.run(check())
     except HostlerError as error:
         sys.exit(str(error))
+    web_directory.make()
+
+
+def on_exit(server: Any) -> None:
+    """Leave nothing behind."""
+    from api import web_directory  # noqa: PLC0415  as above
+
+    web_directory.remove()

@@ -1,0 +1,1 @@
+"""Socket.IO at /socket.io, for the clients of Cuby's API page."""
