@@ -1,0 +1,1 @@
+"""cbox-init's spelling of apps: each process of each app is one of its processes."""
