@@ -10,8 +10,10 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from integrations import outbound
-from storage import archive, files, schedules, upkeep, webhooks
-from storage.errors import HostlerError
+from integrations import processcubes as neighbours
+from storage import archive, files, processcubes, schedules, upkeep, webhooks
+from storage.errors import HostlerError, Unavailable
+from storage.processcubes import SubCuby
 from storage.store import Store
 from storage.webhooks import Delivery
 
@@ -90,6 +92,24 @@ async def trim_registries(store: Store) -> None:
     await upkeep.trim_registries(store)
 
 
+async def ask_sub_cubies(store: Store) -> None:
+    """Ask every registered sub-Cuby which ProcessCubes it has; nothing of a slow one delays the others."""
+    await asyncio.gather(*(_ask_sub_cuby(store, sub) for sub in await processcubes.every(store)))
+
+
+async def _ask_sub_cuby(store: Store, sub: SubCuby) -> None:
+    try:
+        key = processcubes.key_of(store, sub)
+        cubes = await neighbours.ask(sub.url, key, allow=store.settings.outbound_allow)
+    except Unavailable as error:
+        gone = store.now_ms() - (sub.answered_ms or 0) >= processcubes.GONE_AFTER_MS
+        await processcubes.silent(store, sub, str(error), gone=gone)
+    except HostlerError as error:  # it does not know us any more, or may not be asked
+        await processcubes.silent(store, sub, str(error), gone=True)
+    else:
+        await processcubes.told(store, sub, [cube.shown for cube in cubes])
+
+
 class Messenger:
     """Tells the webhooks of jobs that have ended; neither a slow one nor a slow host delays the others."""
 
@@ -161,5 +181,6 @@ def table(reap_s: float) -> tuple[Duty, ...]:
         Duty("trim registries", 300, trim_registries),
         Duty("expire files", 60, expire_files),
         Duty("archive jobs", 60, archive_jobs),
+        Duty("ask sub-Cubies", 15, ask_sub_cubies),
         Duty("sweep uploads", 3600, sweep_uploads),
     )

@@ -24,7 +24,11 @@ async def made_a_token(hostler: Hostler, **headers: str) -> Any:
 
 async def test_a_stored_key_logs_in_as_a_bearer_and_for_a_cookie(hostler: Hostler) -> None:
     await stored(hostler)
-    for headers in ({"Authorization": f"Bearer {KEY}"}, {"X_API_Key": KEY}, {"Authorization": f"Bearer {KEY.upper()}"}):
+    for headers in (
+        {"Authorization": f"Bearer {KEY}"},
+        {"X_API_Key": KEY},
+        {"Authorization": f"Bearer {KEY.upper()}"},
+    ):
         assert (await hostler.client(**headers).get("/api/config")).status_code == 200
     browser = hostler.client()
     answer = await browser.post("/api/auth", json={"apiKey": KEY})
@@ -59,7 +63,10 @@ async def test_a_cookie_changes_things_for_our_own_pages_alone(hostler: Hostler)
 async def test_a_wrong_key_logs_nobody_in(hostler: Hostler, key: str) -> None:
     answer = await hostler.client().post("/api/auth", json={"apiKey": key})
     assert answer.status_code == 401
-    assert answer.json() == {"error": "The API key is not valid, or no longer.", "code": "INVALID_CREDENTIALS"}
+    assert answer.json() == {
+        "error": "The API key is not valid, or no longer.",
+        "code": "INVALID_CREDENTIALS",
+    }
     assert "Set-Cookie" not in answer.headers
 
 
