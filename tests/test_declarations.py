@@ -13,7 +13,7 @@ import redis
 
 from api import openapi
 from api.app import create_app, groups
-from api.dialect import EXECUTOR, of_path
+from api.dialect import CBOX, EXECUTOR, SQUAREBERG, of_path
 from api.endpoint import OPEN, ROLES_OF, Endpoint, HTTPStatus, Role
 from settings import Settings
 from storage import sessions, users
@@ -46,9 +46,15 @@ def each(endpoints: list[Endpoint]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("endpoint", endpoints, ids=named)
 
 
+#: The systems whose contract is fulfilled; the tables have more.
+SYSTEMS = {"cmd-executor", "cbox", "squareberg"}
+#: Dialects that write the names of fields with underscores.
+UNDERSCORES = {CBOX, SQUAREBERG}
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
-        return [row for row in csv.DictReader(file, delimiter="\t") if row["system"] == "cmd-executor"]
+        return [row for row in csv.DictReader(file, delimiter="\t") if row["system"] in SYSTEMS]
 
 
 def shape(path: str) -> str:
@@ -98,11 +104,12 @@ def test_operation_ids_are_distinct_and_every_path_is_described() -> None:
 @each([endpoint for endpoint in ENDPOINTS if endpoint.returns is not None])
 def test_the_fields_of_an_answer_are_written_as_clients_read_them(endpoint: Endpoint) -> None:
     assert endpoint.returns is not None
+    spelling = r"[a-z][a-z0-9_]*" if endpoint.group.dialect in UNDERSCORES else r"[a-z][A-Za-z0-9]*"
     for name, field in endpoint.returns.fields.items():
-        assert re.fullmatch(r"[a-z][A-Za-z0-9]*", field.data_key or name), name
+        assert re.fullmatch(spelling, field.data_key or name), name
 
 
-@each([endpoint for endpoint in HTTP if endpoint.group.dialect is EXECUTOR])
+@each([endpoint for endpoint in HTTP if endpoint.group.dialect in {EXECUTOR, CBOX, SQUAREBERG}])
 def test_an_unknown_path_beside_an_endpoint_is_answered_in_its_dialect(endpoint: Endpoint) -> None:
     assert of_path(shape(endpoint.path).replace("{}", "x")) is endpoint.group.dialect
 
@@ -194,6 +201,8 @@ async def test_bodies_without_sense_are_refused_and_change_nothing(
     for endpoint in takers:
         for how, expected in NONSENSE:
             answer = await everybody.call(_who_may(endpoint), endpoint, **how)
+            if endpoint.group.dialect.any_type:  # no body is of a wrong type, so it is one without sense
+                expected = {400} if expected == {415} else expected
             assert answer.status_code in expected, (named(endpoint), how, answer.text)
             told = answer.json()
             assert told["error"]
@@ -212,6 +221,8 @@ async def test_unknown_fields_are_refused_but_from_agents(everybody: Everybody) 
             _who_may(endpoint), endpoint, json={"no_such_field": 1, "email": "a@b.c"}
         )
         named_it = "no_such_field" in answer.text
+        if endpoint.group.dialect is CBOX:  # which has one phrase for all bodies
+            named_it = (answer.status_code, answer.json()) == (400, {"error": "invalid request body"})
         assert named_it == (endpoint.body.unknown == "raise"), named(endpoint)
         if endpoint.body.unknown != "raise":
             assert endpoint.role & (Role.WORKER | Role.ENROLL), named(endpoint)
@@ -219,8 +230,8 @@ async def test_unknown_fields_are_refused_but_from_agents(everybody: Everybody) 
 
 async def test_unknown_query_parameters_are_refused_but_from_agents(everybody: Everybody) -> None:
     for endpoint in HTTP:
-        if endpoint.query is None or endpoint.role == Role.WORKER:
-            continue
+        if endpoint.query is None or endpoint.role == Role.WORKER or endpoint.group.dialect is CBOX:
+            continue  # cbox-init passes over what it does not know
         answer = await everybody.call(_who_may(endpoint), endpoint, params={"no_such_parameter": "1"})
         assert answer.status_code == 400, named(endpoint)
 

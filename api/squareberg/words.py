@@ -1,0 +1,102 @@
+"""How Squareberg's clients see apps: nine fields, three words for what an app does."""
+
+from typing import Any
+
+from marshmallow import Schema, fields, validate
+
+from settings import Settings
+from storage import apps
+from storage.apps import App, Phase, Status
+from storage.errors import HostlerError, NotFound
+from storage.manifests import SQUAREBERG, Process
+from storage.store import Store
+
+STATUSES = ("stopped", "running", "error")
+_ERRORS = frozenset({Status.FAILED, Status.CRASHED, Status.UNKNOWN})
+
+
+class StartFailed(HostlerError):
+    """The app's process ended at once, or did not open its socket in time."""
+
+    code = "APP_START_FAILED"
+
+
+class StopFailed(HostlerError):
+    """The app's process could not be ended."""
+
+    code = "APP_STOP_FAILED"
+
+
+class RegisteredApp(Schema):
+    """An app as the hub registers it; what it has none of is null."""
+
+    name = fields.String(required=True)
+    display_name = fields.String(required=True)
+    description = fields.String(required=True)
+    version = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
+    socket_path = fields.String(required=True, allow_none=True)
+    frontend_dist_path = fields.String(required=True, allow_none=True)
+    manifest_path = fields.String(required=True, allow_none=True)
+    backend_module = fields.String(required=True, allow_none=True)
+
+
+async def find(store: Store, name: str) -> App:
+    """Return an app. Raises NotFound in the hub's words."""
+    try:
+        return await apps.get(store, name)
+    except NotFound:
+        raise NotFound(f"App '{name}' not found.") from None
+
+
+def status(app: App) -> str:
+    """Return what an app does: `error` is one that ended unexpectedly, or does not come up."""
+    if app.phase is Phase.FAILED:
+        return "error"
+    if app.phase not in {Phase.READY, Phase.UPDATING}:
+        return "stopped"
+    known = app.ready_status if app.online else Status.UNKNOWN
+    if known in _ERRORS:
+        return "error" if app.desired == "running" else "stopped"
+    return "running" if known is Status.RUNNING else "stopped"
+
+
+def backend(app: App) -> Process | None:
+    """Return the process that answers requests to an app: the one its routes lead to, else one on a socket."""
+    manifest = app.manifest
+    if manifest is None:
+        return None
+    if manifest.routes is not None:
+        return manifest.process(manifest.routes.process)
+    return next((each for each in app.processes if each.socket), None)
+
+
+def frontend_directory(app: App) -> str | None:
+    """Return the directory of an app's active frontend in its release, None where it has none."""
+    manifest = app.manifest
+    if manifest is None:
+        return None
+    active = next((name for name in manifest.active_frontends if name in manifest.frontends), None)
+    return manifest.frontends[active].path if active is not None else None
+
+
+def app_answer(settings: Settings, app: App) -> dict[str, Any]:
+    """Return what RegisteredApp shows; paths are those on the app's own node."""
+    process = backend(app)
+    instances = app.instances_of(process.name) if process is not None else ()
+    module = process.env.get("HOSTLER_MODULE") if process is not None and app.kind == "squareberg" else None
+    current = settings.apps_dir / app.instance_id / "current"
+    frontend = frontend_directory(app)
+    return {
+        "name": app.instance_id,
+        "display_name": app.name,
+        "description": app.manifest.description if app.manifest is not None else "",
+        "version": app.version,
+        "status": status(app),
+        "socket_path": next((each.socket for each in instances if each.socket), None),
+        "frontend_dist_path": None if frontend is None else str(current / frontend / "dist"),
+        "manifest_path": str(current / (SQUAREBERG if app.kind == "squareberg" else "hostler.toml"))
+        if app.releases and app.source.get("kind") != "inline"
+        else None,
+        "backend_module": module,
+    }
