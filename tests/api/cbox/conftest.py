@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from nodes import Node, node
+from machines import Machine, machine
 from whole import Hostler
 
 from storage import apps, manifests
@@ -16,7 +16,7 @@ class Fleet:
     """The API, clients of each role, and one node."""
 
     hostler: Hostler
-    node: Node
+    node: Machine
     operator: httpx.AsyncClient
     viewer: httpx.AsyncClient
 
@@ -34,4 +34,4 @@ class Fleet:
 
 @pytest.fixture
 async def fleet(hostler: Hostler) -> Fleet:
-    return Fleet(hostler, await node(hostler.store), await hostler.user("w"), await hostler.user("r"))
+    return Fleet(hostler, await machine(hostler.store), await hostler.user("w"), await hostler.user("r"))
