@@ -7,7 +7,7 @@ record decides what is left to do. Only a cancel takes back what was done.
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -28,12 +28,15 @@ from workers.lines import IntegrityError, Offer
 from workers.log import log
 from workers.run import Ending
 from workers.supervisor.places import Places
+from workers.supervisor.users import Users
 
 T = TypeVar("T")
 
 
 class Supervisor(Protocol):
     """What these tasks need of the one who keeps this node's apps running."""
+
+    users: Users
 
     def places(self, instance_id: str) -> Places:
         """Return where an app lies."""
@@ -48,7 +51,7 @@ class Supervisor(Protocol):
         """Have an app be as it is described here."""
 
     async def until(
-        self, instance_id: str, predicate: Callable[[list[Instance]], bool], timeout_s: float
+        self, instance_id: str, predicate: Callable[[Sequence[Instance]], bool], timeout_s: float
     ) -> bool:
         """Wait until the instances of an app are so; answers whether they are."""
 
@@ -173,7 +176,7 @@ class Flow:
             return ""
         found: list[str | None] = [None]
 
-        def decided(instances: list[Instance]) -> bool:
+        def decided(instances: Sequence[Instance]) -> bool:
             found[0] = updating.why_not_well(as_ready, instances)
             return found[0] is not None
 
@@ -192,6 +195,8 @@ class Flow:
         with contextlib.suppress(FileNotFoundError):
             keep_data = self.places.data.is_dir() and any(self.places.data.iterdir())
             await asyncio.to_thread(self.places.remove, keep_data=keep_data)
+            if not keep_data:
+                self.supervisor.users.forget(self.app_id)
 
 
 # ---- install --------------------------------------------------------------------------------------
@@ -405,6 +410,8 @@ async def _uninstall(flow: Flow) -> str:
     keep_data = bool(flow.spec.get("keep_data"))
     with contextlib.suppress(FileNotFoundError):
         await asyncio.to_thread(flow.places.remove, keep_data=keep_data)
+    if not keep_data:  # else they stay their user's
+        flow.supervisor.users.forget(flow.app_id)
     flow.context.step("forget")
     with contextlib.suppress(NotFound):  # it was forgotten by an earlier attempt
         await flow.call(lambda holder: apps.forget(holder, flow.app_id))

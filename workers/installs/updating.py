@@ -7,7 +7,7 @@ far an update is lies in a journal on the disk, so that whoever comes after a cr
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def patience_s(manifest: Manifest) -> float:
     return max(PATIENCE_S, longest + 10)
 
 
-def why_not_well(app: App, instances: list[Instance]) -> str | None:
+def why_not_well(app: App, instances: Sequence[Instance]) -> str | None:
     """Return why an app is not well and will not be by itself, "" once it is well, and None while that is open."""
     manifest = app.manifest
     open_still = False
