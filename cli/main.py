@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import files, jobs, rendering
+from cli import files, jobs, products, rendering
 from cli.contexts import DEFAULT, Contexts, clean_url
 from cli.failures import Failed
 from cli.options import ApiKey, Json, Url, connect
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(jobs.app, name="jobs", rich_help_panel=USE)
 app.add_typer(files.app, name="files", rich_help_panel=USE)
+app.add_typer(products.app, name="products", rich_help_panel=USE)
 app.command("submit", cls=SubmitCommand, rich_help_panel=USE)(submit)
 
 
