@@ -12,7 +12,6 @@ from packaging.version import InvalidVersion, Version
 from storage import files, manifests
 from storage.calls import command, script, text
 from storage.errors import Conflict, Invalid, NotFound
-from storage.files import File
 from storage.manifests import Manifest, archived
 from storage.records import genuine, opened, signed
 from storage.seal import Seal
@@ -63,16 +62,13 @@ def _opened(seal: Seal, name: str, raw: bytes) -> Release:
     return Release(**{**fields, "manifest": None if manifest is None else manifests.load(manifest)})
 
 
-async def publish(store: Store, actor: str, file_id: str, manifest: Manifest | None = None) -> Release:
+async def publish(store: Store, actor: str, file_id: str, manifest: Manifest) -> Release:
     """Keep an upload as a release of the product that its manifest names; the upload then stays as long as it does.
 
-    Without `manifest` it is the one in the archive, which the install holds it against anyway. The same bytes published
-    again are the same release. Raises NotFound without the upload, Invalid, or Conflict when this version has been
-    published with other bytes.
+    The same bytes published again are the same release. Raises NotFound without the upload, or Conflict when this
+    version has been published with other bytes.
     """
     file = await files.get(store, file_id)
-    if manifest is None:
-        manifest = await _packed_manifest(store, file)
     source = {
         "kind": "archive", "key": file.key, "sha256": file.sha256, "size_bytes": file.size_bytes, "file": file.id,
     }  # fmt: skip
@@ -80,10 +76,13 @@ async def publish(store: Store, actor: str, file_id: str, manifest: Manifest | N
     return await _keep(store, release, file=file.id)
 
 
-async def _packed_manifest(store: Store, file: File) -> Manifest:
-    """Return the manifest in an upload. Raises Invalid."""
+async def packed_manifest(store: Store, file_id: str) -> Manifest:
+    """Return the manifest in the archive that an upload is. Raises NotFound, Invalid."""
+    file = await files.get(store, file_id)
+    if not file.size_bytes:
+        raise Invalid("The file is empty.", details={"fileId": "empty"})
     with tempfile.TemporaryFile() as copy:
-        reading = await files.open_content(store, file, first=0, last=max(file.size_bytes - 1, 0))
+        reading = await files.open_content(store, file, first=0, last=file.size_bytes - 1)
         try:
             async for chunk in reading:
                 await asyncio.to_thread(copy.write, chunk)

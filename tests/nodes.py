@@ -1,114 +1,69 @@
-"""A node as the rest of Hostler knows it: it claims what is queued for it and reports, but runs nothing."""
+"""What tests of apps share: manifests, and a node that does what a real one would, step by step."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from engine import register
 
 from storage import apps, attempts, manifests
-from storage.apps import App, Instance, LogLine
+from storage.apps import App, Instance
 from storage.attempts import Claim, Holder
+from storage.manifests import Manifest
 from storage.store import Store
 
-POLL_S = 0.005
+HELLO: Mapping[str, Any] = {
+    "id": "hello",
+    "version": "1.0",
+    "processes": {"web": {"command": ["serve"], "port": 8000}},
+}
 
 
-@dataclass
+def manifest(**changes: Any) -> Manifest:
+    """Return the manifest of a small product with a process `web`."""
+    return manifests.load({**HELLO, **changes})
+
+
 class Node:
-    """One node; with `answers` it does what it is asked at once, as `behaviour` says for an app (default: running)."""
+    """A node whose worker is the test."""
 
-    store: Store
-    holder: Holder
-    behaviour: dict[str, str] = field(default_factory=dict)
-    done: list[tuple[str, str]] = field(default_factory=list)
-    pids: int = 1000
+    def __init__(self, store: Store, holder: Holder) -> None:
+        self.store, self.holder = store, holder
 
-    async def claim(self) -> list[Claim]:
-        """Take what is queued for this node."""
-        step = attempts.claim(self.holder, (), (), most=8, startable=8, lease_s=60, own=True)
-        return (await self.store.call(step))[0]
+    @classmethod
+    async def online(cls, store: Store, name: str = "node-1", **facts: Any) -> "Node":
+        return cls(store, await register(store, name, **facts))
 
-    async def carry_out(self) -> int:
-        """Do all that is queued; answer how many jobs that were."""
-        claims = await self.claim()
-        for each in claims:
-            await self._do(each, orjson.loads(each.spec))
-        return len(claims)
+    async def claim(self) -> Claim:
+        """Take the next job of this node."""
+        step = attempts.claim(self.holder, [], [], most=1, startable=1, lease_s=15, own=True)
+        (claimed,), _ = await self.store.call(step)
+        return claimed
 
-    async def _do(self, claim: Claim, spec: dict[str, Any]) -> None:
-        app_id, action = spec["app"], spec["action"]
-        await self.store.call(attempts.begin(self.holder, claim.job_id, claim.attempt))
-        outcome: tuple[str, str, int | None] = ("completed", "", 0)
-        if action == "uninstall":
-            await self.store.call(apps.forget(self.holder, app_id))
-        else:
-            app = await apps.get(self.store, app_id)
-            if action in {"install", "update"}:
-                await self._release(claim, app, spec)
-            app = await apps.get(self.store, app_id)
-            if self.behaviour.get(app_id) == "fails" and app.desired == "running":
-                outcome = ("failed", "exit_code", 1)
-            await self.observe(app)
-        self.done.append((app_id, action))
-        step = attempts.settle(self.holder, claim.job_id, claim.attempt, outcome[0], outcome[1], outcome[2])
+    async def settle(self, claimed: Claim, outcome: str = "completed", reason: str = "") -> None:
+        step = attempts.settle(self.holder, claimed.job_id, claimed.attempt, outcome, reason)
         await self.store.call(step)
 
-    async def _release(self, claim: Claim, app: App, spec: dict[str, Any]) -> None:
-        shown = spec["release"].get("manifest")
-        manifest = manifests.load(shown) if shown else app.manifest
-        assert manifest is not None
-        await apps.released(
-            self.store, self.holder, app.instance_id, job=(claim.job_id, claim.attempt),
-            version=spec["release"]["version"], directory=f"{spec['release']['version']}-{app.generation}",
-            source=spec["release"]["source"], manifest=manifest,
+    async def release(self, claimed: Claim, given: Manifest, directory: str = "", **how: Any) -> App:
+        """Report a release of the job that was claimed as the active one."""
+        spec = claimed.read_spec(self.store.seal)
+        source = spec.get("release", {}).get("source", {"kind": "inline"})
+        app, _ = await apps.released(
+            self.store, self.holder, spec["app"], job=(claimed.job_id, claimed.attempt), version=given.version,
+            directory=directory or given.version, source=source, manifest=given, **how,
         )  # fmt: skip
+        return app
 
-    async def observe(self, app: App, *, state: str = "running", **facts: Any) -> None:
-        """Report every instance that is wished as being in `state`, as a failed one where the app is one that fails."""
-        found = []
-        for process in app.processes:
-            wanted = app.wanted(process)
-            if wanted.running and process.type != "scheduled":
-                found += [self._instance(app, process, index, state, facts) for index in range(wanted.scale)]
-        await self.store.call(apps.observe(self.holder, app, found))
+    async def install(self, given: Manifest, **how: Any) -> App:
+        """Install a manifest as a node would, to the end of the job."""
+        app, _ = await apps.install(self.store, "user:u", inline=given, **how)
+        claimed = await self.claim()
+        await self.release(claimed, given)
+        await self.settle(claimed)
+        return await apps.get(self.store, app.instance_id)
 
-    def _instance(self, app: App, process: Any, index: int, state: str, facts: dict[str, Any]) -> Instance:
-        self.pids += 1
-        one = Instance(
-            f"{process.name}-{index}", process.name, index, state, self.pids, 1_700_000_000_000 + index * 1000,
-            socket=f"/run/{app.instance_id}.sock" if process.socket else None,
-        )  # fmt: skip
-        if self.behaviour.get(app.instance_id) == "fails":
-            one = replace(one, state="failed", pid=None, socket=None, message="It exited with code 3.")
-        return replace(one, **facts)
-
-    async def say(self, instance_id: str, process: str, *texts: str, index: int = 0) -> None:
-        """Print lines in the name of an instance."""
-        given = [LogLine("", self.store.now_ms(), process, index, "stdout", "info", text) for text in texts]
-        await self.store.call(apps.append(self.holder, instance_id, given))
-
-    @contextlib.asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        """Do what is queued for as long as the context lasts."""
-
-        async def work() -> None:
-            while True:
-                await self.carry_out()
-                await asyncio.sleep(POLL_S)
-
-        task = asyncio.create_task(work())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-
-async def node(store: Store, name: str = "n1") -> Node:
-    """Register a node."""
-    return Node(store, await register(store, name, f"{name}-r1", silent_s=600))
+    async def observe(self, instance_id: str, *states: str, process: str = "web", **more: Any) -> App:
+        """Report instances of one process, one for each state."""
+        app = await apps.get(self.store, instance_id)
+        seen = [Instance(f"{process}-{i}", process, i, state, **more) for i, state in enumerate(states)]
+        await self.store.call(apps.observe(self.holder, app, seen))
+        return await apps.get(self.store, instance_id)

@@ -1,6 +1,6 @@
 """Configuration of apps: held against the JSON Schema of the manifest, its secrets told apart and masked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -40,6 +40,8 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         ) from None
     except RecursionError:
         raise Invalid("The configuration's schema is nested too deeply.") from None
+    if _is_secret(schema) or _stray_secret(schema):
+        raise Invalid("The configuration's schema marks a secret that is no property.")
     if schema.get("type", "object") != "object":
         raise Invalid("The configuration's schema must describe an object.")
 
@@ -58,6 +60,21 @@ def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
                 yield from _keywords(inner)
         elif keyword not in _VALUES:
             yield from _keywords(value)
+
+
+def _stray_secret(schema: Any) -> bool:
+    """Tell whether anything but a property, or what one refers to, is marked as a secret: it could not be hidden."""
+    if isinstance(schema, list):
+        return any(_is_secret(each) or _stray_secret(each) for each in schema)
+    if not isinstance(schema, Mapping):
+        return False
+    for keyword, value in schema.items():
+        if keyword in _NAMED and isinstance(value, Mapping):
+            if any(_stray_secret(each) for each in value.values()):
+                return True
+        elif keyword not in _VALUES and (_is_secret(value) or _stray_secret(value)):
+            return True
+    return False
 
 
 def check(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
@@ -92,11 +109,6 @@ def _problem(error: ValidationError, schema: Mapping[str, Any]) -> tuple[str, st
     return ".".join(["config", *path]), words if _holds_secret(error.schema) else error.message[:300]
 
 
-def _holds_secret(schema: Any) -> bool:
-    """Tell whether a schema, or one inside it, describes a secret."""
-    return any(keyword in _SECRET and value is True for keyword, value in _keywords(schema))
-
-
 _SECRET = ("x-secret", "writeOnly")
 
 
@@ -104,46 +116,79 @@ def _is_secret(schema: Any) -> bool:
     return isinstance(schema, Mapping) and any(schema.get(word) is True for word in _SECRET)
 
 
-def _properties(schema: Any) -> Mapping[str, Any]:
-    found = schema.get("properties") if isinstance(schema, Mapping) else None
+def _holds_secret(schema: Any) -> bool:
+    """Tell whether a schema, or one inside it, describes a secret."""
+    return any(keyword in _SECRET and value is True for keyword, value in _keywords(schema)) or bool(
+        _secrets(schema)
+    )
+
+
+def _secrets(schema: Any) -> frozenset[str]:
+    """Return the names of properties that are secrets, wherever in the schema they are described."""
+    defined = {
+        f"#/{keyword}/{name}": part
+        for keyword in ("$defs", "definitions")
+        for name, part in (_table(schema, keyword)).items()
+    }
+    return frozenset(
+        name
+        for keyword, value in _keywords(schema)
+        if keyword == "properties" and isinstance(value, Mapping)
+        for name, part in value.items()
+        if _is_secret(part) or (isinstance(part, Mapping) and _is_secret(defined.get(str(part.get("$ref")))))
+    )
+
+
+def _table(schema: Any, keyword: str) -> Mapping[str, Any]:
+    found = schema.get(keyword) if isinstance(schema, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 
 def masked(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return `config` with each secret that is set hidden behind the mask."""
-    shown: dict[str, Any] = {}
-    for name, value in config.items():
-        part = _properties(schema).get(name)
-        if _is_secret(part) or (not isinstance(value, Mapping) and _holds_secret(part)):
-            shown[name] = MASK
-        else:
-            shown[name] = masked(part, value) if isinstance(value, Mapping) else value
+    shown: dict[str, Any] = _masked(_secrets(schema), config)
     return shown
+
+
+def _masked(secrets: Collection[str], value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: MASK if name in secrets else _masked(secrets, each) for name, each in value.items()}
+    return [_masked(secrets, each) for each in value] if isinstance(value, list) else value
 
 
 def unmasked(
     schema: Mapping[str, Any] | None, config: Mapping[str, Any], kept: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return `config` with the mask replaced by what is `kept`, wherever the mask stands for a secret."""
-    whole: dict[str, Any] = {}
-    for name, value in config.items():
-        part = _properties(schema).get(name)
-        if value == MASK and _holds_secret(part):
-            if name in kept:
-                whole[name] = kept[name]
-        elif isinstance(value, Mapping):
-            old = kept.get(name)
-            whole[name] = unmasked(part, value, old if isinstance(old, Mapping) else {})
-        else:
-            whole[name] = value
+    whole: dict[str, Any] = _unmasked(_secrets(schema), config, kept)
     return whole
+
+
+def _unmasked(secrets: Collection[str], value: Any, kept: Any) -> Any:
+    if isinstance(value, Mapping):
+        known = kept if isinstance(kept, Mapping) else {}
+        return {
+            name: known[name]
+            if _stands_for(secrets, name, each)
+            else _unmasked(secrets, each, known.get(name))
+            for name, each in value.items()
+            if name in known or not _stands_for(secrets, name, each)
+        }
+    if isinstance(value, list):
+        old = kept if isinstance(kept, list) and len(kept) == len(value) else [None] * len(value)
+        return [_unmasked(secrets, each, before) for each, before in zip(value, old, strict=True)]
+    return value
+
+
+def _stands_for(secrets: Collection[str], name: str, value: Any) -> bool:
+    return name in secrets and value == MASK
 
 
 def defaults(schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what the schema's own defaults give for each property that has one."""
     return {
         name: part["default"]
-        for name, part in _properties(schema).items()
+        for name, part in _table(schema, "properties").items()
         if isinstance(part, Mapping) and "default" in part
     }
 
