@@ -1,5 +1,5 @@
-// The page on which the plugin is configured: React comes from the shim that the server serves.
-import { createElement } from "react";
+// The page on which the plugin is configured: the server brings React.
+import { createElement } from "/api/shim/react.js";
 
 export default function Config({ config, onSave }) {
   return createElement("button", { onClick: () => onSave({ ...config, greeting: "hello" }) }, "Configure");
