@@ -6,6 +6,7 @@ import random
 import time
 from collections import deque
 from functools import partial
+from typing import Protocol
 
 from storage.errors import HostlerError, Unavailable
 from workers.lines import Line, Offer
@@ -21,10 +22,41 @@ SHORT_RUN_S = 0.05
 HOLD_S = 0.1
 
 
+class Beside(Protocol):
+    """What is at work beside the slots, over the same line: the lane of a node (workers/lane.py)."""
+
+    def wake(self) -> None:
+        """Look for work now."""
+
+    def held(self) -> list[Offer]:
+        """Return the attempts whose leases are to be renewed."""
+
+    def lose(self, job_id: str, attempt: int) -> None:
+        """Give an attempt up: it is no longer ours."""
+
+    def cancel(self, job_id: str) -> None:
+        """End a job, since somebody wants that."""
+
+    async def work(self) -> None:
+        """Work until stopped, and until what runs then has ended or been handed back."""
+
+    def stop(self) -> None:
+        """Take no more work. Safe to repeat."""
+
+
 class Executor:
     """Runs up to `slots` jobs at once, until `stop` is called."""
 
-    def __init__(self, around: Circumstances, *, slots: int, heartbeat_s: float, drain_s: float) -> None:
+    def __init__(
+        self,
+        around: Circumstances,
+        *,
+        slots: int,
+        heartbeat_s: float,
+        drain_s: float,
+        beside: Beside | None = None,
+    ) -> None:
+        self._beside = beside
         self._around, self._slots = around, slots
         self._heartbeat_s, self._drain_s = heartbeat_s, drain_s
         self._free = list(range(slots))
@@ -52,6 +84,13 @@ class Executor:
         """Take no more work; finish what runs within the time for draining, then hand it back. Safe to repeat."""
         self._draining.set()
         self._work.set()
+        if self._beside is not None:
+            self._beside.stop()
+
+    def _wake(self) -> None:
+        self._work.set()
+        if self._beside is not None:
+            self._beside.wake()
 
     async def work(self) -> None:
         """Work until stopped and drained."""
@@ -60,16 +99,20 @@ class Executor:
         claiming = loop.create_task(self._keep_claiming())
         chores = [
             claiming,
-            self._line.listen(self._work.set, self._hear_of_cancel),
+            self._line.listen(self._wake, self._hear_of_cancel),
             loop.create_task(self._keep_beating()),
             loop.create_task(self._keep_holding_briefly()),
         ]
+        beside = None if self._beside is None else loop.create_task(self._beside.work())
         try:
             await self._draining.wait()
             log.info("draining", extra={"running": len(self._runs), "held": len(self._held)})
             await claiming  # what a claim on its way brings is ours to run or to hand back
             await self._drain()
+            if beside is not None:
+                await beside
         finally:
+            chores += [] if beside is None else [beside]
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
@@ -153,13 +196,18 @@ class Executor:
 
     def _hear_of_cancel(self, job_id: str) -> None:
         """Ask whether a job shall really end: whoever may publish can say so, the record alone decides."""
-        if job_id in self._runs:
+        if job_id in self._runs or any(offer.job_id == job_id for offer in self._held_beside()):
             self._beat_now.set()
 
     def _cancel(self, job_id: str) -> None:
         run = self._runs.get(job_id)
         if run is not None:
             run.stop("cancelled")
+        elif self._beside is not None:
+            self._beside.cancel(job_id)
+
+    def _held_beside(self) -> list[Offer]:
+        return [] if self._beside is None else self._beside.held()
 
     async def _keep_beating(self) -> None:
         while True:
@@ -171,6 +219,7 @@ class Executor:
     async def _beat(self) -> None:
         async with self._beating:
             held = [run.offer for run in self._runs.values()] + [offer for _, offer in self._held]
+            held += self._held_beside()
             current = next(iter(self._runs), None)
             try:
                 beaten = await self._line.beat(held, running=self._slots - len(self._free), current=current)
@@ -198,6 +247,8 @@ class Executor:
         if run is not None and run.offer.attempt == attempt:
             log.warning("an attempt is no longer ours", extra={"job": job_id, "attempt": run.offer.attempt})
             run.stop("lost")
+        if self._beside is not None:
+            self._beside.lose(job_id, attempt)
 
     async def _keep_holding_briefly(self) -> None:
         while True:

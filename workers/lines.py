@@ -12,7 +12,7 @@ from storage.calls import Call, command
 from storage.errors import Conflict, HostlerError, Invalid, NotFound
 from storage.seal import Forged
 from storage.store import Store
-from storage.tasks import TABLE
+from storage.tasks import COMMAND, TABLE
 from storage.wire import listen
 from workers.log import log
 
@@ -132,22 +132,36 @@ class RedisLine:
         call = attempts.claim(
             self.holder, self._tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s
         )
+        return await self._offers(call, startable=startable, own=False)
+
+    async def claim_own(self, *, most: int) -> list[Offer]:
+        """Take up to `most` jobs of this node's own queue, which commands never are in."""
+        call = attempts.claim(self.holder, (), (), most=most, startable=most, lease_s=self._lease_s, own=True)
+        return await self._offers(call, startable=most, own=True)
+
+    async def _offers(
+        self, call: Call[tuple[list[Claim], list[str]]], *, startable: int, own: bool
+    ) -> list[Offer]:
         claims, refused = await self._call(call)
         for job_id in refused:
             log.warning("refused what a queue held: no such job", extra={"job": job_id})
         offers = []
         for number, claim in enumerate(claims):
             try:
-                offers.append(self._offer(claim, held_ahead=number >= startable))
+                offers.append(self._offer(claim, held_ahead=number >= startable, own=own))
             except (Forged, Invalid) as error:
                 log.error("refused a job", extra={"job": claim.job_id, "why": str(error)})
                 await self._refuse(claim, str(error))
         return offers
 
-    def _offer(self, claim: Claim, *, held_ahead: bool) -> Offer:
+    def _offer(self, claim: Claim, *, held_ahead: bool, own: bool) -> Offer:
         spec = claim.read_spec(self.store.seal)
         if spec.get("task") not in TABLE:
             raise Invalid(f"There is no task {spec.get('task')!r}.")
+        if (spec["task"] == COMMAND.name) is own:  # a queue is but a list of ids, and not signed
+            raise Invalid(
+                f"The task {spec['task']!r} was in queue {claim.queue!r}, where it does not belong."
+            )
         return Offer(claim.job_id, claim.attempt, spec, claim.lines, held_ahead)
 
     async def _refuse(self, claim: Claim, why: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +85,9 @@ class Run:
             except (HostlerError, OSError) as error:
                 ending = self._failed(error)
             self._free_slot()
-            await self._deliver(ending)
+            await deliver(
+                self.around.line, self.offer, self.output, ending, lambda: self.why_stopped == "lost"
+            )
         finally:
             self._free_slot()
             for timer in self._timers:
@@ -247,24 +249,25 @@ class Run:
                 await asyncio.sleep(pause_s)
                 pause_s = min(5.0, pause_s * 2)
 
-    async def _deliver(self, ending: Ending) -> None:
-        """Deliver the output, then the result, trying again for as long as the control plane is away."""
-        await self.output.delivered()
-        if self.output.truncated:
-            ending.facts["truncated"] = 1
-        pause_s = 0.1
-        while self.why_stopped != "lost":
-            try:
-                await self.around.line.settle(
-                    self.offer, ending.outcome, ending.reason, ending.exit_code, ending.facts
-                )
-                return
-            except Unavailable:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2.0, pause_s * 2)
-            except HostlerError as error:
-                log.warning("a result was refused", extra={"job": self.offer.job_id, "why": str(error)})
-                return
+
+async def deliver(
+    line: Line, offer: Offer, output: Output, ending: Ending, is_lost: Callable[[], bool]
+) -> None:
+    """Deliver the output, then the result, trying again for as long as the control plane is away."""
+    await output.delivered()
+    if output.truncated:
+        ending.facts["truncated"] = 1
+    pause_s = 0.1
+    while not is_lost():
+        try:
+            await line.settle(offer, ending.outcome, ending.reason, ending.exit_code, ending.facts)
+            return
+        except Unavailable:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0, pause_s * 2)
+        except HostlerError as error:
+            log.warning("a result was refused", extra={"job": offer.job_id, "why": str(error)})
+            return
 
 
 def _argv(spec: Mapping[str, object]) -> list[str]:

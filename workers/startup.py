@@ -14,7 +14,7 @@ from typing import Any
 
 from settings import Settings, process_environment
 from workers import platforms
-from workers.executor import Executor
+from workers.executor import Beside, Executor
 from workers.lines import Line
 from workers.log import log
 from workers.platforms import Platform
@@ -37,9 +37,17 @@ class Workplace:
     workspace: Workspace
 
     async def work(
-        self, line: Line, *, heartbeat_s: float, stopping: Callable[[], None] = lambda: None
+        self,
+        line: Line,
+        *,
+        heartbeat_s: float,
+        stopping: Callable[[], None] = lambda: None,
+        beside: Beside | None = None,
     ) -> None:
-        """Carry out what comes over `line` until SIGINT or SIGTERM, then drain; `stopping` is called at its begin."""
+        """Carry out what comes over `line` until SIGINT or SIGTERM, then drain; `stopping` is called at its begin.
+
+        `beside` works over the same line, beside the slots.
+        """
         self.workspace.sweep()
         self.workspace.sweep_after_the_dead()
         executor = Executor(
@@ -49,7 +57,7 @@ class Workplace:
                 log_limit_bytes=self.settings.job_log_limit_bytes,
                 live_bytes=self.settings.job_log_live_bytes,
             ),
-            slots=self.slots, heartbeat_s=heartbeat_s, drain_s=self.settings.drain_s,
+            slots=self.slots, heartbeat_s=heartbeat_s, drain_s=self.settings.drain_s, beside=beside,
         )  # fmt: skip
 
         def stop() -> None:

@@ -17,7 +17,6 @@ import orjson
 import psutil
 
 from storage.errors import Conflict, HostlerError
-from workers.log import log
 from workers.platforms import launcher
 from workers.platforms.landlock import Confinement
 from workers.supervisor import keeper
@@ -375,24 +374,3 @@ def _sweep_portably(mark: str, spared: set[int]) -> int:
 def live(records: Path) -> list[Path]:
     """Return the records of the instances that live."""
     return [path for path in sorted(records.glob("[!.]*")) if is_kept(path)] if records.is_dir() else []
-
-
-async def stop_all(apps_dir: Path) -> int:
-    """Stop every instance below `apps_dir`, whoever started it; answers how many there were.
-
-    Each gets its own stop signal and the time it is given before it is killed.
-    """
-    processes = Processes("none")
-    found = [record for directory in sorted(apps_dir.glob("*/records")) for record in live(directory)]
-    kept: list[Kept] = []
-    for record in found:
-        try:
-            adopted = await processes.adopt(record)
-        except NotStarted as error:
-            log.warning("cannot stop an instance", extra={"record": str(record), "why": str(error)})
-            continue
-        kept += [adopted] if adopted is not None else []
-    for each in kept:
-        each.stop()
-    await asyncio.gather(*(each.ended for each in kept))
-    return len(kept)

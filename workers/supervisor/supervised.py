@@ -1,10 +1,10 @@
 """One app in the supervisor's care: what is wished of it, its instances, its schedules, and what is told of them."""
 
 import asyncio
-import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,14 @@ READY = frozenset({State.RUNNING, State.COMPLETED})
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A run of a schedule that is under way; `trigger` is the number under which it was asked for by hand, or 0."""
+
+    at_ms: int
+    trigger: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """What all apps of this node share."""
 
@@ -54,6 +62,7 @@ class Node:
     boot: str
     find: Callable[[str], "Supervised | None"]
     stir: Callable[[], None]  # something changed that others may have waited for
+    holding: Counter[str]  # jobs that have an app stand still, by its id
 
 
 class Supervised:
@@ -69,13 +78,16 @@ class Supervised:
         self.memory = memory or Memory(boot=node.boot)
         self.override: App | None = None  # what a job has us run while it is under way
         self.taken_up = False  # a job has told us what to do with it, since this process began
-        self._holds = 0
         self._lives: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._runs: dict[
-            tuple[str, int], tuple[str, int]
-        ] = {}  # cause and beginning (ms) of each run under way
+        self._runs: dict[tuple[str, int], Begun] = {}
+        self._triggered: dict[
+            tuple[str, int], Run
+        ] = {}  # how runs ended that were asked for by hand, by number
         self._untold: list[Run] = []
+        self._wanted: set[tuple[str, int]] = set()
         self._dirty = asyncio.Event()
+        self._changes = self._told = 0  # how often something changed, and how much of that has been reported
+        self._reported = asyncio.Event()
         self._reporting: asyncio.Task[None] | None = None
         self._emitting: events.Emitter | None = None
         self._around = Surroundings(
@@ -166,6 +178,7 @@ class Supervised:
         await asyncio.to_thread(processes.sweep, self.app.instance_id, self.uid, spared)
 
     def _change(self) -> None:
+        self._changes += 1
         self._dirty.set()
         done, self.changed = self.changed, asyncio.Event()
         done.set()
@@ -227,10 +240,7 @@ class Supervised:
             elif was in ALIVE:
                 instance.life.wanted, instance.life.state = False, State.STOPPED
             if process.type == "scheduled":
-                self._runs[process.name, int(number)] = (
-                    "schedule",
-                    kept.started_ms if kept else self._now_ms(),
-                )
+                self._runs[process.name, int(number)] = Begun(kept.started_ms if kept else self._now_ms())
 
     async def close(self) -> None:
         """Leave it as it is: its processes go on without us."""
@@ -275,22 +285,10 @@ class Supervised:
         else:
             self.desire(app)
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Have nothing of it run."""
-        self.taken_up = True
-        self._holds += 1
-        self.reconcile()
-        try:
-            yield
-        finally:
-            self._holds -= 1
-            self.reconcile()
-
     @property
     def held(self) -> bool:
         """Tell whether nothing of it shall run for now, whatever is wished."""
-        return bool(self._holds) or self.memory.held_back is not None
+        return self.node.holding[self.app.instance_id] > 0 or self.memory.held_back is not None
 
     @property
     def alive(self) -> bool:
@@ -305,7 +303,7 @@ class Supervised:
     def reconcile(self) -> None:
         """Tell every instance what is wished of it now."""
         wish, held = self.wish, self.held
-        wanted_keys: set[tuple[str, int]] = set()
+        wanted_keys = self._wanted = set[tuple[str, int]]()
         release = self._release()
         for name in set(self.timetables) - {each.name for each in wish.processes}:
             del self.timetables[name]
@@ -336,7 +334,7 @@ class Supervised:
         for key, instance in list(self.instances.items()):
             if key not in wanted_keys:
                 instance.want(False)
-        self._drop_the_gone(wanted_keys)
+        self._drop_the_gone()
         self._change()
 
     def _rerun(self, process: Process, triggers: int, *, running: bool) -> None:
@@ -353,7 +351,7 @@ class Supervised:
         except HostlerError:
             return None
 
-    def _drop_the_gone(self, wanted: set[tuple[str, int]]) -> None:
+    def _drop_the_gone(self) -> None:
         """Forget instances that nobody wishes for and that have ended; the first of each process is still shown."""
         known = {
             each.name: self.wish.wanted(each).scale
@@ -361,7 +359,7 @@ class Supervised:
             if each.type != "scheduled"
         }
         for key, instance in list(self.instances.items()):
-            if key in wanted or instance.kept is not None or instance.life.alive:
+            if key in self._wanted or key in self._runs or instance.kept is not None or instance.life.alive:
                 continue
             if key[1] >= max(1, known.get(key[0], 0)) or key[0] not in known:
                 self._remove(key)
@@ -388,20 +386,20 @@ class Supervised:
         for table in self.timetables.values():
             self._collect(table)
             if table.due(self._now_ms()) and len(self._slots(table)) > 0:
-                self._run(table, "schedule")
+                self._run(table, 0)
             while table.pending and self._slots(table) and not self.held:
                 table.pending -= 1
-                self._run(table, "trigger")
+                self._run(table, table.triggers - table.pending)
 
     def _slots(self, table: Timetable) -> list[int]:
         name = table.process.name
         return [index for index in range(table.most) if (name, index) not in self.instances]
 
-    def _run(self, table: Timetable, cause: str) -> None:
+    def _run(self, table: Timetable, trigger: int) -> None:
         if self._release() is None:
             return
         index, now_ms = self._slots(table)[0], self._now_ms()
-        self._runs[table.process.name, index] = (cause, now_ms)
+        self._runs[table.process.name, index] = Begun(now_ms, trigger)
         table.began(now_ms)
         self._add(table.process, index).want(True)
         self._change()
@@ -411,17 +409,17 @@ class Supervised:
             life = self.instances[key].life if key in self.instances else None
             if life is not None and (life.alive or life.state in {State.STARTING, State.CRASHED}):
                 continue
-            cause, began_ms = self._runs.pop(key)
+            begun = self._runs.pop(key)
             if life is None:
                 continue
-            succeeded = life.state is State.COMPLETED
-            table.ended(life.exit_code, succeeded=succeeded)
-            self._untold.append(
-                Run(
-                    f"{self.app.instance_id}/{key[0]}-{key[1]}/{began_ms}", key[0], key[1], began_ms, self._now_ms(),
-                    life.exit_code, life.signal, cause,
-                )
+            table.ended(life.exit_code, succeeded=life.state is State.COMPLETED)
+            run = Run(
+                f"{self.app.instance_id}/{key[0]}-{key[1]}/{begun.at_ms}", key[0], key[1], begun.at_ms, self._now_ms(),
+                life.exit_code, life.signal, "trigger" if begun.trigger else "schedule",
             )  # fmt: skip
+            self._untold.append(run)
+            if begun.trigger:
+                self._triggered[key[0], begun.trigger] = run
             self._remove(key)
             self._change()
 
@@ -431,11 +429,45 @@ class Supervised:
                 self.timetables.setdefault(process.name, Timetable(process))
         return list(self.timetables.values())
 
-    def run_count(self, process: str) -> int:
-        """Return how many runs of a scheduled process have ended or are under way. Raises NotFound."""
-        if process not in self.timetables:
-            raise NotFound(f"App {self.app.instance_id!r} has no scheduled process {process!r}.")
-        return self.timetables[process].run_count
+    def run_of(self, process: str, trigger: int) -> Run | None:
+        """Return how the run ended that was asked for under this number; None while it has not.
+
+        Raises NotFound when nobody here remembers it, since the worker was another one then.
+        """
+        if (run := self._triggered.pop((process, trigger), None)) is not None:
+            return run
+        table = self.timetables.get(process)
+        waiting = table is not None and (table.triggers < trigger or trigger > table.triggers - table.pending)
+        if waiting or any(each.trigger == trigger for key, each in self._runs.items() if key[0] == process):
+            return None
+        raise NotFound(f"How that run of {process!r} ended is in the history of its runs.")
+
+    def outcome(self, names: Collection[str]) -> tuple[bool, Instance | None]:
+        """Tell whether what is wished of these processes is so, and which instance has failed to become so."""
+        done = True
+        for process in self.wish.processes:
+            if process.name not in names or process.type == "scheduled":
+                continue
+            wanted = self.wish.wanted(process)
+            count = (
+                (1 if process.type == "oneshot" else wanted.scale) if wanted.running and not self.held else 0
+            )
+            for (name, index), instance in self.instances.items():
+                if (
+                    name == process.name
+                    and index >= count
+                    and (instance.kept is not None or instance.life.alive)
+                ):
+                    done = False
+            for index in range(count):
+                found = self.instances.get((process.name, index))
+                if found is None or found.life.next(time.monotonic()) is not None:
+                    done = False
+                elif found.life.state is State.FAILED:
+                    return True, found
+                elif found.life.state not in READY:
+                    done = False
+        return done, None
 
     # What is told
 
@@ -467,6 +499,7 @@ class Supervised:
             await asyncio.sleep(TOGETHER_S)
             self._dirty.clear()
             try:
+                self._drop_the_gone()
                 self._remember()
                 await self._report()
             except (Unavailable, Unregistered):
@@ -482,11 +515,21 @@ class Supervised:
                 log.exception("cannot report", extra={"app": self.app.instance_id})
                 await asyncio.sleep(REPORT_AGAIN_S)
 
+    async def reported(self) -> None:
+        """Return once everything that has happened so far has been told."""
+        changes = self._changes
+        while self._told < changes:
+            await self._reported.wait()
+
     async def _report(self) -> None:
+        changes = self._changes
         await self.node.control.observe(self.app, self.shown(), self.schedules(), self.message)
         while self._untold:
             await self.node.control.ran(self.app.instance_id, self._untold[0])
             self._untold.pop(0)
+        self._told = changes
+        done, self._reported = self._reported, asyncio.Event()
+        done.set()
 
     def _remember(self) -> None:
         self.memory.wish, self.memory.phase = self.app.wish, self.app.phase.value

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._node = Node(
             settings=settings, seal=seal, control=control, processes=self._processes, users=self.users,
-            environment=environment, boot=boot_id(), find=self._apps.get, stir=self._stir,
+            environment=environment, boot=boot_id(), find=self._apps.get, stir=self._stir, holding=Counter(),
         )  # fmt: skip
         self._stirred = False
 
@@ -273,13 +274,17 @@ class Supervisor:
     @contextlib.asynccontextmanager
     async def held(self, instance_id: str) -> AsyncIterator[None]:
         """Have nothing of an app run; it stands still within, and goes on as wished afterwards."""
-        supervised = self._apps.get(instance_id)
-        if supervised is None:
+        self._node.holding[instance_id] += 1
+        try:
+            if (supervised := self._apps.get(instance_id)) is not None:
+                supervised.taken_up = True
+                supervised.reconcile()
+                await supervised.stopped()
             yield
-            return
-        with supervised.hold():
-            await supervised.stopped()
-            yield
+        finally:
+            self._node.holding[instance_id] -= 1
+            if (supervised := self._apps.get(instance_id)) is not None:
+                supervised.reconcile()
 
     async def forget(self, instance_id: str) -> None:
         """Stop an app and care for it no longer, until it is applied again or its record is another. Safe to repeat."""
@@ -352,6 +357,7 @@ class Lock:
     """A file that one process at a time holds, until it ends, whichever way."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
