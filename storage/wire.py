@@ -104,11 +104,13 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.reader = hiredis.Reader()
-        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self.waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # each with when it must be answered
         self.out: list[bytes] = []
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.broken = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.looks_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -122,7 +124,7 @@ class _Connection(asyncio.Protocol):
 
     def answer(self, reply: Any) -> None:
         """Hand a reply to the request whose turn it is."""
-        future = self.waiting.popleft()
+        _, future = self.waiting.popleft()
         if future.done():
             return
         if isinstance(reply, Exception):
@@ -133,15 +135,23 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits that no reply will come."""
         self.broken = True
-        for future in self.waiting:
+        if self.timer is not None:
+            self.timer.cancel()
+        for _, future in self.waiting:
             if not future.done():
                 future.set_exception(ConnectionError("The connection to Redis was lost."))
         self.waiting.clear()
 
-    def send(self, words: tuple[Word, ...]) -> asyncio.Future[Any]:
-        """Queue one command for the write at the end of this turn of the loop."""
+    def send(self, words: tuple[Word, ...], deadline_s: float = DEADLINE_S) -> asyncio.Future[Any]:
+        """Queue one command for the write at the end of this turn of the loop.
+
+        Where no answer comes within `deadline_s`, the future raises TimeoutError and the connection is given up.
+        """
         future = self.loop.create_future()
-        self.waiting.append(future)
+        due = self.loop.time() + deadline_s
+        self.waiting.append((due, future))
+        if self.timer is None or due < self.looks_at:  # one timer for all: the earliest deadline
+            self._look_at(due)
         if not self.out:
             self.loop.call_soon(self._flush)
         self.out.append(hiredis.pack_command(words))  # type: ignore[arg-type]
@@ -151,6 +161,26 @@ class _Connection(asyncio.Protocol):
         if self.transport is not None and not self.broken:
             self.transport.write(b"".join(self.out))
         self.out.clear()
+
+    def _look_at(self, due: float) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer, self.looks_at = self.loop.call_at(due, self._look), due
+
+    def _look(self) -> None:
+        """Give up the connection once somebody has waited too long: what comes late must not answer somebody else."""
+        self.timer = None
+        waiting = [(due, future) for due, future in self.waiting if not future.done()]
+        if not waiting or self.broken:
+            return
+        now = self.loop.time()
+        late = [future for due, future in waiting if due <= now]
+        for future in late:
+            future.set_exception(TimeoutError())
+        if late:
+            self.close()
+        else:
+            self._look_at(min(due for due, _ in waiting))
 
     def close(self) -> None:
         """Drop the connection."""
@@ -185,6 +215,17 @@ class Wire:
         reply = await self._reply(call, deadline_s)
         return call.read(reply)
 
+    def tell(self, call: Call[Any], answered: Callable[[asyncio.Future[Any]], object]) -> bool:
+        """Send one step without waiting, before whatever is sent later; `answered` gets the raw reply or the error.
+
+        Answers False, and sends nothing, while there is no connection.
+        """
+        connection = self._connection
+        if connection is None or connection.broken:
+            return False
+        connection.send(call.words).add_done_callback(answered)
+        return True
+
     async def calls(self, *many: Call[Any], deadline_s: float = DEADLINE_S) -> list[Any]:
         """Carry out several independent steps in one round trip; their answers come in the same order."""
         return list(await asyncio.gather(*(self.call(one, deadline_s=deadline_s) for one in many)))
@@ -195,18 +236,14 @@ class Wire:
             if connection is None or connection.broken:
                 connection = await asyncio.wait_for(self._connected(), deadline_s)
             try:
-                async with asyncio.timeout(deadline_s):
-                    return await connection.send(call.words)
+                return await connection.send(call.words, deadline_s)
             except hiredis.ReplyError as error:
                 if call.script is None or not str(error).startswith("NOSCRIPT"):
                     raise
                 # somebody flushed the scripts: the text carries the step this once and is kept again
                 words = ("EVAL", scripts.source(call.script), *call.words[2:])
-                async with asyncio.timeout(deadline_s):
-                    return await connection.send(words)
+                return await connection.send(words, deadline_s)
         except TimeoutError:
-            if self._connection is not None:
-                self._connection.close()  # what comes late must not answer somebody else
             raise Unavailable("Redis did not answer in time.") from None
         except OSError:
             raise Unavailable("Redis cannot be reached.") from None

@@ -16,8 +16,8 @@ from workers.run import Circumstances, Run
 
 #: The slow poll behind the wake-ups, which may get lost.
 POLL_S = 2.0
-#: While jobs are shorter than this on average, some are claimed before a slot is free, so that none idles for a reply.
-SHORT_RUN_S = 0.05
+#: So much work, by how long jobs take on average, is claimed before a slot is free, so that none idles for a reply.
+AHEAD_S = 0.025
 #: A job held so long without a slot goes back to those who have one.
 HOLD_S = 0.1
 
@@ -99,6 +99,7 @@ class Executor:
         claiming = loop.create_task(self._keep_claiming())
         chores = [
             claiming,
+            loop.create_task(self._keep_polling()),
             self._line.listen(self._wake, self._hear_of_cancel),
             loop.create_task(self._keep_beating()),
             loop.create_task(self._keep_holding_briefly()),
@@ -120,8 +121,7 @@ class Executor:
 
     async def _keep_claiming(self) -> None:
         while not self._draining.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), POLL_S * random.uniform(0.8, 1.2))  # noqa: S311  jitter
+            await self._work.wait()
             self._work.clear()
             try:
                 while not self._draining.is_set() and await self._claim():
@@ -137,10 +137,22 @@ class Executor:
                 log.exception("cannot claim")
                 await asyncio.sleep(POLL_S)
 
+    async def _keep_polling(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S * random.uniform(0.8, 1.2))  # noqa: S311  jitter
+            self._work.set()
+
+    def _wanted(self) -> int:
+        """Return how many jobs to claim now."""
+        ahead = min(4 * self._slots, int(self._slots * AHEAD_S / self._mean_run_s))
+        wanted = len(self._free) + ahead - len(self._held)
+        if not self._free and wanted < ahead / 2:  # several at once cost little more than one
+            return 0
+        return wanted
+
     async def _claim(self) -> bool:
         """Take what the free slots can run; answers whether there may be more."""
-        ahead = min(2, self._slots) if self._mean_run_s < SHORT_RUN_S else 0
-        want = len(self._free) + ahead - len(self._held)
+        want = self._wanted()
         if want <= 0:
             return False
         offers = await self._line.claim(most=want, startable=max(0, len(self._free) - len(self._held)))
@@ -151,22 +163,28 @@ class Executor:
 
     def _fill(self) -> None:
         while self._held and self._free:
-            _, offer = self._held.popleft()
-            run = Run(offer, self._free.pop(), self._around)
+            since, offer = self._held.popleft()
+            now = time.monotonic()
+            # this process may have been stopped meanwhile, for longer than a lease
+            held_long = now - since > 2 * HOLD_S
+            freed = partial(self._slot_freed, now)
+            run = Run(offer, self._free.pop(), self._around, freed, held_long=held_long)
             earlier = self._runs.get(offer.job_id)
             self._runs[offer.job_id] = run
-            run.slot_free.add_done_callback(partial(self._slot_freed, run.slot))
+            if earlier is None:
+                run.start()
             task = asyncio.get_running_loop().create_task(self._carry_out(run, earlier))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _slot_freed(self, slot: int, _: object) -> None:
-        self._free.append(slot)
+    def _slot_freed(self, began: float, run: Run) -> None:
+        self._free.append(run.slot)
+        self._mean_run_s += 0.2 * (time.monotonic() - began - self._mean_run_s)
         self._fill()
-        self._work.set()
+        if self._wanted() > 0:
+            self._work.set()
 
     async def _carry_out(self, run: Run, earlier: Run | None) -> None:
-        began = time.monotonic()
         try:
             if earlier is not None:  # it was lost before we heard of it; both at once would be two executions
                 await self._outlive(earlier)
@@ -176,7 +194,6 @@ class Executor:
         finally:
             if self._runs.get(run.offer.job_id) is run:
                 del self._runs[run.offer.job_id]
-            self._mean_run_s += 0.2 * (time.monotonic() - began - self._mean_run_s)
 
     async def _outlive(self, earlier: Run) -> None:
         self._outlived.add(earlier)
@@ -191,8 +208,8 @@ class Executor:
         children: list[Child] = self._platform.pump()
         for child in children:
             for run in (self._runs.get(child.command.job_id), *self._outlived):
-                if run is not None and run.child is child and not run.exited.done():
-                    run.exited.set_result(None)
+                if run is not None and run.child is child:
+                    run.has_exited()
 
     def _hear_of_cancel(self, job_id: str) -> None:
         """Ask whether a job shall really end: whoever may publish can say so, the record alone decides."""

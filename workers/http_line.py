@@ -162,6 +162,9 @@ class HttpLine:
         """Answer True: what was claimed was claimed for a free slot."""
         return True
 
+    def begin_unheard(self, offer: Offer, lost: Callable[[], None]) -> None:
+        """Do nothing: nothing is held ahead."""
+
     # Saying what happens
 
     async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from storage import attempts, files, fleet
 from storage.attempts import Beaten, Claim, Holder, Received
 from storage.calls import Call, command
-from storage.errors import Conflict, HostlerError, Invalid, NotFound
+from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
 from storage.seal import Forged
 from storage.store import Store
 from storage.tasks import COMMAND, TABLE
@@ -54,6 +54,12 @@ class Line(Protocol):
 
     async def begin(self, offer: Offer) -> bool:
         """Say that a held job starts; answers whether it is still ours."""
+
+    def begin_unheard(self, offer: Offer, lost: Callable[[], None]) -> None:
+        """Say that a held job starts without waiting for the answer; `lost` is called if it is not ours any more.
+
+        Said before whatever is said later. While the control plane is away it is said again until it is heard.
+        """
 
     async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:
         """Renew the leases of what is held."""
@@ -106,6 +112,7 @@ class RedisLine:
         self._lease_s = store.settings.lease_s
         self._tag_sets: list[str] | None = None
         self._registering: asyncio.Task[None] | None = None
+        self._insisting: set[asyncio.Task[None]] = set()
 
     def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
         """Subscribe to the channels for work and for a word to this worker."""
@@ -175,6 +182,34 @@ class RedisLine:
     async def begin(self, offer: Offer) -> bool:
         """Say that a held job starts."""
         return await self._call(attempts.begin(self.holder, offer.job_id, offer.attempt))
+
+    def begin_unheard(self, offer: Offer, lost: Callable[[], None]) -> None:
+        """Say that a held job starts, in the next write."""
+        step = attempts.begin(self.holder, offer.job_id, offer.attempt)
+
+        def answered(reply: asyncio.Future[Any]) -> None:
+            if reply.cancelled() or reply.exception() is not None:
+                insist()
+            elif not step.read(reply.result()):
+                lost()
+
+        def insist() -> None:
+            task = asyncio.create_task(self._insist(offer, lost))
+            self._insisting.add(task)
+            task.add_done_callback(self._insisting.discard)
+
+        if not self.store.wire.tell(step, answered):
+            insist()
+
+    async def _insist(self, offer: Offer, lost: Callable[[], None]) -> None:
+        """Say that a job has started until that is heard."""
+        while True:
+            try:
+                if not await self.begin(offer):
+                    lost()
+                return
+            except Unavailable:
+                await asyncio.sleep(0.5)
 
     async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:
         """Renew the leases, by one script. With a registration that is gone all is lost; it is made anew meanwhile."""
@@ -257,6 +292,8 @@ class RedisLine:
         if self._registering is not None:
             self._registering.cancel()
             await asyncio.gather(self._registering, return_exceptions=True)
+        for task in self._insisting:
+            task.cancel()
         try:
             await self._call(fleet.depart(self.name, self.holder.registration, reason=reason))
         except (NotFound, Conflict):

@@ -1,10 +1,10 @@
 """One attempt of a job: its directory, its process, its output, its end."""
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
@@ -47,16 +47,32 @@ class Ending:
 class Run:
     """Carries out one attempt; `stop` ends it early, for a reason."""
 
-    def __init__(self, offer: Offer, slot: int, around: Circumstances) -> None:
+    def __init__(
+        self,
+        offer: Offer,
+        slot: int,
+        around: Circumstances,
+        slot_freed: "Callable[[Run], None]" = lambda run: None,
+        *,
+        held_long: bool = False,
+    ) -> None:
         self.offer, self.slot, self.around = offer, slot, around
-        self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.slot_free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.slot_free: asyncio.Future[None] = loop.create_future()
         self.child: Child | None = None
         self.why_stopped: str | None = None
         self.output = Output(
             around.line, offer, directory=around.spool, limit_bytes=around.log_limit_bytes,
             live_bytes=around.live_bytes, gone=lambda: self.stop("lost"), cancel=lambda: self.stop("cancelled"),
         )  # fmt: skip
+        self._slot_freed = slot_freed
+        self._begun = not offer.held_ahead
+        # what was claimed a moment ago is surely still ours; only what may run but once waits to hear that
+        self._ask_first = offer.held_ahead and (held_long or bool(offer.spec.get("at_most_once")))
+        self._directory: Path | None = None
+        self._working_directory: Path | None = None
+        self._mistake: Exception | None = None
         self._timers: list[asyncio.TimerHandle] = []
 
     def stop(self, why: str) -> None:
@@ -73,15 +89,25 @@ class Run:
         loop = asyncio.get_running_loop()
         self._timers.append(loop.call_later(self.around.kill_grace_s, self.child.kill))
 
-    async def carry_out(self) -> None:
-        """Do the whole of it. Raises nothing that concerns this job alone."""
-        directory: Path | None = None
+    def start(self) -> None:
+        """Start the command at once, so that its slot does not idle; nothing where something has to be waited for."""
+        spec = self.offer.spec
+        if spec.get("file") or spec.get("file_url") or self._ask_first:
+            return
         try:
-            if self.offer.held_ahead and not await self._begin():
+            self._begin_unheard()
+            self._directory = self.around.workspace.make(self.slot)
+            self._spawn(self._directory)
+        except Exception as error:  # `carry_out` tells it, or whoever awaits that
+            self._mistake = error
+
+    async def carry_out(self) -> None:
+        """Do the whole of it, or what `start` has left to do. Raises nothing that concerns this job alone."""
+        try:
+            if not self._begun and not await self._begin():
                 return
             try:
-                directory = self.around.workspace.make(self.slot)
-                ending = await self._attempt(directory)
+                ending = await self._attempt()
             except (HostlerError, OSError) as error:
                 ending = self._failed(error)
             self._free_slot()
@@ -93,34 +119,60 @@ class Run:
             for timer in self._timers:
                 timer.cancel()
             await self.output.close()
-            if directory is not None:
-                await asyncio.to_thread(self.around.workspace.remove, directory)
+            # most leave nothing in it, and a thread costs more than all the rest of an attempt
+            if self._directory is not None and not self.around.workspace.remove_if_empty(self._directory):
+                await asyncio.to_thread(self.around.workspace.remove, self._directory)
+
+    def has_exited(self) -> None:
+        """Hear that the main process is gone, and with it whatever it left: the slot is free for another."""
+        if not self.exited.done():
+            self._free_slot()
+            self.exited.set_result(None)
 
     def _free_slot(self) -> None:
-        if not self.slot_free.done():
-            self.slot_free.set_result(None)
+        if self.slot_free.done():
+            return
+        if self._directory is not None:  # the slot's next command may be of the same user
+            try:
+                self.around.platform.withhold_directory(self._directory)
+            except OSError as error:
+                log.warning("a directory could not be taken back", extra={"why": str(error)})
+        self.slot_free.set_result(None)
+        self._slot_freed(self)
+
+    def _begin_unheard(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self.around.line.begin_unheard(self.offer, lambda: self.stop("lost"))
 
     async def _begin(self) -> bool:
+        """Say that a held job starts; answers False if it is not ours any more."""
+        if not self._ask_first:
+            self._begin_unheard()
+            return True
         while True:
             try:
                 return await self.around.line.begin(self.offer)
             except Unavailable:
                 await asyncio.sleep(0.5)
 
-    async def _attempt(self, directory: Path) -> Ending:
+    async def _attempt(self) -> Ending:
         """Fetch, execute, and collect what is left. Raises HostlerError, OSError."""
-        if not await self._fill(directory):
-            return Ending("released")
-        if self.why_stopped is None:
-            working_directory = self.around.workspace.working_directory(self.offer.spec, directory)
-            outcome = await self._execute(directory, working_directory)
-        else:
-            working_directory, outcome = directory, None
+        if self._mistake is not None:
+            raise self._mistake
+        if self.child is None:
+            self._directory = self.around.workspace.make(self.slot)
+            if not await self._fill(self._directory):
+                return Ending("released")
+            if self.why_stopped is None:
+                self._spawn(self._directory)
+        outcome = None if self.child is None else await self._ended(self.child)
         ending = self._judged(outcome)
-        self.around.platform.reclaim_directory(directory)
-        self._free_slot()  # what follows needs no slot, and nothing of the job runs any more
-        if self.offer.spec.get("artifacts") and ending.outcome in {"completed", "failed"}:
-            await self._keep_artifacts(working_directory, ending)
+        artifacts = self.offer.spec.get("artifacts") and ending.outcome in {"completed", "failed"}
+        if artifacts and self._directory is not None and self._working_directory is not None:
+            self._free_slot()  # what follows needs no slot, and nothing of the job runs any more
+            self.around.platform.reclaim_directory(self._directory)
+            await self._keep_artifacts(self._working_directory, ending)
         return ending
 
     async def _fill(self, directory: Path) -> bool:
@@ -142,9 +194,10 @@ class Run:
                     return False
                 await asyncio.sleep(1)
 
-    async def _execute(self, directory: Path, working_directory: Path) -> Outcome:
-        """Run the command to its end. Raises CommandNotStarted."""
+    def _spawn(self, directory: Path) -> None:
+        """Start the command. Raises HostlerError, OSError."""
         spec = self.offer.spec
+        self._working_directory = self.around.workspace.working_directory(spec, directory)
         command = Command(
             argv=_argv(spec),
             environment={
@@ -155,16 +208,20 @@ class Run:
                 "HOSTLER_JOB_ID": self.offer.job_id,
                 "HOSTLER_ATTEMPT": str(self.offer.attempt),
             },
-            directory=working_directory,
+            directory=self._working_directory,
             slot=self.slot,
             job_id=self.offer.job_id,
         )
-        loop = asyncio.get_running_loop()
-        self.child = child = self.around.platform.spawn(command)
+        platform = self.around.platform
+        self.child = child = platform.spawn(command)
+        for channel, pipe in (("o", child.stdout), ("e", child.stderr)):
+            platform.watch(pipe, partial(self._read, channel, pipe))
+        timeout_s = float(spec.get("timeout_s") or 600)
+        self._timers.append(asyncio.get_running_loop().call_later(timeout_s, self.stop, "timeout"))
+
+    async def _ended(self, child: Child) -> Outcome:
+        """Wait for the end of the command and read what is left of its output. Raises CommandNotStarted."""
         pipes = (("o", child.stdout), ("e", child.stderr))
-        for channel, pipe in pipes:
-            loop.add_reader(pipe.fileno(), self._read, channel, pipe)
-        self._timers.append(loop.call_later(float(spec.get("timeout_s") or 600), self.stop, "timeout"))
         try:
             await self.exited
             for channel, pipe in pipes:  # all that it wrote is in the pipes by now
@@ -172,7 +229,7 @@ class Run:
                     await asyncio.sleep(0)
         finally:
             for _, pipe in pipes:
-                self._unwatch(pipe)
+                self.around.platform.unwatch(pipe)
             child.close()
         self.output.end()
         return child.outcome()
@@ -183,12 +240,8 @@ class Run:
             self.output.feed(channel, data)
             return True
         if data == b"":
-            self._unwatch(pipe)
+            self.around.platform.unwatch(pipe)
         return False
-
-    def _unwatch(self, pipe: Pipe) -> None:
-        with contextlib.suppress(ValueError, OSError):
-            asyncio.get_running_loop().remove_reader(pipe.fileno())
 
     def _judged(self, outcome: Outcome | None) -> Ending:
         facts: dict[str, str | int] = {}

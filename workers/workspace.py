@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -47,15 +49,16 @@ class Workspace:
     def __init__(
         self, root: Path, platform: Platform, *, fetch_limit_bytes: int, allow: tuple[str, ...]
     ) -> None:
-        self._root, self._platform = root, platform
         self._fetch_limit_bytes, self._allow = fetch_limit_bytes, allow
         root.mkdir(parents=True, exist_ok=True)
         root.chmod(0o711)  # jobs reach their own directory by name, and list nothing
+        self._root, self._platform = root.resolve(), platform
+        self._names = (f"job-{secrets.token_hex(4)}-{number}" for number in itertools.count())
 
     def make(self, slot: int) -> Path:
         """Return a fresh directory that belongs to the commands of `slot`. Raises OSError, HostlerError."""
-        directory = Path(tempfile.mkdtemp(prefix="job-", dir=self._root))
-        self._platform.prepare_directory(directory, slot)
+        directory = self._root / next(self._names)
+        self._platform.make_directory(directory, slot)
         return directory
 
     async def fill(
@@ -103,6 +106,8 @@ class Workspace:
 
     def working_directory(self, spec: Mapping[str, object], directory: Path) -> Path:
         """Return where the command starts. Raises Invalid when there is no such folder in the upload."""
+        if not spec.get("working_directory"):
+            return directory
         wanted = directory / str(spec.get("working_directory") or ".")
         real = wanted.resolve()
         if not real.is_relative_to(directory.resolve()) or not real.is_dir():
@@ -136,6 +141,14 @@ class Workspace:
                         f"The artifacts exceed {MOST_ARTIFACTS} files or {ARTIFACTS_LIMIT_BYTES} bytes."
                     )
                 yield Found(str(name), path)
+
+    def remove_if_empty(self, directory: Path) -> bool:
+        """Take a job's directory away if nothing is in it; answers whether it is gone."""
+        try:
+            os.rmdir(directory)
+        except OSError:  # something is in it, or it is a directory no more
+            return False
+        return True
 
     def remove(self, directory: Path) -> None:
         """Take a job's directory away, whatever is in it."""

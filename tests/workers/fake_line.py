@@ -45,6 +45,7 @@ class FakeLine:
         self.claim_gate.set()
         self.error: Exception | None = None
         self.files: dict[str, bytes] = {}
+        self.begun: list[tuple[str, int]] = []
         self.beats: list[list[tuple[str, int]]] = []
         self.wake: Callable[[], None] = lambda: None
         self.hint: Callable[[str], None] = lambda job_id: None
@@ -90,6 +91,11 @@ class FakeLine:
     async def begin(self, offer: Offer) -> bool:
         self._check()
         return (offer.job_id, offer.attempt) not in self.stale
+
+    def begin_unheard(self, offer: Offer, lost: Callable[[], None]) -> None:
+        self.begun.append((offer.job_id, offer.attempt))
+        if (offer.job_id, offer.attempt) in self.stale:
+            asyncio.get_running_loop().call_soon(lost)
 
     async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:
         self._check()

@@ -101,6 +101,23 @@ async def test_short_jobs_are_claimed_ahead_and_long_ones_left_to_others(
     assert line.of("j0").ends == []
 
 
+async def test_what_was_held_while_this_process_stood_still_is_asked_for_before_it_starts(
+    line: FakeLine, start: Start, root: Path
+) -> None:
+    one = start(slots=1)
+    one._mean_run_s = 0.01
+    line.put("first", "sleep 0.05")
+    line.put("second", f"touch {root}/started")
+    await until(lambda: line.attempts.get("second"), "both are claimed")
+    line.stale.add(("second", 1))
+    one._held[0] = (one._held[0][0] - 60, one._held[0][1])
+    await until(ends(line, "first"), "the slot is free")
+    line.put("third")
+    await until(ends(line, "third"), "the slot is free again")
+    assert line.begun == []
+    assert not (root / "started").exists()
+
+
 async def test_what_is_held_and_runs_is_in_every_heartbeat_and_nothing_else(
     line: FakeLine, start: Start
 ) -> None:

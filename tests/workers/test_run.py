@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -54,8 +55,8 @@ async def begin(line: FakeLine, root: Path) -> AsyncIterator[Callable[..., Run]]
 
             def pump() -> None:
                 for child in platform.pump():
-                    if child is run.child and not run.exited.done():
-                        run.exited.set_result(None)
+                    if child is run.child:
+                        run.has_exited()
 
             loop.add_reader(platform.fileno(), pump)
             stack.callback(loop.remove_reader, platform.fileno())
@@ -127,24 +128,38 @@ async def test_a_file_that_cannot_be_fetched_for_long_hands_the_job_back(
     assert line.of("job").text == b"[hostler] handed back: The object store is away.\n"
 
 
-async def test_a_held_job_that_is_no_longer_ours_does_not_start(
+async def test_a_held_job_that_may_run_once_does_not_start_if_it_is_no_longer_ours(
     line: FakeLine, begin: Any, root: Path
 ) -> None:
     line.stale.add(("job", 1))
-    run = begin(f"touch {root}/started", ahead=True)
+    run = begin(f"touch {root}/started", ahead=True, at_most_once=True)
     await asyncio.wait_for(run.task, 5)
     assert line.of("job").ends == []
     assert not (root / "started").exists()
     assert run.slot_free.done()
 
 
-async def test_a_held_job_waits_for_the_control_plane_before_it_starts(line: FakeLine, begin: Any) -> None:
+async def test_a_held_job_that_may_run_once_waits_for_the_control_plane_before_it_starts(
+    line: FakeLine, begin: Any
+) -> None:
     line.away = True
-    run = begin("echo on", ahead=True)
+    run = begin("echo on", ahead=True, at_most_once=True)
     await asyncio.sleep(0.1)
     assert run.child is None
     line.away = False
     assert (await end(line))[0] == "completed"
+
+
+async def test_any_other_held_job_starts_at_once_and_is_killed_if_it_is_no_longer_ours(
+    line: FakeLine, begin: Any
+) -> None:
+    line.stale.add(("job", 1))
+    run = begin("sleep 600", ahead=True)
+    await asyncio.wait_for(run.task, 5)
+    assert line.begun == [("job", 1)]
+    assert run.child is not None
+    assert run.child.outcome().signal == signal.SIGKILL
+    assert line.of("job").ends == []
 
 
 async def test_artifacts_wait_for_the_object_store_and_hold_no_slot(line: FakeLine, begin: Any) -> None:
@@ -227,7 +242,7 @@ async def test_a_directory_that_cannot_be_made_fails_the_job(
     def full(*_: Any, **__: Any) -> str:
         raise OSError(errno.ENOSPC, "No space left on device", "/work")
 
-    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    monkeypatch.setattr(Workspace, "make", full)
     begin()
     ending = await end(line)
     assert ending[:2] == ("failed", "invalid")

@@ -1,7 +1,7 @@
 """Platforms: how each kind of machine starts a command, keeps it apart and kills it whole."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -136,11 +136,29 @@ class Platform(Protocol):
         directory can tell. Raises CommandNotStarted when this machine can start nothing at all.
         """
 
+    def watch(self, output: Output, ready: Callable[[], object]) -> None:
+        """Have `ready` called from the running event loop whenever `output` can be read.
+
+        Whoever does so watches `fileno()` and calls `pump()`; it may call `ready` before it returns.
+        """
+
+    def unwatch(self, output: Output) -> None:
+        """Watch an output no more, before it is closed. Safe to run twice."""
+
+    def make_directory(self, path: Path, slot: int) -> None:
+        """Make a directory that is not there yet, for the commands of one slot alone.
+
+        Raises OSError, and IsolationUnavailable when those commands could not reach it.
+        """
+
     def prepare_directory(self, path: Path, slot: int) -> None:
         """Give a directory, made if it is missing, and all that lies in it to the commands of one slot alone.
 
         Raises IsolationUnavailable when those commands could not reach it.
         """
+
+    def withhold_directory(self, path: Path) -> None:
+        """Keep the slot's next command out of a directory that its last one had; cheap, unlike what follows."""
 
     def reclaim_directory(self, path: Path) -> None:
         """Take a directory back after a command, so that the worker can read and remove what lies in it."""

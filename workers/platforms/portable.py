@@ -1,5 +1,6 @@
 """Machines other than Linux: commands are plain children, each with a thread that waits for it."""
 
+import asyncio
 import contextlib
 import os
 import queue
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -173,10 +175,26 @@ class PortablePlatform:
         with contextlib.suppress(OSError):  # full: it is ringing already; closed: nobody listens any more
             self._ringer.send(b"!")
 
+    def watch(self, output: Output, ready: Callable[[], object]) -> None:
+        """Have `ready` called by the running event loop whenever `output` can be read."""
+        asyncio.get_running_loop().add_reader(output.fileno(), ready)
+
+    def unwatch(self, output: Output) -> None:
+        """Watch an output no more. Safe to run twice."""
+        if output.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(output.fileno())
+
+    def make_directory(self, path: Path, slot: int) -> None:
+        """Make a directory that no other user can enter. Raises OSError."""
+        path.mkdir(mode=0o700)
+
     def prepare_directory(self, path: Path, slot: int) -> None:
         """Make a directory, if it is missing, that no other user can enter."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
+
+    def withhold_directory(self, path: Path) -> None:
+        """Do nothing: nothing keeps commands apart here."""
 
     def reclaim_directory(self, path: Path) -> None:
         """Make every folder in a directory open to the worker again."""
