@@ -101,9 +101,13 @@ def worker(
     slots: Annotated[int | None, typer.Option("--slots", help="Jobs at once.", min=1)] = None,
     tags: Annotated[str | None, typer.Option("--tags", help="What this worker has, e.g. linux,gpu.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name among the workers.")] = None,
+    stop_apps: Annotated[
+        bool, typer.Option("--stop-apps", help="Stop all apps of this machine, which outlive workers, and end.")
+    ] = False,
 ) -> None:
     """Run jobs on this machine, until SIGTERM. Needs REDIS_URL and HOSTLER_SECRET_KEY."""
-    _become("workers", {"--slots": slots, "--tags": tags, "--name": name})
+    flags = ["--stop-apps"] if stop_apps else []
+    _become("workers", {"--slots": slots, "--tags": tags, "--name": name}, *flags)
 
 
 @app.command(rich_help_panel=RUN)

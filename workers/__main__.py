@@ -1,15 +1,14 @@
 """`python -m workers`: one worker process, as `hostler worker` and `hostler up` start it."""
 
 import argparse
-import os
-import secrets
-import socket
+import asyncio
 import sys
 
 from integrations.logging import to_stderr
 from settings import BadSettings, Settings
 from storage.errors import HostlerError
 from workers import startup
+from workers.supervisor.ending import stop_all
 from workers.worker import Worker
 
 
@@ -27,9 +26,17 @@ def main() -> int:
     parser.add_argument(
         "--tags", default=",".join(settings.tags), help="what this worker has, comma-separated"
     )
-    host = socket.gethostname()[:40]
-    parser.add_argument("--name", default=f"{host}-{os.getpid()}-{secrets.token_hex(2)}")
+    parser.add_argument("--name", help="default: this machine's, and the same again after a restart")
+    parser.add_argument(
+        "--stop-apps",
+        action="store_true",
+        help="stop all apps of this machine, which outlive workers, and end",
+    )
     options = parser.parse_args()
+    if options.stop_apps:
+        return _stop_apps(settings)
+    if options.name is None:
+        options.name, _lasting = startup.name_of_this_machine(settings.work_dir)
     if options.slots < 1:
         parser.error("--slots must be 1 or more")
     if problem := startup.problem_with_name(options.name):
@@ -46,6 +53,18 @@ def main() -> int:
     except HostlerError as error:
         print(error, file=sys.stderr)
         return 1
+    return 0
+
+
+def _stop_apps(settings: Settings) -> int:
+    """Stop the apps that workers of this machine have left running; answers the exit status."""
+    to_stderr()
+    try:
+        count = asyncio.run(stop_all(settings.apps_dir))
+    except HostlerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"Stopped {count} instances of apps." if count != 1 else "Stopped one instance of an app.")
     return 0
 
 

@@ -5,12 +5,14 @@ import contextlib
 import os
 import platform as machine
 import re
+import secrets
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from settings import Settings, process_environment
 from workers import platforms
@@ -128,8 +130,32 @@ def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def name_of_this_machine(work_dir: Path) -> tuple[str, BinaryIO]:
+    """Return a name for a worker that was given none, and the file that keeps it from other workers while it is open.
+
+    Apps belong to a node by its name: after a restart a worker takes up the name that none uses any more.
+    """
+    import fcntl  # noqa: PLC0415  Windows has it not, and no such workers
+
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip(".")[:40] or "node"
+    names = work_dir / ".names"
+    names.mkdir(parents=True, exist_ok=True)
+    known = sorted(path.name for path in names.glob(f"{host}-*"))
+    for name in (*known, f"{host}-{secrets.token_hex(3)}"):
+        file = (names / name).open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        return name, file
+    raise AssertionError("A name that was just made up is taken.")
+
+
 def problem_with_name(name: str) -> str | None:
     """Return what is wrong with the name of a worker, or None; it names a folder, too."""
+    if name == "apps":  # its folder lies beside those of workers
+        return "--name must not be apps"
     if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", name):
         return None
     return "--name must be 1 to 64 letters, digits, dots, underscores or hyphens, no dot first"

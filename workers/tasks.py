@@ -1,6 +1,13 @@
-"""The names that RQ's tools show for Hostler's jobs; only `hostler worker` can carry them out."""
+"""The tasks: what carries out a node's own jobs, by name, and the names that RQ's tools show for all jobs.
 
-from typing import NoReturn
+Only `hostler worker` can carry jobs out.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:  # RQ's tools need the names alone
+    from workers.lane import Task
 
 
 class NotAStockWorker(RuntimeError):
@@ -15,6 +22,14 @@ def command(job_id: str) -> NoReturn:
     raise NotAStockWorker(
         f"Job {job_id} is run by `hostler worker`; its record in Hostler decides, not RQ's."
     )
+
+
+def of_apps() -> "Mapping[str, Task]":
+    """Return what carries out each task of a node's own queue, by its name in storage.tasks."""
+    from workers.installs import tasks as installs  # noqa: PLC0415  as above
+    from workers.supervisor import tasks as lifecycle  # noqa: PLC0415  as above
+
+    return {**installs.TASKS, **lifecycle.TASKS}
 
 
 app_install = app_update = app_rollback = app_configure = app_uninstall = command

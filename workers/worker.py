@@ -4,10 +4,11 @@ What of RQ is kept and what is overridden, and why, is in docs/decisions/0003.
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, cast
 
 import orjson
@@ -16,15 +17,19 @@ import rq
 from rq.serializers import JSONSerializer
 
 from settings import Settings, __version__
-from storage import fleet, quarantine, queues
+from storage import fleet, quarantine, queues, relay
 from storage.attempts import Holder
 from storage.calls import text
 from storage.errors import Conflict, Unavailable
 from storage.store import Store
-from workers import startup
+from workers import startup, tasks
+from workers.forwarding import Forwarder
+from workers.lane import Lane, Surroundings
 from workers.lines import RedisLine
 from workers.log import log
 from workers.platforms import Platform
+from workers.supervisor.reports import RedisReports
+from workers.supervisor.supervisor import Supervisor, boot_id
 
 
 class Worker(rq.Worker):
@@ -53,8 +58,6 @@ class Worker(rq.Worker):
         holder = Holder(self.name, secrets.token_hex(8))
         try:
             with startup.workplace(self.settings, name=self.name, slots=self.slots) as place:
-                await self._register(store, holder, place.platform)
-                await _tell_obituaries(store, place.platform)
 
                 async def again() -> Holder:
                     fresh = Holder(self.name, secrets.token_hex(8))
@@ -62,7 +65,23 @@ class Worker(rq.Worker):
                     return fresh
 
                 line = RedisLine(store, holder, tags=self.tags, reregister=again)
-                await place.work(line, heartbeat_s=self.settings.heartbeat_s)
+                supervisor = Supervisor(
+                    self.settings, store.seal, RedisReports(store, lambda: line.holder), name=self.name,
+                    isolation=place.platform.isolation, environment=startup.inherited(),
+                )  # fmt: skip
+                async with _at_work(supervisor.run()):  # before Redis is there: apps do not wait for it
+                    await self._register(store, holder, place.platform)
+                    await _tell_obituaries(store, place.platform)
+                    lane = Lane(
+                        Surroundings(
+                            line=line, store=store, supervisor=supervisor, isolation=place.platform.isolation,
+                            spool=str(place.root), drain_s=self.settings.drain_s,
+                        ),
+                        tasks.of_apps(),
+                    )  # fmt: skip
+                    forwarder = Forwarder(supervisor, store.seal)
+                    async with _at_work(relay.serve(store, self.name, forwarder.handle)):
+                        await place.work(line, heartbeat_s=self.settings.heartbeat_s, beside=lane)
                 await self._depart(line)
         finally:
             await store.close()
@@ -73,7 +92,7 @@ class Worker(rq.Worker):
             "kind": "worker", "hostname": socket.gethostname(), "pid": os.getpid(), "version": __version__,
             "cpu_count": os.cpu_count() or 1, "slots": self.slots, "running": 0, "isolation": platform.isolation,
             "tags": _json(list(self.tags)), "metadata": _json(startup.metadata(platform, self.tags)),
-            "memory_mb": startup.memory_mb(), "boot": _boot_id(),
+            "memory_mb": startup.memory_mb(), "boot": boot_id(),
         }  # fmt: skip
         said = False
         while True:
@@ -100,7 +119,7 @@ class Worker(rq.Worker):
         pid, boot = record.get("pid", ""), record.get("boot")
         if record.get("hostname") != socket.gethostname() or not pid.isdigit():
             return ""
-        if boot == _boot_id() and _alive(int(pid)) and int(pid) != os.getpid():
+        if boot == boot_id() and _alive(int(pid)) and int(pid) != os.getpid():
             return ""
         return record.get("registration", "")
 
@@ -159,9 +178,18 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _boot_id() -> str:
-    """Return what is different after each boot, where the system says so."""
+@contextlib.asynccontextmanager
+async def _at_work(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have something done at the same time, until what is within has ended."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_say_when_it_fails)
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _say_when_it_fails(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a part of the worker has ended", exc_info=error)

@@ -98,7 +98,7 @@ async def test_a_worker_waits_while_another_of_its_name_is_online(
 async def test_a_name_is_free_once_its_worker_is_surely_dead(
     settings: Settings, store: Store, platform: Platform, facts: dict[str, Any], free: bool
 ) -> None:
-    known = {"hostname": socket.gethostname(), "boot": module._boot_id(), **facts}
+    known = {"hostname": socket.gethostname(), "boot": module.boot_id(), **facts}
     await register(store, "w", **known)
     worker = Worker(settings, name="w", slots=1, tags=())
     if free:
