@@ -159,7 +159,8 @@ class _Way:
                 if raw[:1] != _MORE:
                     return
             try:
-                await asyncio.wait_for(self.nudged.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self.nudged.wait()
             except TimeoutError:
                 if self.overdue is not None and not self.taken:
                     await self.overdue()
@@ -210,7 +211,8 @@ class _Desk:
         """Return once no answer will be missed. Raises Unavailable."""
         if not self._connected.is_set():
             try:
-                await asyncio.wait_for(self._connected.wait(), DEADLINE_S)
+                async with asyncio.timeout(DEADLINE_S):
+                    await self._connected.wait()
             except TimeoutError:
                 raise Unavailable("Redis cannot be listened to for now.") from None
 
@@ -413,7 +415,9 @@ class _Clerk:
         """Take questions while there is room."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), POLL_S * random.uniform(0.8, 1.2))  # noqa: S311  jitter
+                # not wait_for, which until Python 3.12 forgets a cancellation that comes with what it waits for
+                async with asyncio.timeout(POLL_S * random.uniform(0.8, 1.2)):  # noqa: S311  jitter
+                    await self._woken.wait()
             self._woken.clear()
             try:
                 while len(self.exchanges) < self.slots and await self._take():

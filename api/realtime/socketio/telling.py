@@ -57,24 +57,24 @@ def _json(text: str) -> Any:
         return text
 
 
+#: What an app's phase is called while it is installed; in any other phase, it has been.
+_INSTALL_WORDS = frozenset({"installing", "needs_config", "updating", "failed"})
+
+
 def _install(fields: Mapping[str, str]) -> dict[str, Any]:
-    progress = fields.get("progress", "")
+    """Return what words.install_entry tells of the app, as it was when this happened."""
+    status = fields.get("status", "")
+    status = status if status in _INSTALL_WORDS else "installed"
+    progress, message = fields.get("progress", ""), fields.get("message", "")
+    under_way = status in {"installing", "updating", "failed"} and progress.isdecimal()
     said = {
         "productId": fields.get("product", ""),
         "instanceId": fields.get("app", ""),
-        "status": _INSTALL_WORDS.get(fields.get("status", ""), "installed"),
-        "progress": int(progress) if progress.isdecimal() else 0,
-        "message": fields.get("message", ""),
+        "status": status,
+        "progress": int(progress) if under_way else 100,
+        "message": message,
     }
-    return {**said, "error": fields["error"]} if fields.get("error") else said
-
-
-_INSTALL_WORDS = {
-    "installing": "installing",
-    "needs_config": "needs_config",
-    "failed": "failed",
-    "updating": "updating",
-}
+    return {**said, "error": fields.get("error") or message} if status == "failed" else said
 
 
 def _system(fields: Mapping[str, str]) -> dict[str, Any]:
