@@ -78,9 +78,11 @@ class _Around:
 
     def _equip(self, req: Request) -> None:
         req.context.dialect = self.dialect  # of what is not there; endpoints name their own
+        req.context.own_port = self.dialect is not None
         req.context.store = self.store
         req.context.hub = self.hub
         req.context.admit = self.gate.admit
+        req.context.carrier = self.gate.carrier
         req.context.still_admits = self.gate.still_admits
         req.context.check_response = self.check_response
 

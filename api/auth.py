@@ -7,7 +7,8 @@ from falcon.asgi import Request, Response
 
 from api import addresses
 from storage import admission
-from storage.admission import Presented
+from storage.admission import Admission, Presented
+from storage.carrying import Carrier
 from storage.errors import Denied, TooMany, Unauthenticated
 from storage.identity import Identity
 from storage.sessions import SESSION_S
@@ -41,10 +42,7 @@ class Gate:
         presented = self.presented(req)
         unnamed = self.unnamed(req) if presented is None else None
         result = await admission.admit(self.store, presented, address)
-        if resp is not None:
-            _tell_rate(resp, result, self.store.now_ms())
-        if not result.allowed:
-            raise TooMany("Rate limit exceeded", retry_after_s=max(1, -(-result.reset_ms // 1000)))
+        self._hold_to_rate(resp, result)
         identity = result.identity or unnamed
         if identity is not None and identity.by_cookie and not came_from_us(req, self.store):
             if not optional:
@@ -55,6 +53,23 @@ class Gate:
                 raise Unauthenticated("Authentication is required.")
             raise Unauthenticated("The credentials are not valid, or no longer.")
         return identity
+
+    async def carrier(self, req: Request, resp: Response) -> tuple[Carrier, Identity] | None:
+        """Return a store whose first step admits the caller with it, and whom it would admit; None for a stranger.
+
+        Nothing is decided yet: that step refuses, or raises Changed, where the caller is no longer let in so.
+        """
+        presented = self.presented(req)
+        known = None if presented is None else await admission.recognise(self.store, presented)
+        if known is None or (known.identity.by_cookie and not came_from_us(req, self.store)):
+            return None
+        return Carrier(self.store, known, lambda result: self._hold_to_rate(resp, result)), known.identity
+
+    def _hold_to_rate(self, resp: Response | None, result: Admission) -> None:
+        if resp is not None:
+            _tell_rate(resp, result, self.store.now_ms())
+        if not result.allowed:
+            raise TooMany("Rate limit exceeded", retry_after_s=max(1, -(-result.reset_ms // 1000)))
 
     async def still_admits(self, req: Request, identity: Identity) -> bool:
         """Tell whether a connection admitted as `identity` still would be; ask every few seconds."""
@@ -103,7 +118,7 @@ def _set_cookie(req: Request, resp: Response, store: Store, value: str, **lastin
     resp.set_cookie(COOKIE, value, path="/", secure=secure, http_only=True, same_site="Strict", **lasting)
 
 
-def _tell_rate(resp: Response, result: admission.Admission, now_ms: int) -> None:
+def _tell_rate(resp: Response, result: Admission, now_ms: int) -> None:
     resp.set_headers(
         {
             "X-RateLimit-Limit": str(result.limit),

@@ -17,6 +17,7 @@ from marshmallow import Schema, ValidationError
 from api import body as bodies
 from api.dialect import Dialect
 from api.errors import invalid, status_of
+from storage.carrying import Carrier, Changed
 from storage.errors import Denied, HostlerError, Invalid, Unauthenticated, Unavailable
 from storage.identity import Identity
 from storage.store import Store
@@ -85,6 +86,7 @@ class Endpoint:
     counted: bool = True
     takes: str | None = None
     otherwise: HTTPStatus | None = None
+    carries: bool = False
 
     @property
     def name(self) -> str:
@@ -94,20 +96,58 @@ class Endpoint:
     async def __call__(self, req: Request, resp: Response, **arguments: Any) -> None:
         """Serve one request: authenticate, authorise, validate, run the handler, render its answer."""
         req.context.dialect = self.group.dialect
+        carrying = await self._carrying(req, resp) if self.carries else None
+        if carrying is not None:
+            await self._serve_carrying(carrying, req, resp, arguments)
+            return
         context = await self._admitted(req, resp)
+        await self._understand(req, arguments)
+        if self.raw:
+            resp.status = self.status.value
+            await self.handler(context, req, resp, **arguments)
+        else:
+            self._answer(req, resp, await self.handler(context, **arguments))
+
+    async def _serve_carrying(
+        self, context: Context, req: Request, resp: Response, arguments: dict[str, Any]
+    ) -> None:
+        """Serve a caller whose admission goes along with the handler's first step.
+
+        Who turns out not to be admitted hears of that before anything else, as without it.
+        """
+        try:
+            await self._understand(req, arguments)
+            result = await self.handler(context, **arguments)
+        except Changed:  # nothing has happened yet
+            result = await self.handler(await self._admitted(req, resp), **arguments)
+        except Exception:
+            await self._admit_late(context, req, resp)
+            raise
+        else:
+            await self._admit_late(context, req, resp)
+        self._answer(req, resp, result)
+
+    async def _admit_late(self, context: Context, req: Request, resp: Response) -> None:
+        if isinstance(context.store, Carrier) and context.store.pending:
+            await self._admitted(req, resp)
+
+    async def _understand(self, req: Request, arguments: dict[str, Any]) -> None:
+        """Read query and body as their schemas have them. Raises Invalid, TooLarge, UnsupportedMediaType."""
         if self.query is not None:
             arguments["query"] = load(self.query, req.params)
         if self.body is not None:
-            arguments["body"] = load(self.body, await bodies.json_object(req, self.body_limit_bytes))
+            arguments["body"] = load(self.body, await self._body(req))
+
+    def _answer(self, req: Request, resp: Response, result: Any) -> None:
         resp.status = self.status.value
-        if self.raw:
-            await self.handler(context, req, resp, **arguments)
-            return
-        result = await self.handler(context, **arguments)
         if result is None and self.returns is not None and self.status is HTTPStatus.OK:
             resp.status = HTTPStatus.NO_CONTENT.value
         elif self.returns is not None:
             self.render(req, resp, result)
+
+    async def _body(self, req: Request) -> dict[str, Any]:
+        any_type = self.group.dialect.any_type
+        return await bodies.json_object(req, self.body_limit_bytes, any_type=any_type)
 
     def render(self, req: Request, resp: Response, result: Any) -> None:
         """Write `result` into `resp` as the declared schema and the dialect spell it."""
@@ -146,6 +186,16 @@ class Endpoint:
             names = " or ".join(role.name.lower() for role in self.role if role.name)
             raise Denied(f"This needs the {names} role.")
         return context
+
+    async def _carrying(self, req: Request, resp: Response) -> Context | None:
+        """Return the context of a caller who is known and may call this, yet to be admitted; None for all others."""
+        found = await req.context.carrier(req, resp)
+        if found is None:
+            return None
+        carrier, identity = found
+        if identity.scope not in {"", self.group.dialect.name} or not ROLES_OF[identity.role] & self.role:
+            return None
+        return Context(carrier, identity, req, resp)
 
     async def _known(self, req: Request, resp: Response | None) -> Identity | None:
         if not self.counted:
@@ -190,24 +240,30 @@ class Group:
         counted: bool = True,
         takes: str | None = None,
         otherwise: HTTPStatus | None = None,
+        carries: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as the handler of `route`, e.g. "POST /{name}/start" or "WS /stream".
 
         A `raw` handler gets the Falcon request and response and writes its own answer, of `media_type`; a body that it
         reads by itself is of the type `takes`. What is not `counted` is public, has no limit of its rate, and asks
         nothing of Redis. `otherwise` is a second status under which a raw handler answers the same.
+
+        A handler that `carries` admits its caller with its first step in Redis, in one round trip: before that it may
+        only compute, and whatever it does first must be one call of `context.store`.
         """
         method, _, path = route.partition(" ")
 
         def declare(handler: Handler) -> Handler:
             if not counted and role is not Role.PUBLIC:
                 raise TypeError(f"{handler.__qualname__} needs an identity, so its requests are counted.")
+            if carries and (raw or role & OPEN):
+                raise TypeError(f"{handler.__qualname__} cannot carry an admission.")
             if not inspect.getdoc(handler):
                 raise TypeError(f"{handler.__qualname__} has no docstring, which is its documentation.")
             self.endpoints.append(
                 Endpoint(
                     method, self.prefix + path, handler, self, role, body, query, returns, status,
-                    raises, body_limit_bytes, raw, media_type, counted, takes, otherwise,
+                    raises, body_limit_bytes, raw, media_type, counted, takes, otherwise, carries,
                 )
             )  # fmt: skip
             return handler

@@ -68,7 +68,7 @@ class Stack:
         """Return its processes of one kind, without what is below them: web, worker, scheduler, redis or s3."""
         marks = {
             "web": b"gunicorn", "worker": b"\0workers\0", "scheduler": b"\0scheduler\0",
-            "redis": b"redis.conf", "s3": b"mini",
+            "redis": b"valkey-server", "s3": b"mini",
         }  # fmt: skip
         found = []
         for pid in descendants(self.pid):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from storage import api_keys, sessions
 from storage.api_keys import ApiKey
-from storage.calls import script, text
+from storage.calls import Word, script, text
 from storage.errors import Unauthenticated
 from storage.identity import Identity, lesser
 from storage.seal import Forged
@@ -15,6 +15,9 @@ from storage.store import Store
 from storage.users import User
 
 log = logging.getLogger("hostler.storage")
+
+#: How many callers a process remembers.
+_MOST_KNOWN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,12 @@ class Admission:
     limit: int
     remaining: int
     reset_ms: int
+    user: bytes = b""  #: the records by which the identity was known, as they lie in Redis
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class Question:
     """What is asked of Redis about a credential that is ours by its form."""
 
     kind: str = ""
@@ -55,43 +60,47 @@ async def admit(
     It counts for its identity, else for its address. A long connection asks again with `counted=False`.
     Raises Unavailable.
     """
-    question = await _question(store, presented)
+    asked = await question(store, presented)
     limit = store.settings.rate_limit_per_s if counted else 0
     known, allowed, remaining, reset_ms, user, key = await store.call(
         script(
             "admit",
-            question.kind,
-            question.subject,
-            question.token_id,
-            question.family,
-            question.generation,
+            asked.kind,
+            asked.subject,
+            asked.token_id,
+            asked.family,
+            asked.generation,
             address,
             limit,
         )
     )
-    identity = _identity(store, question, presented, user, key) if known else None
-    return Admission(identity, bool(allowed), limit, int(remaining), int(reset_ms))
+    identity = _identity(store, asked, presented, user, key) if known else None
+    result = Admission(identity, bool(allowed), limit, int(remaining), int(reset_ms), user, key)
+    if presented is not None and counted:
+        _remember(store, asked, presented.by == "cookie", result)
+    return result
 
 
-async def _question(store: Store, presented: Presented | None) -> _Question:
+async def question(store: Store, presented: Presented | None) -> Question:
+    """Return what to ask of Redis about a credential; nothing where it is none of ours by its form."""
     if presented is None:
-        return _Question()
+        return Question()
     if presented.secret.startswith(api_keys.PREFIX) and presented.by in {"bearer", "key"}:
-        return _Question("key", api_keys.digest_of(presented.secret))
-    chosen = _Question("key", api_keys.digest_of_chosen(store.seal, presented.secret))
+        return Question("key", api_keys.digest_of(presented.secret))
+    chosen = Question("key", api_keys.digest_of_chosen(store.seal, presented.secret))
     if presented.by == "key":
         return chosen
     try:
         claims: Claims = await sessions.read(store, presented.secret)
     except Unauthenticated:
-        return chosen if presented.by == "bearer" else _Question()
+        return chosen if presented.by == "bearer" else Question()
     if presented.by in {"worker", "cookie"} and (presented.by == "worker") != (claims.kind == "worker"):
-        return _Question()
-    return _Question(claims.kind, claims.subject, claims.token_id, claims.family, claims.generation)
+        return Question()
+    return Question(claims.kind, claims.subject, claims.token_id, claims.family, claims.generation)
 
 
 def _identity(
-    store: Store, question: _Question, presented: Presented | None, user_raw: Any, key_raw: Any
+    store: Store, question: Question, presented: Presented | None, user_raw: Any, key_raw: Any
 ) -> Identity | None:
     """Return who a current credential stands for, if the records are the ones that we signed."""
     if question.kind == "worker":
@@ -115,3 +124,53 @@ def _identity(
     by_cookie = presented is not None and presented.by == "cookie"
     token_id = question.token_id or key.id
     return Identity("key", key.id, role, key.name, token_id, by_cookie, owner.id, question.family, key.scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A caller as this process has known it: the words by which the script recognises it."""
+
+    identity: Identity
+    words: tuple[Word, ...]
+
+
+def _remember(store: Store, asked: Question, by_cookie: bool, result: Admission) -> None:
+    """Keep what a full admission has found, so that the caller's next steps can carry theirs."""
+    if result.identity is None:
+        return
+    known = _all_known(store)
+    if len(known) >= _MOST_KNOWN:
+        known.clear()
+    known[asked, by_cookie] = Known(result.identity, _words(asked, result))
+
+
+def _all_known(store: Store) -> dict[tuple[Question, bool], Known]:
+    kept = store.cache.get("callers")
+    if not isinstance(kept, dict):
+        kept = store.cache["callers"] = {}
+    return kept
+
+
+def _words(asked: Question, result: Admission) -> tuple[Word, ...]:
+    if asked.kind == "worker":
+        name = f"worker:{asked.subject}"
+        return f"h:rate:{name}", f"h:{name}", asked.token_id, 0
+    held: dict[str, bytes] = {}
+    if asked.kind == "session":
+        held[f"h:revoked:{asked.token_id}"] = b""
+        held[f"h:user:{asked.subject}"] = result.user
+        rate = f"h:rate:user:{asked.subject}"
+    else:
+        owner = result.identity.user_id if result.identity else ""
+        held[f"h:apikey:{asked.subject}"] = result.key
+        held[f"h:user:{owner}"] = result.user
+        rate = f"h:rate:key:{asked.subject}"
+    if asked.family:
+        held[f"h:revoked:{asked.family}"] = b""
+    return rate, "", "", len(held), *held, *held.values()
+
+
+async def recognise(store: Store, presented: Presented) -> Known | None:
+    """Return the caller that a credential stood for when it last came, if this process remembers."""
+    asked = await question(store, presented)
+    return _all_known(store).get((asked, presented.by == "cookie"))

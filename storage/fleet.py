@@ -175,24 +175,28 @@ async def _mean_run_s(store: Store) -> float | None:
     return sum(ended - began for began, ended in runs) / len(runs) / 1000 if runs else None
 
 
-async def estimated_wait_s(store: Store, priority: str, tags: Sequence[str]) -> int | None:
-    """Return how long a job submitted now will wait: the jobs before it, shared by the slots that serve it.
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known of those who serve a new job, from which its submission estimates how long it will wait."""
 
-    None where nothing has been observed that could say: no worker serves it, or no job has ended yet.
-    """
+    slots: int
+    free: int
+    mean_run_s: float | None
+    lists: tuple[str, ...]  #: that are emptied before it, its own among them
+
+    def words(self) -> tuple[str | int, ...]:
+        """Return the outlook as submit.lua takes it."""
+        mean_ms = "" if self.mean_run_s is None else int(self.mean_run_s * 1000)
+        return self.slots, self.free, mean_ms, *self.lists
+
+
+async def outlook(store: Store, priority: str, tags: Sequence[str]) -> Outlook | None:
+    """Return the outlook of a job submitted now, at most two seconds old; None where no worker serves it."""
     picture = await _picture(store)
     serving = [each for each in picture.workers if each.status == "online" and set(tags) <= set(each.tags)]
     slots = sum(each.slots for each in serving if not each.draining)
     if not slots:
         return None
     levels = list(queues.Priority)[: list(queues.Priority).index(queues.Priority(priority)) + 1]
-    lengths: list[int] = await store.calls(
-        *(command("LLEN", queues.key(queues.of_job(level, tags))) for level in levels)
-    )
-    free = sum(each.free_slots for each in serving)
-    before = sum(lengths)
-    if before < free:
-        return 0
-    if picture.mean_run_s is None:
-        return None
-    return round((before - free + 1) / slots * picture.mean_run_s)
+    lists = tuple(queues.key(queues.of_job(level, tags)) for level in levels)
+    return Outlook(slots, sum(each.free_slots for each in serving), picture.mean_run_s, lists)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -20,6 +20,9 @@ from storage.attempts import rq_time
 from storage.calls import Call, command, script, text
 from storage.errors import Conflict, Invalid, NotFound, Unprocessable
 from storage.store import Store
+
+if TYPE_CHECKING:
+    from storage.fleet import Outlook
 
 log = logging.getLogger("hostler.storage")
 
@@ -202,26 +205,26 @@ def submission(
     schedule: str | None = None,
     schedule_record: str | None = None,
     retry_of: str | None = None,
-    estimated_wait_s: int | None = None,
+    outlook: "Outlook | None" = None,
     work: Work | None = None,
 ) -> Call[Submitted]:
     """Describe the one step that accepts `order`: record, queue entry, event and audit entry together.
 
     `idempotency` is the caller's key and the digest of the body it came with. Raises Unprocessable when the key was
     used with another body, Invalid when a job it depends on is unknown or has failed, or its file is not there.
-    With `work` the job is that instead of a command, and raises what its change is refused with.
+    With `work` the job is that instead of a command, and raises what its change is refused with. How long it will wait
+    is estimated from the `outlook`.
     """
-    asked = asdict(order)
-    given_spec = {name: asked[name] for name in _SPEC if asked[name]}
+    given_spec = {name: value for name in _SPEC if (value := getattr(order, name))}
     if order.retries:
-        given_spec["backoff"] = asked["backoff"]
+        given_spec["backoff"] = asdict(order.backoff)
     if order.env:  # it may hold secrets, which neither Redis nor its backups should
         given_spec["env"] = store.seal.encrypt_json("environment", order.env, bound_to=job_id)
     task = tasks.COMMAND if work is None else work.task
     spec = orjson.dumps({"task": task.name, **given_spec, **({} if work is None else work.arguments)})
     queue = queues.of_job(order.priority, order.tags) if work is None else queues.of_node(work.node)
     options: dict[str, Any] = {
-        "retries": order.retries,
+        "retries": order.retries and str(order.retries),
         "key": order.concurrency_key,
         "at_most_once": order.at_most_once,
         "webhook": order.webhook is not None,
@@ -233,7 +236,6 @@ def submission(
         "delay_ms": int(order.delay_s * 1000) if order.delay_s else None,
         "schedule": schedule,
         "retry_of": retry_of,
-        "estimate": estimated_wait_s,
         "sealed": _sealed_webhook(store, job_id, order.webhook),
     }
     if order.retries:
@@ -262,12 +264,11 @@ def submission(
 
     signature = store.seal.signature("job", job_id, spec)
     given = {name: value for name, value in options.items() if value not in (None, "", [], False, 0)}
-    if "estimate" not in given and estimated_wait_s == 0:
-        given["estimate"] = 0
     described = order.name or order.command or " ".join(order.argv or [])
     return script(
         "submit", job_id, actor, queue, spec, signature, tasks.rq_data(task, job_id), rq_time(),
-        order.timeout_s, described[:200], orjson.dumps(given), read=read,
+        order.timeout_s, described[:200], orjson.dumps(given) if given else b"",
+        *(outlook.words() if outlook is not None else ()), read=read,
     )  # fmt: skip
 
 
@@ -281,19 +282,19 @@ async def submit(
     store: Store, actor: str, order: Order, *, idempotency_key: str | None = None, retry_of: str | None = None
 ) -> Submitted:
     """Accept `order` durably and answer its id. Raises Unprocessable, Invalid."""
-    from storage import fleet  # noqa: PLC0415  fleet reads jobs
+    from storage import fleet  # noqa: PLC0415  fleet stands on jobs
 
     idempotency = None
     if idempotency_key is not None:
         body = orjson.dumps(asdict(order), option=orjson.OPT_SORT_KEYS)
         idempotency = (idempotency_key, hashlib.sha256(body).hexdigest())
-    estimate = await fleet.estimated_wait_s(store, order.priority, order.tags)
-    if order.delay_s or order.not_before_ms or order.depends_on:
-        estimate = None  # when it starts is not for the queue to say
+    outlook = None  # when a job starts that waits for something else is not for the queue to say
+    if not (order.delay_s or order.not_before_ms or order.depends_on):
+        outlook = await fleet.outlook(store, order.priority, order.tags)
     return await store.call(
         submission(
             store, actor, order,
-            job_id=store.new_id("job"), idempotency=idempotency, retry_of=retry_of, estimated_wait_s=estimate,
+            job_id=store.new_id("job"), idempotency=idempotency, retry_of=retry_of, outlook=outlook,
         )
     )  # fmt: skip
 
@@ -398,8 +399,12 @@ def order_of(store: Store, job: Job) -> Order:
 
 
 async def retry(store: Store, actor: str, job_id: str) -> Submitted:
-    """Submit a finished job's command again, as a new job. Raises NotFound, or Conflict while it is not finished."""
+    """Submit what a finished job did again, as a new job. Raises NotFound, or Conflict while it is not finished."""
+    from storage import apps  # noqa: PLC0415  apps submit jobs
+
     job = await get(store, job_id)
     if not job.finished:
         raise Conflict(f"Job {job_id!r} is {job.state}; only a finished job can be retried.")
+    if job.spec.get("task", tasks.COMMAND.name) != tasks.COMMAND.name:
+        return await apps.again(store, actor, job)
     return await submit(store, actor, order_of(store, job), retry_of=job_id)

@@ -1,7 +1,6 @@
 """What the secret key protects: signatures on records that Redis could forge, and secrets at rest."""
 
 import base64
-import hashlib
 import hmac
 import os
 from typing import Any
@@ -37,11 +36,13 @@ class Seal:
 
     def signature(self, purpose: str, *parts: str | bytes) -> str:
         """Return the signature over `parts`, none of which can be moved into its neighbour."""
-        mac = hmac.new(self.key(purpose), digestmod=hashlib.sha256)
+        message = bytearray()
         for part in parts:
             raw = part.encode() if isinstance(part, str) else part
-            mac.update(len(raw).to_bytes(8, "big") + raw)
-        return base64.urlsafe_b64encode(mac.digest()).decode().rstrip("=")
+            message += len(raw).to_bytes(8, "big") + raw
+        return (
+            base64.urlsafe_b64encode(hmac.digest(self.key(purpose), message, "sha256")).decode().rstrip("=")
+        )
 
     def check(self, purpose: str, signature: str, *parts: str | bytes) -> None:
         """Raise Forged unless `signature` is the one over `parts`."""

@@ -30,6 +30,7 @@ _ORDER_FIELDS = {each.name for each in dataclasses.fields(Order)}
     returns=schemas.SubmittedAnswer(),
     status=HTTPStatus.CREATED,
     raises=(Invalid, Unprocessable, Unavailable),
+    carries=True,
 )
 async def submit(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Submit a command; it is queued durably before this answers.
@@ -98,6 +99,7 @@ def _named(field: str, error: Invalid) -> Invalid:
     query=schemas.JobQuery(),
     returns=schemas.JobAnswer(),
     raises=(Invalid, NotFound, Unavailable),
+    carries=True,
 )
 async def status(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """Show one job, with the newest 64 KiB of its output."""
@@ -105,13 +107,18 @@ async def status(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     if job.stdout is not None or job.stderr is not None:
         tail: dict[str, Any] = {"stdout": job.stdout or "", "stderr": job.stderr or "", "truncated": False}
     else:
-        tail = await logs.tail(context.store, job.id, limit_bytes=TAIL_BYTES)
+        tail = await logs.tail(context.store, job.id, limit_bytes=TAIL_BYTES, lines=job.lines)
     truncated = tail["truncated"] or bool(job.facts.get("truncated"))
     return {"job": detail_of(job, tail["stdout"], tail["stderr"], truncated=truncated)}
 
 
 @group.endpoint(
-    "GET /list", role=Role.VIEWER, query=schemas.JobsQuery(), returns=schemas.JobsAnswer(), raises=(Invalid,)
+    "GET /list",
+    role=Role.VIEWER,
+    query=schemas.JobsQuery(),
+    returns=schemas.JobsAnswer(),
+    raises=(Invalid,),
+    carries=True,
 )
 async def list_jobs(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """List jobs, the newest first; `sort=completedAt` lists those that have ended."""
@@ -134,6 +141,7 @@ async def list_jobs(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     body=schemas.JobBody(),
     returns=schemas.CancelAnswer(),
     raises=(Invalid, NotFound, Conflict),
+    carries=True,
 )
 async def cancel(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Cancel a job: at once while it waits; while it runs, its worker ends it within seconds. May be repeated."""

@@ -12,9 +12,23 @@ from pathlib import Path
 _FOLDER = Path(__file__).parent
 
 
+#: What goes before the name of a script that carries its caller's admission.
+CARRYING = "carrying "
+
+
 @cache
 def source(name: str) -> str:
-    """Return the full Lua text of the script called `name`. Raises FileNotFoundError."""
+    """Return the full Lua text of the script called `name`. Raises FileNotFoundError.
+
+    `carrying NAME` is the script NAME behind the check of who asks for it (_carried.lua).
+    """
+    if name.startswith(CARRYING):
+        step = source(name.removeprefix(CARRYING))
+        return f"local function step(KEYS, ARGV)\n{step}\nend\n{_expanded('-- include carried')}"
+    return _expanded((_FOLDER / f"{name}.lua").read_text())
+
+
+def _expanded(text: str) -> str:
     included: set[str] = set()
 
     def paste(match: re.Match[str]) -> str:
@@ -27,7 +41,7 @@ def source(name: str) -> str:
     def expand(text: str) -> str:
         return re.sub(r"^-- include (\w+)$", paste, text, flags=re.MULTILINE)
 
-    return expand((_FOLDER / f"{name}.lua").read_text())
+    return expand(text)
 
 
 @cache

@@ -5,8 +5,15 @@
 local RQ_WAIT = {delay = 'scheduled', backoff = 'scheduled', schedule = 'scheduled', dependency = 'deferred',
   key = 'deferred'}
 
-local function push(job, front)
+-- the last step of getting into a queue, for a job whose record already says so
+local function line_up(job, front)
   local queue = 'rq:queue:' .. job.queue
+  redis.call('SADD', 'rq:queues', queue)
+  redis.call(front and 'LPUSH' or 'RPUSH', queue, job.id)
+  redis.call('PUBLISH', 'h:wake', job.queue)
+end
+
+local function push(job, front)
   if job.wait ~= '' then
     redis.call('SREM', 'h:parked', job.id)
     redis.call('ZREM', 'h:delayed', job.id)
@@ -15,9 +22,7 @@ local function push(job, front)
   end
   redis.call('HSET', job.hash, 'wait', '', 'due', '')
   redis.call('HSET', 'rq:job:' .. job.id, 'status', 'queued')
-  redis.call('SADD', 'rq:queues', queue)
-  redis.call(front and 'LPUSH' or 'RPUSH', queue, job.id)
-  redis.call('PUBLISH', 'h:wake', job.queue)
+  line_up(job, front)
 end
 
 -- wait: delay | backoff | schedule (until `due`, ms), dependency, key

@@ -4,6 +4,7 @@
 -- Returns {known, allowed, remaining, ms until the oldest counted request is forgotten, user's record, key's record}.
 -- What is not current counts for the address, so nobody spends the budget of a session that was taken from them.
 -- include record
+-- include rate
 
 local HANDOVER_MS = 60000
 local kind, subject, token, family, generation, address = unpack(ARGV, 1, 6)
@@ -43,18 +44,5 @@ if limit == 0 then
   return {known, 1, 0, 0, user, key}
 end
 
--- The times of the requests of the last second, newest first: the oldest leave, and a new one enters if there is room.
-local rate = 'h:rate:' .. (bearer or ('address:' .. address))
-local oldest = redis.call('LINDEX', rate, -1)
-while oldest and tonumber(oldest) <= now_ms - 1000 do
-  redis.call('RPOP', rate)
-  oldest = redis.call('LINDEX', rate, -1)
-end
-local counted = oldest and redis.call('LLEN', rate) or 0
-local allowed = counted < limit and 1 or 0
-if allowed == 1 then
-  redis.call('LPUSH', rate, string.format('%.0f', now_ms))
-  redis.call('PEXPIRE', rate, 1000)
-end
-local reset_ms = (tonumber(oldest or now_ms)) + 1000 - now_ms
-return {known, allowed, math.max(0, limit - counted - allowed), reset_ms, user, key}
+local allowed, remaining, reset_ms = rated('h:rate:' .. (bearer or ('address:' .. address)), limit, now_ms)
+return {known, allowed, remaining, reset_ms, user, key}

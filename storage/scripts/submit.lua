@@ -1,5 +1,6 @@
 -- Accept a job: record, RQ job, queue entry, event and audit entry at once, or nothing.
--- ARGV: id actor queue spec signature rq_data iso timeout_s description options(JSON)
+-- ARGV: id actor queue spec signature rq_data iso timeout_s description options(JSON, '' = none); and where something is
+--       known of who serves it: their slots, how many are free, how long jobs run (ms, '' = unknown), the lists before it
 -- -> {'ok' | 'replay', id, created, estimate} | {'conflict'} | {'parent', id, state | 'unknown'} | {'file'}
 --    | {'app', why, detail}: the change of an app that comes with it (_app.lua) was refused
 -- include job
@@ -9,7 +10,7 @@
 -- include finish
 -- include overtake
 local A = ARGV
-local id, actor, queue, o = A[1], A[2], A[3], cjson.decode(A[10])
+local id, actor, queue, o = A[1], A[2], A[3], A[10] ~= '' and cjson.decode(A[10]) or {}
 local idem = o.idempotency_key and 'h:idem:' .. actor .. ':' .. o.idempotency_key
 if idem then
   local known = redis.call('GET', idem)
@@ -32,7 +33,16 @@ if o.file and redis.call('HGET', 'h:file:' .. o.file, 'state') ~= 'ready' then r
 local no = o.app and app_refusal(o.app)
 if no then return {'app', no[1], no[2]} end
 -- nothing above has written anything; nothing below can refuse
-local estimate = o.estimate and tostring(o.estimate) or ''
+local estimate = ''                                      -- seconds: the jobs before it, shared by the slots that serve it
+if A[11] then
+  local before = 0
+  for i = 14, #A do before = before + redis.call('LLEN', A[i]) end
+  if before < tonumber(A[12]) then
+    estimate = '0'
+  elseif A[13] ~= '' then
+    estimate = string.format('%d', (before - A[12] + 1) / A[11] * A[13] / 1000 + 0.5)
+  end
+end
 if idem then
   redis.call('SET', idem, table.concat({o.body_hash, id, now_text, estimate}, ' '), 'EX', 86400)
 end
@@ -41,13 +51,27 @@ local due = o.not_before
 if o.delay_ms then due = now + o.delay_ms end
 if due and due <= now and not o.schedule then due = nil end
 local hash = 'h:job:' .. id
-redis.call('HSET', hash, 'state', 'queued', 'actor', actor, 'queue', queue, 'attempt', '0', 'spec', A[4], 'sig', A[5],
-  'created', now_text, 'timeout', A[8], 'retries', o.retries or 0, 'failures', 0, 'deaths', 0, 'key', o.key or '',
-  'backoff', o.backoff or '', 'once', o.at_most_once and '1' or '', 'hook', o.webhook and '1' or '',
-  'tags', o.tag_set or '', 'file', o.file or '', 'not_before', due and string.format('%d', due) or '',
-  'schedule', o.schedule or '', 'estimate', estimate, 'origin', o.retry_of or '', 'webhook', o.sealed or '')
+local record = {'HSET', hash, 'state', 'queued', 'actor', actor, 'queue', queue, 'attempt', '0', 'spec', A[4],
+  'sig', A[5], 'created', now_text, 'timeout', A[8], 'retries', o.retries or '0', 'failures', '0', 'deaths', '0', 'wait', ''}
+local function also(name, value)                         -- what is not there takes no room
+  if value and value ~= '' then record[#record + 1] = name record[#record + 1] = value end
+end
+also('estimate', estimate)
+if A[10] ~= '' then
+  also('key', o.key)
+  also('backoff', o.backoff)
+  also('once', o.at_most_once and '1')
+  also('hook', o.webhook and '1')
+  also('tags', o.tag_set)
+  also('file', o.file)
+  also('not_before', due and string.format('%d', due))
+  also('schedule', o.schedule)
+  also('origin', o.retry_of)
+  also('webhook', o.sealed)
+end
+redis.call(unpack(record))
 redis.call('HSET', 'rq:job:' .. id, 'created_at', A[7], 'enqueued_at', A[7], 'data', A[6], 'origin', queue,
-  'description', A[9], 'timeout', A[8])      -- no retries_left: RQ itself must never run it again (R7)
+  'description', A[9], 'timeout', A[8], 'status', 'queued')      -- no retries_left: RQ itself must never run it again (R7)
 redis.call('ZADD', 'h:jobs', now_text, id)
 redis.call('ZADD', 'h:jobs:queued', now_text, id)
 for _, tag in ipairs(o.tags or {}) do redis.call('ZADD', 'h:jobs:tag:' .. tag, now_text, id) end
@@ -70,7 +94,7 @@ elseif o.schedule then
 elseif due then
   park(job, 'delay', due)
 else
-  push(job, false)
+  line_up(job, false)
 end
 event('job.queued', 'id', id, 'by', actor, 'q', queue)
 if o.app then overtake(app_change(o.app, actor, id), actor, A[7]) end

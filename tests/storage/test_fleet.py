@@ -4,6 +4,7 @@ from engine import claim, reap, register, settle, submit
 
 from storage import attempts, fleet, jobs
 from storage.errors import Conflict, NotFound
+from storage.jobs import Order
 from storage.store import Store
 
 
@@ -129,7 +130,9 @@ async def test_the_estimated_wait_comes_from_what_was_observed(
 ) -> None:
     async def estimate(*tags: str) -> int | None:
         store.cache.clear()
-        return await fleet.estimated_wait_s(store, "normal", tags)
+        submitted = await jobs.submit(store, "test", Order(command="true", tags=list(tags)))
+        await jobs.cancel(store, "test", submitted.id)
+        return submitted.estimated_wait_s
 
     assert await estimate() is None, "nobody is there"
     holder = await register(store, slots=2)
