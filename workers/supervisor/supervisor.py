@@ -338,7 +338,7 @@ class Supervisor:
             raise NotRunning(f"App {instance_id!r} is not running.")
         if instance.socket is None and instance.port is None:
             raise NotFound(f"Process {name!r} of app {instance_id!r} has neither a socket nor a port.")
-        return Address(socket=instance.socket, port=instance.port)
+        return Address(socket=instance.socket, port=instance.port, uid=self.user(instance_id))
 
     def release(self, instance_id: str) -> Path:
         """Return the directory of the active release. Raises NotFound."""
