@@ -13,7 +13,10 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn_worker import UvicornWorker
+
+from api.realtime.broadcast import FRAMES
 
 MOST_HEADERS = 100
 HEAD_LIMIT_BYTES = 32 * 1024  # request line and headers together
@@ -160,6 +163,23 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_timer = self._body_timer = None
 
 
+class FramesProtocol(WebSocketsSansIOProtocol):
+    """A WebSocket that also takes frames already encoded, so that one encoding and one write serve for many."""
+
+    async def run_asgi(self) -> None:
+        """Serve with the extension in the scope."""
+        extensions: dict[str, object] = {**(self.scope["extensions"] or {}), FRAMES: self._write_frames}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # one that the standard does not know
+        await super().run_asgi()
+
+    def _write_frames(self, frames: bytes) -> int:
+        """Write encoded frames, between those of others; answers how many bytes the client has not taken."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return 0
+        self.transport.write(frames)
+        return self.transport.get_write_buffer_size()
+
+
 class _Server(Server):
     """Uvicorn's server, which lets long polls and streams go before it waits for connections to end."""
 
@@ -176,7 +196,7 @@ class Worker(UvicornWorker):
     CONFIG_KWARGS = {  # noqa: RUF012  uvicorn-worker reads it as a class attribute
         "loop": "uvloop",
         "http": GuardedProtocol,
-        "ws": "websockets-sansio",
+        "ws": FramesProtocol,
         "proxy_headers": False,
         "server_header": False,
         "log_level": "warning",  # at info it writes whole URLs of WebSockets, and clients put tokens there

@@ -22,6 +22,7 @@ from api.auth import Gate
 from api.endpoint import mount
 from api.executor import log, stream
 from api.realtime.hub import Hub
+from api.server import FramesProtocol
 from settings import Settings
 from storage import sessions, users
 from storage.passwords import Passwords
@@ -53,8 +54,8 @@ class _Around:
         req.context.admit, req.context.still_admits = self.gate.admit, self.gate.still_admits
 
 
-def _app(settings: Settings) -> falcon.asgi.App[Any, Any]:
-    app = falcon.asgi.App(middleware=[_Around(Store(settings))])
+def _app(around: _Around) -> falcon.asgi.App[Any, Any]:
+    app = falcon.asgi.App(middleware=[around])
     app.add_error_handler(Exception, errors.handle)
     app.add_error_handler(falcon.HTTPError, errors.handle)
     assert stream.group is log.group
@@ -64,13 +65,14 @@ def _app(settings: Settings) -> falcon.asgi.App[Any, Any]:
 
 @dataclass
 class Live:
-    """A running server, the store beneath it, and the token of a viewer."""
+    """A running server, the store beneath it, the token of a viewer, and its fan-out."""
 
     store: Store
     server: uvicorn.Server
     port: int
     token: str
     client: httpx.AsyncClient
+    hub: Hub
 
     def socket(self, query: str = "", token: str | None = None) -> connect:
         """Open /api/jobs/stream."""
@@ -103,7 +105,11 @@ async def serve(settings: Settings) -> AsyncIterator[Live]:
         store, actor="test", username="ada", email="ada@example.org", password="correct horse", role="r"
     )
     token = await sessions.issue(store, user)
-    config = uvicorn.Config(_app(settings), port=0, log_level="critical", timeout_graceful_shutdown=2)
+    around = _Around(Store(settings))
+    config = uvicorn.Config(
+        _app(around), port=0, log_level="critical", timeout_graceful_shutdown=2, ws=FramesProtocol,
+        ws_per_message_deflate=False,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -111,7 +117,7 @@ async def serve(settings: Settings) -> AsyncIterator[Live]:
     port = server.servers[0].sockets[0].getsockname()[1]
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=20) as client:
-        yield Live(store, server, port, token, client)
+        yield Live(store, server, port, token, client, around.hub)
     server.should_exit = True
     await task
     await store.close()

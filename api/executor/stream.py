@@ -34,5 +34,8 @@ async def stream(context: Context, ws: WebSocket, query: dict[str, Any]) -> None
     """
     hub = context.request.context.hub
     job_id, after = query.get("job_id"), query.get("after")
-    told = messages.of_all(hub, after) if job_id is None else messages.of_job(hub, job_id, after)
-    await websocket.tell(context, ws, told)
+    if job_id is not None:
+        await websocket.tell(context, ws, messages.of_job(hub, job_id, after))
+    else:
+        live = websocket.takes_frames(context)
+        await websocket.tell(context, ws, messages.of_all(hub, after, live=live))

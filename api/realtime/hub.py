@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from storage import jobs
 from storage.calls import command, text
@@ -26,6 +26,23 @@ class Ended(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The server is about to restart.", retry_after_s=1)
+
+
+class Listener(Protocol):
+    """Somebody to whom a hub tells all events, and perhaps what jobs print."""
+
+    @property
+    def wants_output(self) -> bool:
+        """Whether that includes what jobs print."""
+
+    def put(self, item: Event | Output, size_bytes: int = 0) -> None:
+        """Take what happened."""
+
+    def miss(self) -> None:
+        """Learn that something was missed."""
+
+    def end(self) -> None:
+        """Learn that no more will come."""
 
 
 class Feed(Generic[T]):
@@ -68,6 +85,11 @@ class Feed(Generic[T]):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, nothing was missed, and more may come."""
+        return not (self._items or self._missed or self._ended)
 
     def start_anew(self) -> None:
         """Forget what waits, and that something was missed: the client is about to look for itself."""
@@ -132,7 +154,8 @@ class Hub:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._watch: Watch | None = None
-        self._everything: set[Feed[Event | Output]] = set()
+        self.told = "0-0"  #: the id of the newest event that all listeners have been told
+        self._everything: set[Listener] = set()
         self._of_job: dict[str, set[Feed[Event | Output]]] = {}
         self._of_app: dict[str | None, set[Feed[AppLines]]] = {}
         self._waiters: deque[Waiter] = deque()
@@ -153,7 +176,7 @@ class Hub:
             await self._watch.stop()
             self._watch = None
 
-    def _feeds(self) -> list[Feed[Any]]:
+    def _feeds(self) -> list[Listener]:
         by_name: list[set[Any]] = [*self._of_job.values(), *self._of_app.values()]
         return [*self._everything, *(feed for feeds in by_name for feed in feeds)]
 
@@ -177,7 +200,7 @@ class Hub:
         watch = self.watch
         channels = [EVERY_OUTPUT if job_id is None else f"h:out:{job_id}"] if output else []
         feed: Feed[Event | Output] = Feed(wants_output=output)
-        feeds = self._everything
+        feeds: set[Any] = self._everything
         try:
             await watch.open(*channels, events=True)
             if job_id is not None:
@@ -206,6 +229,14 @@ class Hub:
             if not feeds:
                 self._of_app.pop(instance_id, None)
             watch.close(channel)
+
+    def join(self, listener: Listener) -> None:
+        """Tell `listener` everything, while somebody else follows."""
+        self._everything.add(listener)
+
+    def leave(self, listener: Listener) -> None:
+        """Tell `listener` nothing more."""
+        self._everything.discard(listener)
 
     async def look(self, job_id: str, *, after: int) -> tuple[Snapshot, int]:
         """Return a job and its log from line number `after` on, and the number of the last output that is in it.
@@ -258,6 +289,7 @@ class Hub:
             feed.put(event)
         for feed in self._of_job.get(event.job_id or "", ()):
             feed.put(event)
+        self.told = event.id
 
     def printed(self, output: Output) -> None:
         """Hand a piece of output on."""

@@ -207,11 +207,18 @@ async def _live(
                     yield message
 
 
-async def of_all(hub: Hub, after: str | None) -> AsyncGenerator[Message, None]:
+class Live:
+    """Stands among messages: from here on they may be taken from elsewhere, up to where `position` is then set to."""
+
+    def __init__(self, position: str) -> None:
+        self.position = position
+
+
+async def of_all(hub: Hub, after: str | None, *, live: bool = False) -> AsyncGenerator[Message | Live, None]:
     """Yield what happens to all jobs and what they print from now on; first, what has happened since `after`.
 
-    Output that passed meanwhile is not repeated: a gap names the jobs whose log may have more.
-    Raises Invalid, Unavailable.
+    Output that passed meanwhile is not repeated: a gap names the jobs whose log may have more. Whoever says `live` is
+    yielded that whenever all that the hub has told so far has been yielded. Raises Invalid, Unavailable.
     """
     cursor = Cursor.parse(after)
     async with hub.follow() as feed:
@@ -227,18 +234,23 @@ async def of_all(hub: Hub, after: str | None) -> AsyncGenerator[Message, None]:
                         yield message
             while (items := await feed.take()) is not None:
                 for item in items:
-                    told = _told(item, position)
-                    position = max(position, _event_id(item), key=watch.moment)
-                    if told is not None:
-                        yield told
+                    now = told(item, position)
+                    position = max(position, event_id(item), key=watch.moment)
+                    if now is not None:
+                        yield now
+                if live and feed.is_empty and position == hub.told:
+                    feed.miss()  # it takes nothing until it is started anew
+                    yield (here := Live(position))
+                    position = here.position
             behind = True
 
 
-def _event_id(item: Event | Output) -> str:
+def event_id(item: Event | Output) -> str:
+    """Return the id of an event, or of the one that some output came after."""
     return item.event_id if isinstance(item, Output) else item.id
 
 
-def _told(item: Event | Output, position: str) -> Message | None:
+def told(item: Event | Output, position: str) -> Message | None:
     """Return the message for `item`, unless what was told up to `position` covers it."""
     if isinstance(item, Output):
         if watch.moment(item.event_id) < watch.moment(position):

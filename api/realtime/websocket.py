@@ -12,8 +12,9 @@ from falcon.asgi import WebSocket
 
 from api.endpoint import Context
 from api.errors import status_of
+from api.realtime import broadcast
 from api.realtime.hub import Ended
-from api.realtime.messages import Message
+from api.realtime.messages import Live, Message
 from storage.errors import HostlerError, Unavailable
 
 #: How often it is asked whether the caller may still listen.
@@ -33,7 +34,7 @@ class Closing(NamedTuple):
     reason: str
 
 
-async def tell(context: Context, ws: WebSocket, messages: AsyncGenerator[Message, None]) -> None:
+async def tell(context: Context, ws: WebSocket, messages: AsyncGenerator[Message | Live, None]) -> None:
     """Accept the socket once `messages` has begun, send what it yields, and close with the reason why it ends."""
     async with aclosing(messages):
         try:
@@ -43,7 +44,7 @@ async def tell(context: Context, ws: WebSocket, messages: AsyncGenerator[Message
             await _close(ws, _because(error))
             return
         await ws.accept()
-        ways = (_send(ws, messages), _listen(ws), _standing(context))
+        ways = (_send(context, ws, messages), _listen(ws), _standing(context))
         tasks = [asyncio.create_task(way) for way in ways]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -72,10 +73,22 @@ async def _close(ws: WebSocket, closing: Closing) -> None:
             await ws.close(closing.code, closing.reason.encode()[:120].decode("utf-8", "ignore"))
 
 
-async def _send(ws: WebSocket, messages: AsyncGenerator[Message, None]) -> Closing | None:
+def takes_frames(context: Context) -> bool:
+    """Tell whether the server takes frames that are already encoded, as our own does (api/server.py)."""
+    return broadcast.FRAMES in context.request.scope.get("extensions", {})
+
+
+async def _send(
+    context: Context, ws: WebSocket, messages: AsyncGenerator[Message | Live, None]
+) -> Closing | None:
     """Send all messages; answers how to close after the last one."""
     try:
         async for message in messages:
+            if isinstance(message, Live):
+                write = context.request.scope["extensions"][broadcast.FRAMES]
+                everything = broadcast.of(context.request.context.hub)
+                message.position = await everything.join(message.position, write)
+                continue
             async with asyncio.timeout(SEND_S):
                 await ws.send_text(message.text)
     except falcon.WebSocketDisconnected:
