@@ -101,7 +101,8 @@ class Processes:
                 backoff_s = FIRST_BACKOFF_S
             self.say(process.name, f"{how}; starting again in {backoff_s:g} s.")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), backoff_s)
+                async with asyncio.timeout(backoff_s):
+                    await self._stopping.wait()
             backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
 
     async def _run(self, process: Process) -> str:

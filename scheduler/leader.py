@@ -51,7 +51,8 @@ class Leader:
                 log.warning("no longer leading", extra={"me": self._me})
                 await self._rest()
             try:
-                await asyncio.wait_for(self._stopping.wait(), RENEW_S * random.uniform(0.8, 1))  # noqa: S311  jitter
+                async with asyncio.timeout(RENEW_S * random.uniform(0.8, 1)):  # noqa: S311  jitter
+                    await self._stopping.wait()
             except TimeoutError:
                 continue
         await self._rest()

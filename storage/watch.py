@@ -284,7 +284,9 @@ class Watch:
         while True:
             try:
                 opening = _open(self._store.wire.address, lambda: _Ear(self))
-                await self._attend(await asyncio.wait_for(opening, DEADLINE_S))
+                async with asyncio.timeout(DEADLINE_S):
+                    ear = await opening
+                await self._attend(ear)
                 failures = 0
             except (OSError, TimeoutError, hiredis.ReplyError):
                 failures += 1
@@ -297,7 +299,8 @@ class Watch:
         """Subscribe to all that is wanted, and stay until the connection is lost. Raises OSError, ReplyError."""
         try:
             for words in self._store.wire.address.greeting():
-                await asyncio.wait_for(ear.send(words), DEADLINE_S)
+                async with asyncio.timeout(DEADLINE_S):
+                    await ear.send(words)
             self._ear, self._every = ear, set()
             for channel in self._wanted:
                 self._subscribe(channel)
@@ -306,7 +309,8 @@ class Watch:
             )  # last: its answer says that all are in force
             while not ear.broken:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ear.lost.wait(), PING_S)
+                    async with asyncio.timeout(PING_S):
+                        await ear.lost.wait()
                 if not ear.broken and ear.loop.time() - ear.heard > PING_S:
                     before = ear.heard
                     ear.say("PING")
@@ -459,5 +463,6 @@ class Watch:
         number, heard = self._new_mark()
         with contextlib.suppress(TimeoutError, Unavailable):
             await self._store.call(command("PUBLISH", self._mark_channel, number))
-            await asyncio.wait_for(heard, _PATIENCE_S)
+            async with asyncio.timeout(_PATIENCE_S):
+                await heard
         self._marks.pop(number, None)
