@@ -23,6 +23,7 @@ import jwt
 from storage.errors import BadGateway, GatewayTimeout, Invalid, NotFound
 from storage.relay import PIECE_BYTES, Ask, Head
 from storage.seal import Seal
+from workers.supervisor.logs import OLDER_KEPT
 from workers.supervisor.places import connectable
 
 #: The header in which an app is told who asks, and for how long it may believe it.
@@ -309,9 +310,9 @@ def _opened(descriptor: int) -> BinaryIO | None:
 
 
 def tail(path: Path, lines: int, limit_bytes: int) -> bytes:
-    """Return the last lines of a log file, those of the file it was last rotated to before them, as far as they go."""
+    """Return the last lines of a log, from the files it was rotated to as well, as far as they go."""
     found: list[bytes] = []
-    for each in (path, path.with_name(path.name + ".1")):
+    for each in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, OLDER_KEPT + 1))):
         found = _last_lines(each, lines - len(found), limit_bytes - sum(map(len, found))) + found
         if len(found) >= lines:
             break
@@ -330,9 +331,11 @@ def _last_lines(path: Path, lines: int, limit_bytes: int) -> list[bytes]:
         data = bytearray()
         while at > 0 and data.count(b"\n") <= lines and len(data) < limit_bytes:
             step = min(64 * 1024, at, limit_bytes - len(data))
-            at -= step
-            file.seek(at)
+            file.seek(at - step)
             data[:0] = file.read(step)
+            at -= step
+            if data.startswith(b"\0"):  # the file begins with a hole where it has been rotated
+                data, at = data.lstrip(b"\0"), 0
     whole = bytes(data).splitlines(keepends=True)
     if at > 0 and len(whole) > 1:
         whole = whole[1:]  # the first may have begun earlier

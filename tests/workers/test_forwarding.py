@@ -15,6 +15,7 @@ from storage.relay import Answer, Ask, Head
 from storage.seal import Seal
 from workers import forwarding
 from workers.forwarding import Address, Forwarder
+from workers.supervisor.logs import Tail
 
 SEAL = Seal(SECRET_KEY)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -275,6 +276,14 @@ async def test_the_end_of_a_log_reaches_back_into_the_file_before_it(apps):
     assert (await answer(apps, kind="log", lines=2)).body == b"new 1\nunfinished\n"
     assert (await answer(apps, kind="log", lines=4)).body == b"old 99\nnew 0\nnew 1\nunfinished\n"
     assert len((await answer(apps, kind="log", lines=500)).body.splitlines()) == 103
+
+
+async def test_the_hole_that_rotation_leaves_is_no_part_of_a_log(apps):
+    log = apps.root / "web-0.log"
+    log.write_bytes(b"old\n" * 40_000 + b"new\n")
+    tail = Tail(log, position=160_000)
+    assert tail.rotate(limit_bytes=1)
+    assert (await answer(apps, kind="log", lines=3)).body == b"old\nold\nnew\n"
 
 
 async def test_a_log_is_read_within_bounds_and_only_where_it_is(apps, monkeypatch):
