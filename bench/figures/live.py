@@ -21,7 +21,8 @@ from bench.stack import NO_LIMIT, NO_LIMIT_NOTE, NO_WORKERS_NOTE, Stack, stack, 
 from storage import jobs
 
 PYTHON = Path("/usr/bin/python3")
-#: Prints `count` lines that bear the time at which they were written: `rate` a second, or 0 for as fast as it can, each in a write of its own.
+#: Prints `count` lines that bear the time at which they were written, each in a write of its own: `rate` a second, or
+#: with 0 as fast as it can.
 CHILD = """
 import sys, time
 count, rate = int(sys.argv[1]), float(sys.argv[2])
