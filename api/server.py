@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn_worker import UvicornWorker
 
-from api.realtime.broadcast import FRAMES
+from api.realtime.frames import FRAMES
 
 MOST_HEADERS = 100
 HEAD_LIMIT_BYTES = 32 * 1024  # request line and headers together

@@ -5,35 +5,19 @@ a second would take nine cores. Here a client costs one write for all that happe
 """
 
 import asyncio
-from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
+from api.realtime.frames import Write, frame
 from api.realtime.hub import Ended, Hub
 from api.realtime.messages import event_id, told
 from storage.watch import Event, Output, moment
 
-#: The extension of ASGI by which a server takes frames that are already encoded: a `Write` in the scope's extensions.
-FRAMES = "hostler.frames"
 #: A client that has not taken so much reads what it has missed by itself, at its own pace.
 MOST_WAITING_BYTES = 1024 * 1024
 #: While there are many clients, they hear of several things at once: so long each client's write is waited for …
 PACE_S = 50e-6
 #: … but no longer than this in all.
 LONGEST_PACE_S = 0.05
-
-#: Writes encoded frames to one client; answers how many bytes it has not taken.
-Write = Callable[[bytes], int]
-
-
-def frame(text: str) -> bytes:
-    """Return a text message as a WebSocket frame of a server (RFC 6455, section 5.2)."""
-    payload = text.encode()
-    size = len(payload)
-    if size < 126:
-        return bytes((0x81, size)) + payload
-    if size < 65536:
-        return b"\x81\x7e" + size.to_bytes(2) + payload
-    return b"\x81\x7f" + size.to_bytes(8) + payload
 
 
 class Broadcast:

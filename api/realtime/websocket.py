@@ -13,6 +13,7 @@ from falcon.asgi import WebSocket
 from api.endpoint import Context
 from api.errors import status_of
 from api.realtime import broadcast
+from api.realtime.frames import FRAMES
 from api.realtime.hub import Ended
 from api.realtime.messages import Live, Message
 from storage.errors import HostlerError, Unavailable
@@ -75,7 +76,7 @@ async def _close(ws: WebSocket, closing: Closing) -> None:
 
 def takes_frames(context: Context) -> bool:
     """Tell whether the server takes frames that are already encoded, as our own does (api/server.py)."""
-    return broadcast.FRAMES in context.request.scope.get("extensions", {})
+    return FRAMES in context.request.scope.get("extensions", {})
 
 
 async def _send(
@@ -85,7 +86,7 @@ async def _send(
     try:
         async for message in messages:
             if isinstance(message, Live):
-                write = context.request.scope["extensions"][broadcast.FRAMES]
+                write = context.request.scope["extensions"][FRAMES]
                 everything = broadcast.of(context.request.context.hub)
                 message.position = await everything.join(message.position, write)
                 continue

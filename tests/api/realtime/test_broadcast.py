@@ -10,6 +10,7 @@ from live import Live, next_message, serve
 from websockets.frames import Frame, Opcode
 
 from api.realtime import broadcast
+from api.realtime.frames import frame
 
 
 @pytest.fixture
@@ -75,4 +76,4 @@ async def test_nothing_is_kept_for_sockets_that_are_gone(live):
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
 def test_a_frame_is_one_that_the_protocol_knows(size):
     text = "x" * size
-    assert broadcast.frame(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
+    assert frame(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
