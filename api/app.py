@@ -67,9 +67,7 @@ class _Around:
     async def process_request(self, req: Request, resp: Response) -> None:
         offered = req.get_header("X-Request-Id") or ""
         req.context.request_id = offered if _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
-        resp.set_header("X-Request-Id", req.context.request_id)
-        for name, value in _HEADERS.items():
-            resp.set_header(name, value)
+        resp.set_headers({**_HEADERS, "X-Request-Id": req.context.request_id})
         self._equip(req)
 
     async def process_request_ws(self, req: Request, ws: WebSocket) -> None:

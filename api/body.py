@@ -48,9 +48,10 @@ async def chunks(req: Request, limit_bytes: int) -> AsyncIterator[bytes]:
         raise TooLarge(f"The body is {declared} bytes; at most {limit_bytes} are accepted here.")
     received = 0
     chunk_reader = req.stream.__aiter__()
-    while True:
+    while declared is None or received < declared:
         try:
-            chunk = await asyncio.wait_for(anext(chunk_reader, b""), BODY_IDLE_S)
+            async with asyncio.timeout(BODY_IDLE_S):
+                chunk = await anext(chunk_reader, b"")
         except TimeoutError:
             raise Invalid(f"The body stopped arriving for {BODY_IDLE_S} s.") from None
         if not chunk:

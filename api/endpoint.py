@@ -5,6 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Flag
+from functools import cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from falcon.asgi import Request, Response, WebSocket
 from marshmallow import Schema, ValidationError
 
 from api import body as bodies
+from api import compiled
 from api.dialect import Dialect
 from api.errors import invalid, status_of
 from storage.carrying import Carrier, Changed
@@ -153,7 +155,7 @@ class Endpoint:
         """Write `result` into `resp` as the declared schema and the dialect spell it."""
         if self.returns is None:
             raise TypeError(f"{self.method} {self.path} declares no schema for its answer.")
-        media = self.group.dialect.success(self.returns.dump(result))
+        media = self.group.dialect.success(_dumper(self.returns)(result))
         if (check := getattr(req.context, "check_response", None)) is not None:
             check(self, media)
         resp.content_type = falcon.MEDIA_JSON
@@ -209,10 +211,14 @@ class Endpoint:
         return identity
 
 
+_loader = cache(compiled.loader)
+_dumper = cache(compiled.dumper)
+
+
 def load(schema: Schema, data: Any) -> Any:
     """Return `data` as `schema` reads it. Raises Invalid, naming each field."""
     try:
-        return schema.load(data)
+        return _loader(schema)(data)
     except ValidationError as error:
         raise invalid(error) from None
 

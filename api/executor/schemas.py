@@ -1,6 +1,5 @@
 """The fields of jobs and workers as CMD Executor's clients spell them."""
 
-import dataclasses
 import re
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -621,7 +620,12 @@ class KeptAnswer(Schema):
 
 def promised(submitted: Submitted) -> dict[str, Any]:
     """Return what a submit promises, as SubmittedAnswer takes it."""
-    return {**dataclasses.asdict(submitted), "status": "queued"}
+    return {
+        "id": submitted.id,
+        "status": "queued",
+        "created_ms": submitted.created_ms,
+        "estimated_wait_s": submitted.estimated_wait_s,
+    }
 
 
 def entry_of(job: Job) -> dict[str, Any]:

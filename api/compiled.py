@@ -1,0 +1,108 @@
+"""Schemas as straight functions: what marshmallow does for each field at each request is worked out once.
+
+Only what succeeds is done here. At the first thing out of the ordinary the schema itself is asked, so that errors and
+their texts are marshmallow's own.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from marshmallow import RAISE, Schema, ValidationError, fields, missing
+
+_Take = Callable[[Any], Any]
+
+#: What these fields make of a value of this very type is the value.
+_AS_IT_IS: Mapping[type[fields.Field[Any]], type] = {
+    fields.String: str,
+    fields.Integer: int,
+    fields.Float: float,
+    fields.Boolean: bool,
+}
+
+
+def loader(schema: Schema) -> _Take:
+    """Return a function that reads data as `schema.load` does. It raises ValidationError."""
+    if not _plain(schema, "pre_load", "post_load", "validates"):
+        return schema.load
+    by_key = {field.data_key or name: (name, field) for name, field in schema.load_fields.items()}
+    # in the order of the schema, which is the order of the result
+    defaults = [(key, name, field.load_default) for key, (name, field) in by_key.items()]
+    required = {key for key, (_, field) in by_key.items() if field.required}
+    checks = [getattr(schema, name) for name, _, _ in schema._hooks["validates_schema"]]
+
+    def load(data: Any) -> Any:
+        if type(data) is not dict or not required <= data.keys():
+            return schema.load(data)
+        try:
+            given = {}
+            for key, value in data.items():
+                if key not in by_key:
+                    return schema.load(data)
+                name, field = by_key[key]
+                given[name] = field.deserialize(value, key, data)
+            result = {}
+            for _, name, default in defaults:
+                if name in given:
+                    result[name] = given[name]
+                elif default is not missing:
+                    result[name] = default() if callable(default) else default
+            for check in checks:
+                check(result, partial=None, many=False, unknown=RAISE)
+        except ValidationError:
+            return schema.load(data)
+        return result
+
+    return load
+
+
+def dumper(schema: Schema) -> _Take:
+    """Return a function that writes a mapping as `schema.dump` does."""
+    if not _plain(schema, "pre_dump", "post_dump"):
+        return schema.dump
+    parts = [(name, field.data_key or name, *_writing(field)) for name, field in schema.dump_fields.items()]
+
+    def dump(source: Any) -> Any:
+        if not isinstance(source, dict):
+            return schema.dump(source)
+        result = {}
+        for name, key, kind, write in parts:
+            if name not in source:
+                return schema.dump(source)  # it may have a default
+            value = source[name]
+            result[key] = value if value is None or type(value) is kind else write(value, name, source)
+        return result
+
+    return dump
+
+
+def _plain(schema: Schema, *hooks: str) -> bool:
+    """Tell whether nothing but fields, and checks of the whole, decides what becomes of the data."""
+    dotted = any(field.attribute is not None or "." in name for name, field in schema.fields.items())
+    odd_checks = any(many or more.get("pass_original") for _, many, more in schema._hooks["validates_schema"])
+    return (
+        not any(schema._hooks[hook] for hook in hooks)
+        and schema.unknown == RAISE
+        and not (dotted or odd_checks or schema.many or schema.partial)
+        and type(schema).handle_error is Schema.handle_error
+        and type(schema).get_attribute is Schema.get_attribute
+    )
+
+
+def _writing(field: fields.Field[Any]) -> tuple[type | None, Callable[[Any, str, Any], Any]]:
+    """Return the type whose values a field leaves as they are, and what writes all others."""
+    kind = _AS_IT_IS.get(type(field))
+    if isinstance(field, fields.Integer | fields.Float) and getattr(field, "as_string", False):
+        kind = None
+    if type(field) is fields.Nested and not field.many and field.only is None and not field.exclude:
+        write = dumper(field.schema)
+        return None, lambda value, _name, _source: write(value)
+    if type(field) is fields.List:
+        inner_kind, inner = _writing(field.inner)
+
+        def each(value: Any, name: str, source: Any) -> Any:
+            return [
+                one if one is None or type(one) is inner_kind else inner(one, name, source) for one in value
+            ]
+
+        return None, each
+    return kind, field._serialize
