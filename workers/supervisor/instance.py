@@ -29,6 +29,8 @@ from workers.supervisor.samples import Usage
 RETRY_S = 0.5
 #: A dependency that is not ready by then fails whoever waits for it.
 DEPENDENCY_PATIENCE_S = 300.0
+#: What says nothing of itself, but ends sooner than this, has not really been running.
+STEADY_S = 0.5
 #: Squareberg waits so long for the socket; then the start has failed.
 SQUAREBERG_SOCKET_S = 10.0
 #: A keeper that has not ended an instance so long after it should have is killed itself.
@@ -87,6 +89,12 @@ class Instance:
     def socket(self) -> Path | None:
         """Return the socket that it makes, if it makes one."""
         return self.around.places.socket(self.process.name, self.index) if self.process.socket else None
+
+    @property
+    def is_steady(self) -> bool:
+        """Tell whether it may be believed that it runs: it said so itself, or has been up for a moment."""
+        says_so = self.process.socket or self.process.health is not None
+        return says_so or self.kept is None or time.time() - self.kept.started_ms / 1000 >= STEADY_S
 
     def redefine(self, process: Process) -> None:
         """Take up another definition of the process, which holds from the next start on."""

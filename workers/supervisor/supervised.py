@@ -465,7 +465,7 @@ class Supervised:
                     done = False
                 elif found.life.state is State.FAILED:
                     return True, found
-                elif found.life.state not in READY:
+                elif found.life.state not in READY or not found.is_steady:
                     done = False
         return done, None
 

@@ -111,6 +111,8 @@ class Supervisor:
         self.begun.set()
 
     async def _end(self) -> None:
+        with contextlib.suppress(HostlerError, OSError, TimeoutError):  # else the next worker tells it
+            await asyncio.wait_for(self._tell(), TELL_S)
         await asyncio.gather(*(each.close() for each in self._apps.values()))
         self._processes.close()
 

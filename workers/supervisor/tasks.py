@@ -1,6 +1,7 @@
 """The tasks that change what runs: each waits until what was wished of the app is so, or cannot become so."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol, TypeVar
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 #: A job does not wait longer than this for its end to be seen by all: Redis may be away.
 REPORT_PATIENCE_S = 10.0
+LOOK_S = 0.1
 
 
 class Context(Protocol):
@@ -41,7 +43,8 @@ async def fulfil(offer: Offer, context: Context) -> Ending:
         done, failed = supervised.outcome(names)
         if done:
             break
-        await supervised.changed.wait()
+        with contextlib.suppress(TimeoutError):  # whether it runs steadily, only time can tell
+            await asyncio.wait_for(supervised.changed.wait(), LOOK_S)
     await _reported(supervised)
     return Ending("completed") if failed is None else _failure(failed, context)
 
