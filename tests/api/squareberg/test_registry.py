@@ -13,6 +13,7 @@ from machines import Machine, machine
 from whole import Hostler
 
 from api.squareberg import registry
+from settings import Listener
 from storage import apps, manifests, relay
 from storage.calls import command
 from storage.errors import BadGateway, NotFound
@@ -75,7 +76,14 @@ class Hub:
 
 
 @pytest.fixture
-async def hub(hostler: Hostler) -> AsyncIterator[Hub]:
+async def hub(settings_for: Any) -> AsyncIterator[Hub]:
+    listen = (Listener.parse("squareberg=127.0.0.1:9100"),)
+    async with settings_for(listen=listen) as hostler, _running(hostler) as hub:
+        yield hub
+
+
+@contextlib.asynccontextmanager
+async def _running(hostler: Hostler) -> AsyncIterator[Hub]:
     node = await machine(hostler.store)
     hub = Hub(hostler, node, await hostler.user("w"), await hostler.user("r"))
     serving = asyncio.create_task(relay.serve(hostler.store, node.holder.worker, hub.answer))
@@ -269,3 +277,16 @@ async def test_a_frontend_is_handed_out_with_its_start_page_for_unknown_paths(hu
     assert (await hub.viewer.get("/apps/hello/")).json()[
         "detail"
     ] == "Frontend for 'hello' has not been built."
+
+
+async def test_a_frontend_runs_on_a_port_of_its_own_and_nowhere_else(hub: Hub) -> None:
+    await hub.install()
+    hub.files = {"frontend/default/dist/index.html": b"<script src=a.js></script>"}
+    own = hub.hostler.client()
+    own.base_url = httpx.URL("http://127.0.0.1:9100")
+    for path in ("/apps/hello/", "/apps/hello/api/docs"):
+        assert "sandbox" in (await hub.viewer.get(path)).headers["Content-Security-Policy"]
+        policy = (await own.get(path)).headers["Content-Security-Policy"]
+        assert "sandbox" not in policy
+        assert "frame-ancestors 'self'" in policy
+    assert "sandbox" in (await own.get("/registry/hello/view")).headers["Content-Security-Policy"]
