@@ -156,7 +156,8 @@ class Programs:
         timed_out = False
         try:
             try:
-                await asyncio.wait_for(asyncio.shield(exited), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await asyncio.shield(exited)
             except TimeoutError:
                 timed_out = True
                 await self._end(child, exited)
@@ -177,7 +178,8 @@ class Programs:
     async def _end(self, child: Child, exited: "asyncio.Future[None]") -> None:
         child.terminate()
         try:
-            await asyncio.wait_for(asyncio.shield(exited), KILL_GRACE_S)
+            async with asyncio.timeout(KILL_GRACE_S):
+                await asyncio.shield(exited)
         except TimeoutError:
             child.kill()
             await exited

@@ -105,7 +105,8 @@ async def bring_node(apps_dir: Path, programs: Programs, environment: Mapping[st
     Raises InstallFailed, OSError.
     """
     folder = apps_dir / FOLDER
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o711)  # apps come through to what was brought, and see no caches
     with _staging(folder) as staging:
         command = [
             *pip(sys.executable), "install", "--only-binary", ":all:", "--no-deps", "--no-compile", "--quiet",

@@ -17,6 +17,8 @@ from storage.apps import Phase
 from storage.calls import command, text
 from storage.store import Store
 
+pytestmark = pytest.mark.proves("F51")
+
 HERE = Path(__file__).parent
 
 Die = Callable[..., None]
