@@ -21,7 +21,8 @@ class Outbox(asyncio.Queue[Any]):
     async def join(self) -> None:
         """Wait until all has been taken, but not for long: a client may take nothing any more."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(super().join(), _JOIN_S)
+            async with asyncio.timeout(_JOIN_S):
+                await super().join()
 
     def _put(self, item: Any) -> None:
         if item is not None and self.overflown:

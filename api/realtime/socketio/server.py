@@ -109,6 +109,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]  # it is not typed
         self.sessions: dict[str, Session] = {}
         self.leaving = False
         self.entered: Callable[[Session, str, Named], Awaitable[None]] | None = None
+        self.emptied: Callable[[], Awaitable[None]] | None = None  # called once nobody is connected any more
         self._unnamed: Counter[str] = Counter()
         self._callers: Counter[tuple[str, str]] = Counter()
         self._gates: dict[int | None, Gate] = {}
@@ -292,6 +293,8 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]  # it is not typed
                 await self._ask_all()
             except Exception:
                 log.exception("asking whether callers may stay broke")
+        if self.emptied is not None:
+            await self.emptied()
 
     async def _ask_all(self) -> None:
         known: dict[Any, bool] = {}
@@ -311,6 +314,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]  # it is not typed
     async def _gone(self, eio_sid: str, engine: Any) -> None:
         if engine is not None and not engine.closed:
             await engine.close(wait=False, abort=True, reason=self.reason.TRANSPORT_ERROR)
+            await engine.queue.put(None)  # ends whoever writes
         self.eio.sockets.pop(eio_sid, None)
         if eio_sid in self.sessions:
             await self._handle_eio_disconnect(eio_sid, self.reason.TRANSPORT_ERROR)

@@ -82,9 +82,13 @@ def _system(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _cube(fields: Mapping[str, str]) -> dict[str, Any]:
-    links = _json(fields.get("links", "{}"))
-    said = {name: value for name, value in fields.items() if name not in {"app", "links"}}
-    return {"instanceId": fields.get("app", ""), **said, **(links if isinstance(links, dict) else {})}
+    said = {name: _json(value) if name in _LISTS else value for name, value in fields.items()}
+    links = said.pop("links", None)
+    return {"instanceId": said.pop("app", ""), **said, **(links if isinstance(links, dict) else {})}
+
+
+#: What holds JSON in the events of ProcessCubes.
+_LISTS = frozenset({"links", "lowcodeUrls"})
 
 
 #: Events that are told to everybody as they come, and how Cuby calls them.
@@ -102,7 +106,7 @@ class Telling:
     def __init__(self, store: Store, hub: Hub, *, limits: Limits) -> None:
         self.store, self.hub = store, hub
         self.server = Server(store, may_enter=self._may_enter, limits=limits)
-        self.server.entered = self._entered
+        self.server.entered, self.server.emptied = self._entered, self._rest
         self.server.on("subscribe:logs", self._subscribe, namespace="/")
         self.server.on("unsubscribe:logs", self._unsubscribe, namespace="/")
         self.server.on("*", self._heard, namespace="*")
@@ -124,7 +128,7 @@ class Telling:
 
     async def _rest(self) -> None:
         ending = [*self._tasks, *self._logs.values()]
-        self._tasks, self._logs = [], {}
+        self._tasks, self._logs, self._apps = [], {}, {}
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
@@ -300,7 +304,11 @@ class Telling:
     def _follow_log(self, instance_id: str) -> None:
         if instance_id not in self._logs and not self.server.leaving:
             task = self._logs[instance_id] = asyncio.create_task(self._tell_log(instance_id))
-            task.add_done_callback(lambda _: self._logs.pop(instance_id, None))
+            task.add_done_callback(lambda done: self._log_ended(instance_id, done))
+
+    def _log_ended(self, instance_id: str, task: asyncio.Task[None]) -> None:
+        if self._logs.get(instance_id) is task:
+            del self._logs[instance_id]
 
     def _rooms(self, instance_id: str, product: str) -> list[str]:
         """Return the rooms of those who follow an instance."""
