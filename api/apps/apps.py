@@ -63,7 +63,7 @@ async def _page(store: Store, query: dict[str, Any], *, newest_first: bool) -> t
 @group.endpoint(
     "POST",
     role=Role.OPERATOR,
-    body=schemas.InstallBody(),
+    body=schemas.NewApp(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -95,7 +95,7 @@ async def app(context: Context, id: str) -> dict[str, Any]:
 @group.endpoint(
     "POST /{id}/start",
     role=Role.OPERATOR,
-    body=schemas.ProcessBody(),
+    body=schemas.AppProcess(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -108,7 +108,7 @@ async def start(context: Context, id: str, body: dict[str, Any]) -> dict[str, An
 @group.endpoint(
     "POST /{id}/stop",
     role=Role.OPERATOR,
-    body=schemas.ProcessBody(),
+    body=schemas.AppProcess(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -121,7 +121,7 @@ async def stop(context: Context, id: str, body: dict[str, Any]) -> dict[str, Any
 @group.endpoint(
     "POST /{id}/restart",
     role=Role.OPERATOR,
-    body=schemas.ProcessBody(),
+    body=schemas.AppProcess(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -134,7 +134,7 @@ async def restart(context: Context, id: str, body: dict[str, Any]) -> dict[str, 
 @group.endpoint(
     "POST /{id}/scale",
     role=Role.OPERATOR,
-    body=schemas.ScaleBody(),
+    body=schemas.AppScale(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -147,7 +147,7 @@ async def scale(context: Context, id: str, body: dict[str, Any]) -> dict[str, An
 @group.endpoint(
     "POST /{id}/trigger",
     role=Role.OPERATOR,
-    body=schemas.ProcessBody(),
+    body=schemas.AppProcess(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -160,7 +160,7 @@ async def trigger(context: Context, id: str, body: dict[str, Any]) -> dict[str, 
 @group.endpoint(
     "POST /{id}/pause",
     role=Role.OPERATOR,
-    body=schemas.ProcessBody(),
+    body=schemas.AppProcess(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -173,7 +173,7 @@ async def pause(context: Context, id: str, body: dict[str, Any]) -> dict[str, An
 @group.endpoint(
     "POST /{id}/resume",
     role=Role.OPERATOR,
-    body=schemas.ProcessBody(),
+    body=schemas.AppProcess(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -186,7 +186,7 @@ async def resume(context: Context, id: str, body: dict[str, Any]) -> dict[str, A
 @group.endpoint(
     "POST /{id}/update",
     role=Role.OPERATOR,
-    body=schemas.UpdateBody(),
+    body=schemas.AppUpdate(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -202,7 +202,7 @@ async def update(context: Context, id: str, body: dict[str, Any]) -> dict[str, A
 @group.endpoint(
     "POST /{id}/rollback",
     role=Role.OPERATOR,
-    body=schemas.RollbackBody(),
+    body=schemas.AppRollback(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -237,7 +237,7 @@ async def autostart(context: Context, id: str, body: dict[str, Any]) -> dict[str
     return schemas.detail_of(await apps.get(context.store, id), context.store.now_ms())
 
 
-@group.endpoint("GET /{id}/config", role=Role.VIEWER, returns=schemas.ConfigAnswer(), raises=(NotFound,))
+@group.endpoint("GET /{id}/config", role=Role.VIEWER, returns=schemas.AppConfigAnswer(), raises=(NotFound,))
 async def config(context: Context, id: str) -> dict[str, Any]:
     """Show an app's configuration and its JSON Schema; secrets are `********`."""
     found = await apps.get(context.store, id)
@@ -252,7 +252,7 @@ async def config(context: Context, id: str) -> dict[str, Any]:
 @group.endpoint(
     "PUT /{id}/config",
     role=Role.OPERATOR,
-    body=schemas.ConfigBody(),
+    body=schemas.AppConfig(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -265,7 +265,7 @@ async def configure(context: Context, id: str, body: dict[str, Any]) -> dict[str
 @group.endpoint(
     "DELETE /{id}",
     role=Role.OPERATOR,
-    query=schemas.UninstallQuery(),
+    query=schemas.AppUninstallQuery(),
     returns=schemas.ChangeAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=_CHANGES,
@@ -284,8 +284,8 @@ async def uninstall(context: Context, id: str, query: dict[str, Any]) -> dict[st
 @group.endpoint(
     "GET /{id}/logs",
     role=Role.VIEWER,
-    query=schemas.LinesQuery(),
-    returns=schemas.LinesAnswer(),
+    query=schemas.AppLinesQuery(),
+    returns=schemas.AppLines(),
     raises=(Invalid, NotFound),
 )
 async def logs(context: Context, id: str, query: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from storage.errors import Conflict, Invalid, NotFound, Unavailable
 group = Group("Releases", "/api/releases", CONTEXTBAY)
 
 
-@group.endpoint("GET", role=Role.VIEWER, query=PageQuery(), returns=schemas.ProductsAnswer())
+@group.endpoint("GET", role=Role.VIEWER, query=PageQuery(), returns=schemas.ReleasedProducts())
 async def list_products(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """List the products that can be installed, each with its releases, newest first."""
     found, total = await products.page(context.store, limit=query["limit"], offset=query["offset"])
@@ -22,7 +22,7 @@ async def list_products(context: Context, query: dict[str, Any]) -> dict[str, An
 @group.endpoint(
     "POST",
     role=Role.OPERATOR,
-    body=schemas.ReleaseBody(),
+    body=schemas.NewRelease(),
     returns=schemas.ReleaseDetail(),
     status=HTTPStatus.CREATED,
     raises=(Invalid, NotFound, Conflict, Unavailable),
@@ -46,7 +46,7 @@ async def publish(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     return schemas.release_of(await products.publish(store, actor, body["file_id"], manifest))
 
 
-@group.endpoint("GET /{product}", role=Role.VIEWER, returns=schemas.ProductEntry(), raises=(NotFound,))
+@group.endpoint("GET /{product}", role=Role.VIEWER, returns=schemas.ReleasedProduct(), raises=(NotFound,))
 async def product(context: Context, product: str) -> dict[str, Any]:
     """Show one product with its releases, newest first."""
     found = await products.releases(context.store, product)

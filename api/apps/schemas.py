@@ -22,7 +22,7 @@ def _seconds(at_ms: int | None, now_ms: int) -> int | None:
 # What is asked
 
 
-class InstallBody(Schema):
+class NewApp(Schema):
     """What to install, and where: a product that has been published, or a manifest that needs no release."""
 
     product = fields.String(validate=_NAME)
@@ -57,13 +57,13 @@ class InstallBody(Schema):
             raise ValidationError("Give either product or manifest.", "product")
 
 
-class ProcessBody(Schema):
+class AppProcess(Schema):
     """Which process; without one, the whole app, or its only one."""
 
     process = fields.String(validate=_NAME)
 
 
-class ScaleBody(Schema):
+class AppScale(Schema):
     """How many instances of each process, or of how many more or fewer of one."""
 
     scale = fields.Dict(
@@ -78,20 +78,20 @@ class ScaleBody(Schema):
             raise ValidationError("Give either scale or delta.", "scale")
 
 
-class UpdateBody(Schema):
+class AppUpdate(Schema):
     """What to update to; without either, the newest release."""
 
     version = fields.String(validate=validate.Length(1, 64))
     manifest = fields.Dict(keys=fields.String())
 
 
-class RollbackBody(Schema):
+class AppRollback(Schema):
     """Which of the releases that the node has kept; without one, the last before this."""
 
     version = fields.String(validate=validate.Length(1, 128))
 
 
-class ConfigBody(Schema):
+class AppConfig(Schema):
     """An app's configuration; a secret given as `********` keeps its value."""
 
     config = fields.Dict(keys=fields.String(), required=True)
@@ -103,7 +103,7 @@ class AutostartBody(Schema):
     autostart = fields.Boolean(required=True, truthy={True}, falsy={False})
 
 
-class UninstallQuery(Schema):
+class AppUninstallQuery(Schema):
     """How to uninstall."""
 
     keep_data = fields.Boolean(
@@ -128,7 +128,7 @@ class _OfInstance(Schema):
     index = fields.Integer(validate=validate.Range(0, 1000))
 
 
-class LinesQuery(_OfInstance):
+class AppLinesQuery(_OfInstance):
     """Which lines: the newest, or the first ones after an id."""
 
     limit = fields.Integer(load_default=100, validate=validate.Range(1, apps.KEPT_LINES))
@@ -172,7 +172,7 @@ class SourceBody(Schema):
     )
 
 
-class ReleaseBody(Schema):
+class NewRelease(Schema):
     """An upload that holds a release, or a registry's package under the name of a product."""
 
     file_id = fields.String(data_key="fileId", validate=validate.Length(1, 64))
@@ -193,7 +193,7 @@ class ReleaseBody(Schema):
 # What is answered
 
 
-class InstanceEntry(Schema):
+class AppInstance(Schema):
     """One instance, as its node last saw it."""
 
     id = fields.String(required=True)
@@ -215,7 +215,7 @@ class InstanceEntry(Schema):
     message = fields.String(required=True)
 
 
-class ScheduleEntry(Schema):
+class AppSchedule(Schema):
     """How a scheduled process does."""
 
     cron = fields.String(required=True)
@@ -229,7 +229,7 @@ class ScheduleEntry(Schema):
     lastExitCode = fields.Integer(required=True, allow_none=True, attribute="last_exit_code")
 
 
-class ProcessEntry(Schema):
+class AppProcessEntry(Schema):
     """One process of an app: what is wished of it, and what there is."""
 
     name = fields.String(required=True)
@@ -238,8 +238,8 @@ class ProcessEntry(Schema):
     running = fields.Boolean(required=True, metadata={"description": "Whether it shall run."})
     scale = fields.Integer(required=True)
     maxScale = fields.Integer(required=True, attribute="max_scale")
-    instances = fields.List(fields.Nested(InstanceEntry), required=True)
-    schedule = fields.Nested(ScheduleEntry, required=True, allow_none=True)
+    instances = fields.List(fields.Nested(AppInstance), required=True)
+    schedule = fields.Nested(AppSchedule, required=True, allow_none=True)
 
 
 class AppEntry(Schema):
@@ -265,7 +265,7 @@ class AppEntry(Schema):
     createdAt = Time(required=True, attribute="created_ms")
     installedAt = Time(required=True, allow_none=True, attribute="installed_ms")
     updatedAt = Time(required=True, attribute="updated_ms")
-    processes = fields.List(fields.Nested(ProcessEntry), required=True)
+    processes = fields.List(fields.Nested(AppProcessEntry), required=True)
 
 
 class KeptRelease(Schema):
@@ -301,7 +301,7 @@ class ChangeAnswer(Schema):
     status = fields.String(required=True)
 
 
-class ConfigAnswer(Schema):
+class AppConfigAnswer(Schema):
     """An app's configuration, secrets hidden, and what it may be."""
 
     instanceId = fields.String(required=True)
@@ -310,7 +310,7 @@ class ConfigAnswer(Schema):
     schema = fields.Dict(required=True, allow_none=True)
 
 
-class LineEntry(Schema):
+class AppLine(Schema):
     """One line that an instance wrote."""
 
     id = fields.String(required=True)
@@ -325,11 +325,11 @@ class LineEntry(Schema):
     text = fields.String(required=True)
 
 
-class LinesAnswer(Schema):
+class AppLines(Schema):
     """Lines in the order they were written."""
 
     instanceId = fields.String(required=True)
-    lines = fields.List(fields.Nested(LineEntry), required=True)
+    lines = fields.List(fields.Nested(AppLine), required=True)
 
 
 class SampleEntry(Schema):
@@ -390,7 +390,7 @@ class ReleaseDetail(ReleaseEntry):
     manifest = fields.Dict(required=True, allow_none=True)
 
 
-class ProductEntry(Schema):
+class ReleasedProduct(Schema):
     """A product and its releases, newest first."""
 
     product = fields.String(required=True)
@@ -400,11 +400,11 @@ class ProductEntry(Schema):
     releases = fields.List(fields.Nested(ReleaseEntry), required=True)
 
 
-class ProductsAnswer(PageAnswer):
+class ReleasedProducts(PageAnswer):
     """A page of products."""
 
-    products = fields.List(fields.Nested(ProductEntry), required=True)
-    data = fields.List(fields.Nested(ProductEntry), required=True)
+    products = fields.List(fields.Nested(ReleasedProduct), required=True)
+    data = fields.List(fields.Nested(ReleasedProduct), required=True)
 
 
 # Spelling
