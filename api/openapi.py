@@ -42,6 +42,7 @@ _LADDER = {Role.VIEWER: "r", Role.OPERATOR: "w", Role.ADMIN: "a"}
 
 #: Bodies that handlers read by themselves.
 _RAW: dict[str, dict[str, Any]] = {
+    "application/json": {"type": "object"},
     "application/octet-stream": {},
     "multipart/form-data": {
         "type": "object",

@@ -57,13 +57,13 @@ class Scale(Schema):
             raise ValidationError("One of scale, desired and delta is required.", "scale")
 
 
-class ProcessBody(Schema):
+class CboxProcess(Schema):
     """A process as cbox-init.yaml describes it."""
 
     process = fields.Dict(keys=fields.String(), required=True)
 
 
-class NewProcess(ProcessBody):
+class NewCboxProcess(CboxProcess):
     """A process with its name."""
 
     name = fields.String(required=True)
@@ -200,7 +200,7 @@ async def missing_action(context: Context, name: str) -> dict[str, Any]:
 @group.endpoint(
     "POST ",
     role=Role.OPERATOR,
-    body=NewProcess(),
+    body=NewCboxProcess(),
     returns=ProcessChanged(),
     status=HTTPStatus.CREATED,
     raises=_RAISES,
@@ -220,7 +220,7 @@ async def create_process(context: Context, body: dict[str, Any]) -> dict[str, An
 
 
 @group.endpoint(
-    "PUT /{name}", role=Role.OPERATOR, body=ProcessBody(), returns=ProcessChanged(), raises=_RAISES
+    "PUT /{name}", role=Role.OPERATOR, body=CboxProcess(), returns=ProcessChanged(), raises=_RAISES
 )
 async def update_process(context: Context, name: str, body: dict[str, Any]) -> dict[str, Any]:
     """Replace how a process is configured; it is restarted with that, and goes back where it does not come up.

@@ -26,7 +26,7 @@ class Wanted(Schema):
     tags = fields.List(fields.String(validate=validate.Length(1, 64)), validate=validate.Length(0, 16))
 
 
-class InstallBody(Schema):
+class CubyInstall(Schema):
     """The products to install."""
 
     products = fields.List(fields.Nested(Wanted), required=True, validate=validate.Length(1, MOST_AT_ONCE))
@@ -81,7 +81,7 @@ class InstallStatus(Schema):
 @group.endpoint(
     "POST ",
     role=Role.OPERATOR,
-    body=InstallBody(),
+    body=CubyInstall(),
     returns=InstallAnswer(),
     status=HTTPStatus.ACCEPTED,
     raises=(Unauthenticated, Denied, Invalid, NotFound, Conflict),

@@ -104,7 +104,7 @@ class Logfile(Schema):
     content = fields.String(required=True)
 
 
-class UpdateBody(Schema):
+class CubyUpdateBody(Schema):
     """Which release to update to; without one, the newest."""
 
     version = fields.String(validate=validate.Length(1, 64))
@@ -157,7 +157,7 @@ async def restart(context: Context, instance_id: str) -> dict[str, Any]:
 @group.endpoint(
     "POST /update",
     role=Role.OPERATOR,
-    body=UpdateBody(),
+    body=CubyUpdateBody(),
     returns=Accepted(),
     status=HTTPStatus.ACCEPTED,
     raises=(*_CHANGE, Invalid),
