@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 
 from integrations.logging import to_stderr
@@ -47,6 +48,7 @@ def main() -> int:
         )
         return 2
     to_stderr()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line for each request
     tags = tuple(sorted({tag.strip() for tag in options.tags.split(",") if tag.strip()}))
     try:
         Worker(settings, name=options.name, slots=options.slots, tags=tags).work()

@@ -187,7 +187,8 @@ class Lane:
                 log.exception("cannot claim for the node")
                 await asyncio.sleep(POLL_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_S * random.uniform(0.8, 1.2))  # noqa: S311  jitter
+                async with asyncio.timeout(POLL_S * random.uniform(0.8, 1.2)):  # noqa: S311  jitter
+                    await self._wake.wait()
         await self._drain()
 
     async def _claim(self) -> bool:

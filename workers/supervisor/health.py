@@ -55,10 +55,10 @@ async def until_connectable(target: Target) -> None:
         await asyncio.sleep(SOCKET_PERIOD_S)
 
 
-async def watch(health: Health, target: Target, changed: Callable[[bool], None]) -> None:
+async def watch(health: Health, target: Target, changed: Callable[[bool], None], *, delay_s: float) -> None:
     """Ask again and again, until cancelled, and tell whenever the verdict changes."""
     verdicts = Verdicts(health)
-    await asyncio.sleep(health.delay_s)
+    await asyncio.sleep(delay_s)
     while True:
         if verdicts.add(await ask(health, target)) and verdicts.healthy is not None:
             changed(verdicts.healthy)

@@ -134,7 +134,8 @@ class Instance:
                 )
                 pause_s = 5.0
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
 
     async def _advance(self) -> float | None:
         """Take the next step; answers after how many seconds to look again at the latest."""
@@ -287,7 +288,7 @@ class Instance:
             self.life.ready()
             self.around.changed()
         if check is not None:
-            await health.watch(check, target, self._found)
+            await health.watch(check, target, self._found, delay_s=check.delay_s if fresh else 0.0)
 
     def _found(self, healthy: bool) -> None:
         self.health = "healthy" if healthy else "unhealthy"

@@ -253,7 +253,8 @@ class Processes:
         except TimeoutError:
             kept.kill_keeper()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(kept.ended), KEEPER_PATIENCE_S)
+                async with asyncio.timeout(KEEPER_PATIENCE_S):
+                    await asyncio.shield(kept.ended)
             raise NotStarted(f"What stands over {kept.record.name!r} did not start it in time.") from None
 
     def close(self) -> None:

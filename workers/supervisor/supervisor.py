@@ -33,6 +33,8 @@ from workers.supervisor.users import Users
 POLL_S = 5.0
 #: How often schedules are looked at, logs are told on, and resources are measured.
 TICK_S, TELL_S, SAMPLE_S = 0.5, 0.25, 5.0
+#: A worker that leaves tells logs for so long; the next one tells the rest.
+LAST_WORDS_S = 1.0
 #: An app that the control plane no longer knows is stopped after this time; its files stay.
 GONE_S = 60.0
 #: How often a worker looks whether the one before it has let go of the apps.
@@ -112,7 +114,8 @@ class Supervisor:
 
     async def _end(self) -> None:
         with contextlib.suppress(HostlerError, OSError, TimeoutError):  # else the next worker tells it
-            await asyncio.wait_for(self._tell(), TELL_S)
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._tell()
         await asyncio.gather(*(each.close() for each in self._apps.values()))
         self._processes.close()
 
@@ -141,7 +144,8 @@ class Supervisor:
             await self._rest(supervised)
         await self._stop_the_gone(set(found))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await self._wake.wait()
 
     async def _rest(self, supervised: Supervised) -> None:
         try:

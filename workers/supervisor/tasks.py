@@ -44,7 +44,8 @@ async def fulfil(offer: Offer, context: Context) -> Ending:
         if done:
             break
         with contextlib.suppress(TimeoutError):  # whether it runs steadily, only time can tell
-            await asyncio.wait_for(supervised.changed.wait(), LOOK_S)
+            async with asyncio.timeout(LOOK_S):
+                await supervised.changed.wait()
     await _reported(supervised)
     return Ending("completed") if failed is None else _failure(failed, context)
 
@@ -115,7 +116,8 @@ async def _insist(step: Callable[[], Awaitable[T]]) -> T:
 async def _reported(supervised: Supervised) -> None:
     """Let what is so be told before the job ends, so that whoever waited for it sees no older state."""
     try:
-        await asyncio.wait_for(supervised.reported(), REPORT_PATIENCE_S)
+        async with asyncio.timeout(REPORT_PATIENCE_S):
+            await supervised.reported()
     except (TimeoutError, HostlerError):
         return
 

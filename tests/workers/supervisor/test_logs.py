@@ -87,7 +87,7 @@ def test_rotation_loses_no_line_of_a_writer_that_goes_on(log: Path, monkeypatch:
     assert told == [b"%08d" % number for number in range(count)]
     assert rotations >= 3
     if tail.start:  # this file system knows holes: the file takes little room however long it seems
-        assert log.stat().st_blocks * 512 < 20_000 + 2 * 4096
+        assert log.stat().st_blocks * 512 < log.stat().st_size / 2
 
 
 def test_a_rotated_log_is_kept_aside_and_grows_from_nothing_after_a_restart(log: Path) -> None:

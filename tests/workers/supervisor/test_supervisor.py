@@ -43,7 +43,8 @@ SERVE = python(
     "s.bind(path or ('127.0.0.1',int(os.environ['PORT'])))\n"
     "s.listen()\n"
     "while 1:\n"
-    "  c,_=s.accept(); c.recv(9999)\n"
+    "  c,_=s.accept()\n"
+    "  if not c.recv(9999): continue\n"
     "  up=not os.path.exists(os.environ['HOSTLER_DATA_DIR']+'/ill')\n"
     "  c.sendall(b'HTTP/1.1 %d X\\r\\nContent-Length: 0\\r\\n\\r\\n' % (204 if up else 500)); c.close()\n"
 )
@@ -246,7 +247,7 @@ async def test_a_wish_that_was_altered_on_the_disk_is_not_acted_on(
     memory.write(node.settings.apps_dir / "a" / "state.json")
     control.away = True
     supervisor = node.start()
-    await asyncio.wait_for(supervisor.begun.wait(), 5)
+    await soon(supervisor.begun.is_set, "it has begun")
     assert supervisor.observed("a") == []
 
 
@@ -415,7 +416,7 @@ async def test_a_forgotten_app_ends_and_a_foreign_one_is_left_alone(
         node.now.address("a", "", 0)
     other = supervisor_for(node.settings, control, name="other")  # one that shares the machine
     task = asyncio.create_task(other.run())
-    await asyncio.wait_for(other.begun.wait(), 5)
+    await soon(other.begun.is_set, "it has begun")
     assert other.observed("a") == []
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -442,13 +443,13 @@ async def test_two_workers_of_one_name_never_care_for_apps_at_once(
     node: Running, control: FakeControl
 ) -> None:
     assert node.now is not None
-    await asyncio.wait_for(node.now.begun.wait(), 5)
+    await soon(node.now.begun.is_set, "it has begun")
     second = supervisor_for(node.settings, control)
     task = asyncio.create_task(second.run())
     await asyncio.sleep(0.3)
     assert not second.begun.is_set()
     await node.end()
-    await asyncio.wait_for(second.begun.wait(), 5)
+    await soon(second.begun.is_set, "it has begun")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
