@@ -3,6 +3,8 @@
 h:job:<id>              a job's record (hash); storage/jobs.py names its fields
 h:jobs, h:jobs:<state>  ids by creation time (ms); likewise h:jobs:worker:<id> and h:jobs:tag:<tag>
 h:ended                 ids of finished jobs by the time they ended (ms)
+h:batch:<id>, h:batch:<id>:jobs                  a batch of jobs, and those of it that are not made yet
+h:batches               ids of batches that were accepted and are not made whole yet
 h:archived              how many jobs have left Redis for the object store
 h:idem:<actor>:<key>    what a submit under an Idempotency-Key was answered
 h:delayed, h:parked     ids of jobs that wait for a time (ms); of all that wait outside of their queue
@@ -27,10 +29,17 @@ h:setup, h:autostart    when an admin said that the set-up is complete; whether 
 h:subcuby:<name>, h:subcubies                    other Hostlers whose ProcessCubes are shown here, and what they showed
 h:rate:<who>, h:throttle:<what>:<who>            times of recent requests, counts of failed logins
 h:file:<id>, h:files, h:files:expiry             uploads        h:file:<id>:jobs   jobs that were given one
+h:file:<id>:releases    releases that consist of an upload, which keep it
+h:products, h:releases:<product>                 ids of products, versions of one, by publication (ms)
+h:release:<product>:<version>                    a release: signed record
+h:app:<id>              an app: its wish (signed record), and what its node reports beside it
+h:apps, h:apps:node:<node>, h:product:<id>:apps  ids of apps by creation (ms); of a node; of a product
+h:applog:<id>, h:appsamples:<id>, h:appruns:<id>  an app's newest lines, samples of what it uses, runs that ended
 h:events, h:audit, h:audit:head                  what happened
 h:relay:session:<node>, h:relay:asks:<node>      who answers for the apps of a node, and what waits for it
 h:relay:{open,ask,answer}:<id>                   one question to an app: whether it is open, sealed pieces each way
 h:wake, h:out:<id>, h:control:<worker>           channels: work is there, a job's output, a word to one worker
+h:applogs:<id>          channel: lines of an app, a JSON array a message
 rq:*                    RQ's own layout; it follows, and h:* is the truth
 """
 

@@ -239,7 +239,7 @@ class App:
                 return Status(state)
         if process.type == "scheduled":
             return Status.RUNNING  # armed, whether or not a run is under way
-        if process.type == "oneshot" and "completed" in states and not ALIVE & set(states):
+        if "completed" in states and not ALIVE & set(states):
             return Status.COMPLETED
         up = [state for state in states if state in {"running", "completed"}]
         return Status.RUNNING if len(up) >= wanted.scale else Status.STARTING

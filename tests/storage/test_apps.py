@@ -84,10 +84,15 @@ async def test_an_installed_app_runs_and_is_shown_as_its_instances_are(store: St
     assert not app.settled
     app = await node.observe("hello", "running")
     assert (app.status, app.settled) == ("running", True)
-    for states, status in ((["crashed"], "crashed"), (["failed"], "failed"), (["starting"], "starting")):
+    for states, status in (
+        (["crashed"], "crashed"),
+        (["failed"], "failed"),
+        (["starting"], "starting"),
+        (["completed"], "completed"),
+    ):
         assert (await node.observe("hello", *states)).status == status
     told = [each["status"] for each in await events(store, "app.status")]
-    assert told[-4:] == ["running", "crashed", "failed", "starting"]
+    assert told[-5:] == ["running", "crashed", "failed", "starting", "completed"]
 
 
 async def test_an_app_that_is_not_to_start_is_installed_and_no_more(store: Store, node: Node) -> None:
