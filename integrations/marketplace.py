@@ -71,10 +71,12 @@ class Upstream:
         return [shown for entry in await self._list(which, key) if (shown := _shown(entry))]
 
     async def knows(self, key: str) -> bool:
-        """Ask whether it knows `key`. Raises Unavailable."""
+        """Ask whether it knows `key`. Raises Refused, Unavailable."""
         reply = await self._ask("GET", "apikey", key)
         if reply.status in {401, 403, 404}:
             return False
+        if reply.status != 200:
+            self._refuse(reply.status)
         told = _read(reply, self._host)
         return told.get("valid") is True if isinstance(told, Mapping) else False
 

@@ -49,6 +49,9 @@ class Machine:
             app = await apps.get(self.store, app_id)
             if action in {"install", "update"}:
                 await self._release(claim, app, spec)
+            elif action == "configure":
+                job = (claim.job_id, claim.attempt)
+                await apps.configured(self.store, self.holder, app_id, job=job)
             app = await apps.get(self.store, app_id)
             if self.behaviour.get(app_id) == "fails" and app.desired == "running":
                 outcome = ("failed", "exit_code", 1)

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 
 from api.cuby import catalogue, words
 from api.dialect import CUBY
@@ -101,10 +101,15 @@ class Autostart(Schema):
     enabled = fields.Boolean(required=True)
 
 
+def _is_switch(value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValidationError("Must be true or false.")
+
+
 class StrictAutostart(Schema):
     """The same, and nothing but true or false will do."""
 
-    enabled = fields.Raw(required=True, validate=validate.OneOf([True, False]))
+    enabled = fields.Raw(required=True, validate=_is_switch, metadata={"type": "boolean"})
 
 
 class Validity(Schema):

@@ -1,5 +1,7 @@
 """The routes that a plugin registers: forwarded to the app wherever it runs, and held at arm's length."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from urllib.parse import unquote
 
 from falcon.asgi import Request, Response
@@ -19,6 +21,7 @@ from storage.errors import (
     Unauthenticated,
     Unavailable,
 )
+from storage.relay import Answer
 
 group = Group("Cuby: Plugin routes", "/api/plugins/{instance_id}", CUBY)
 
@@ -27,6 +30,11 @@ _RAISES = (
     Unauthenticated, Denied, NotFound, Invalid, TooLarge, NotRunning, Unavailable, BadGateway, GatewayTimeout,
 )  # fmt: skip
 
+_PREFIX = "/api/plugins/"
+#: Headers by which an answer would have the browser fetch, run or remember something under our name.
+_LEADING_AWAY = frozenset(
+    {"location", "content-location", "link", "refresh", "sourcemap", "speculation-rules", "set-login"}
+)
 #: What a plugin answers comes from our origin: shown as a page it gets an origin of its own, in which no cookie of ours
 #: is sent or seen, nothing may be fetched or submitted, and which only our own pages may frame.
 PAGE_POLICY = (
@@ -91,13 +99,28 @@ async def _forward(context: Context, req: Request, resp: Response, instance_id: 
         app=app.instance_id,
         process=routes.process,
         path=f"{routes.prefix.rstrip('/')}/{path}",
-        prefix=f"{group.prefix.partition('{')[0]}{app.instance_id}",
+        prefix=f"{_PREFIX}{app.instance_id}",
     )
     answer = await relay.request(context.store, app.node, ask)
-    forwarding.write(resp, answer)
+    forwarding.write(resp, replace(answer, headers=tuple(_kept(answer, app.instance_id, routes.prefix))))
     resp.set_header("Content-Security-Policy", PAGE_POLICY)
     resp.set_header("X-Frame-Options", "SAMEORIGIN")
     resp.set_header("Cross-Origin-Resource-Policy", "same-origin")
+
+
+def _kept(answer: Answer, instance_id: str, prefix: str) -> Iterable[tuple[str, str]]:
+    """Yield the headers of a plugin's answer that lead a browser nowhere but to routes of the same plugin."""
+    within = f"{prefix.rstrip('/')}/"
+    for name, value in answer.headers:
+        if (
+            name == "location"
+            and value.startswith(within)
+            and not value.startswith("//")
+            and "\\" not in value
+        ):
+            yield name, f"{_PREFIX}{instance_id}/{value.removeprefix(within)}"
+        elif name not in _LEADING_AWAY:
+            yield name, value
 
 
 def _below(encoded: str, instance_id: str) -> str:

@@ -149,11 +149,11 @@ async def _serve(
         raise NotFound(f"Product {instance_id!r} brings no such component.")
     ask = Ask(app=app.instance_id, kind="file", path=f"/{path}", limit_bytes=COMPONENT_LIMIT_BYTES)
     content = (await relay.request(context.store, app.node, ask)).body
-    resp.etag = hashlib.sha256(content).hexdigest()[:32]
+    resp.etag = tag = hashlib.sha256(content).hexdigest()[:32]
     # a page asks each time, for an update changes what lies here
     resp.set_header("Cache-Control", "private, no-cache")
     resp.set_header("Cross-Origin-Resource-Policy", "same-origin")
-    if resp.etag in (req.if_none_match or ()):
+    if tag in (req.if_none_match or ()):
         resp.status = 304
         return
     resp.content_type = f"{_JAVASCRIPT}; charset=utf-8"
