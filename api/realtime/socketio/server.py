@@ -192,8 +192,11 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]  # it is not typed
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: Any) -> None:
         await super()._handle_eio_disconnect(eio_sid, reason)
-        if (session := self.sessions.pop(eio_sid, None)) is not None and session.timer is not None:
+        if (session := self.sessions.pop(eio_sid, None)) is not None:
             self._named(session)
+        engine = self.eio.sockets.get(eio_sid)
+        if engine is not None and reason != self.reason.SERVER_DISCONNECT:
+            await engine.queue.put(None)  # a poll would stay parked for its client that has left
 
     def _named(self, session: Session) -> None:
         """Stop the clock of a session that has said who it is, or has ended."""

@@ -115,6 +115,7 @@ class Telling:
         self._gathering: asyncio.Event = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._logs: dict[str, asyncio.Task[None]] = {}
+        self._heeded: dict[str, asyncio.Event] = {}  # set while no line of a log can be missed
 
     async def leave(self) -> None:
         """End all connections, so that clients go on elsewhere. Safe to repeat."""
@@ -128,7 +129,7 @@ class Telling:
 
     async def _rest(self) -> None:
         ending = [*self._tasks, *self._logs.values()]
-        self._tasks, self._logs, self._apps = [], {}, {}
+        self._tasks, self._logs, self._heeded, self._apps = [], {}, {}, {}
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
@@ -278,8 +279,11 @@ class Telling:
             await self.server.enter_room(sid, f"logs {name}")
             for each in found:
                 self._follow_log(each)
-        except HostlerError as error:
-            return {"ok": False, "error": str(error)}
+            async with asyncio.timeout(_HEEDED_S):
+                for each in found:
+                    await self._heeded[each].wait()
+        except (HostlerError, TimeoutError, KeyError) as error:
+            return {"ok": False, "error": str(error) or "Logs cannot be followed for now."}
         return {"ok": True}
 
     async def _unsubscribe(self, sid: str, data: Any = None) -> dict[str, Any]:
@@ -303,12 +307,13 @@ class Telling:
 
     def _follow_log(self, instance_id: str) -> None:
         if instance_id not in self._logs and not self.server.leaving:
+            self._heeded[instance_id] = asyncio.Event()
             task = self._logs[instance_id] = asyncio.create_task(self._tell_log(instance_id))
             task.add_done_callback(lambda done: self._log_ended(instance_id, done))
 
     def _log_ended(self, instance_id: str, task: asyncio.Task[None]) -> None:
         if self._logs.get(instance_id) is task:
-            del self._logs[instance_id]
+            del self._logs[instance_id], self._heeded[instance_id]
 
     def _rooms(self, instance_id: str, product: str) -> list[str]:
         """Return the rooms of those who follow an instance."""
@@ -321,6 +326,7 @@ class Telling:
             while True:
                 try:
                     async with self.hub.follow_app_logs(instance_id) as feed:
+                        self._heeded[instance_id].set()
                         while True:
                             items: list[AppLines] | None = []
                             with contextlib.suppress(TimeoutError):
@@ -402,6 +408,7 @@ class Telling:
 
 #: How often it is looked whether a log is still followed.
 _LOOK_S = 5.0
+_HEEDED_S = 4.0
 _ANSWER_LIMIT_BYTES = 1024 * 1024
 
 
