@@ -58,6 +58,10 @@ check: lint  ## Everything that must hold before a commit: lint, generated docs,
 docs: $(STAMP)  ## Write docs/openapi.json and docs/routes.md from the declarations
 	@$(BIN)/python -m api.openapi
 
+.PHONY: vendor
+vendor:  ## Make React's ES modules anew from npm (api/cuby/vendored; commit what changes)
+	@cd api/cuby/vendored && npm install --no-audit --no-fund --silent && npm run --silent build
+
 .PHONY: fix
 fix: $(STAMP)  ## Format, and mend what ruff can
 	@$(BIN)/ruff format .
