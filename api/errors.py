@@ -88,7 +88,8 @@ def _flatten(messages: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(messages, dict):
         flat: dict[str, str] = {}
         for name, inner in messages.items():
-            path = prefix if name == "_schema" else f"{prefix}.{name}".lstrip(".")
+            dot = "" if str(name).startswith("[") else "."
+            path = prefix if name == "_schema" else f"{prefix}{dot}{name}".lstrip(".")
             flat |= _flatten(inner, path)
         return flat
     if isinstance(messages, list):

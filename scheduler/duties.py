@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from integrations import outbound
 from integrations import processcubes as neighbours
-from storage import archive, files, processcubes, schedules, upkeep, webhooks
+from storage import archive, batches, files, processcubes, schedules, upkeep, webhooks
 from storage.errors import HostlerError, Unavailable
 from storage.processcubes import SubCuby
 from storage.store import Store
@@ -64,6 +64,12 @@ async def restore_thoroughly(store: Store) -> None:
     """The same, also where as many entries are too many as are missing."""
     for job_id in await upkeep.restore(store, thorough=True):
         log.warning("put a job back that had vanished from its queue", extra={"job": job_id})
+
+
+async def unfold_batches(store: Store) -> None:
+    """Make the jobs of batches whose web process died after it had accepted them."""
+    for batch_id in await batches.unfold_all(store):
+        log.info("looked after an accepted batch", extra={"batch": batch_id})
 
 
 async def expire_files(store: Store) -> None:
@@ -175,6 +181,7 @@ def table(reap_s: float) -> tuple[Duty, ...]:
         Duty("reap", reap_s, reap),
         Duty("promote", 0.25, promote),
         Duty("fire", 0.5, fire),
+        Duty("unfold batches", 1, unfold_batches),
         Duty("webhooks", 1, Messenger().run),
         Duty("restore", max(2.0, reap_s), restore),
         Duty("restore thoroughly", 300, restore_thoroughly),

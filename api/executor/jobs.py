@@ -10,7 +10,7 @@ from api.executor import schemas
 from api.executor.schemas import detail_of, entry_of
 from api.paging import envelope
 from integrations import outbound
-from storage import files, jobs, logs, schedules, why
+from storage import batches, files, jobs, logs, schedules, why
 from storage.errors import Conflict, Invalid, NotFound, Unavailable, Unprocessable
 from storage.jobs import Backoff, Order
 from storage.schedules import Misfire, Recurrence
@@ -50,6 +50,41 @@ async def accept(context: Context, body: dict[str, Any]) -> dict[str, Any]:
         recurrence = Recurrence(recurring["cron"], recurring["timezone"], Misfire(recurring["misfire"]))
         return schemas.promised(await schedules.create(store, actor, order, recurrence, idempotency_key=key))
     return schemas.promised(await jobs.submit(store, actor, order, idempotency_key=key))
+
+
+@group.endpoint(
+    "POST /submit-batch",
+    role=Role.OPERATOR,
+    body=schemas.BatchBody(),
+    returns=schemas.BatchAnswer(),
+    status=HTTPStatus.CREATED,
+    raises=(Invalid, Unprocessable, Unavailable),
+    body_limit_bytes=16 * 1024 * 1024,
+    carries=True,
+)
+async def submit_batch(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    """Submit up to 1,000 commands at once: all are queued durably before this answers, or none ever is.
+
+    What is wrong with one is told by its place, such as `jobs[17].command`, and refuses them all. The header
+    `Idempotency-Key` counts for the whole batch, as it does for one job. None of them may recur.
+    """
+    key = _idempotency_key(context)
+    orders = []
+    for index, each in enumerate(body["jobs"]):
+        try:
+            orders.append(_order(context, each))
+        except Invalid as error:
+            place = f"jobs[{index}]."
+            details = {place + name: problem for name, problem in (error.details or {}).items()}
+            raise Invalid(place + str(error), details=details) from None
+    digest = (key, batches.digest_of(body["jobs"])) if key is not None else None
+    batch = await batches.submit(context.store, context.caller.actor, orders, idempotency=digest)
+    return {
+        "id": batch.id,
+        "created_ms": batch.created_ms,
+        "job_ids": batch.job_ids,
+        "total": len(batch.job_ids),
+    }
 
 
 def _idempotency_key(context: Context) -> str | None:

@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
+from api import compiled
 from api.paging import PageAnswer, PageQuery, Words, sort_field
 from api.times import Time
-from storage import schedules
+from storage import batches, schedules
 from storage.errors import HostlerError
 from storage.jobs import Job, State, Submitted
 from storage.queues import Priority
@@ -253,6 +254,34 @@ class JobQuery(Schema):
     job_id = fields.String(required=True, data_key="jobId")
 
 
+class Orders(fields.List[Any]):
+    """The orders of a batch; what is wrong with one is told under `[17]`, its place."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise self.make_error("invalid")
+        found, wrong = [], {}
+        for index, each in enumerate(value[: batches.MOST_JOBS + 1]):
+            try:
+                found.append(_read_order(each))
+                if "schedule" in found[-1]:
+                    raise ValidationError({"schedule": ["A job of a batch cannot recur."]})
+            except ValidationError as error:
+                wrong[f"[{index}]"] = error.messages
+        if wrong:
+            raise ValidationError(wrong)
+        return found
+
+
+_read_order = compiled.loader(OrderBody())
+
+
+class BatchBody(Schema):
+    """Jobs to run: all of them are accepted, or none."""
+
+    jobs = Orders(fields.Nested(OrderBody), required=True, validate=validate.Length(1, batches.MOST_JOBS))
+
+
 class JobBody(Schema):
     """Which job."""
 
@@ -428,6 +457,20 @@ class SubmittedAnswer(Schema):
         data_key="estimatedWaitTime",
         metadata={"description": "Seconds, from what was observed; null where nothing was."},
     )
+
+
+class BatchAnswer(Schema):
+    """The batch that was accepted."""
+
+    id = fields.String(required=True, data_key="batchId")
+    created_ms = Time(required=True, data_key="createdAt")
+    job_ids = fields.List(
+        fields.String(),
+        required=True,
+        data_key="jobIds",
+        metadata={"description": "In the order of the request."},
+    )
+    total = fields.Integer(required=True)
 
 
 class JobEntry(Schema):

@@ -7,6 +7,7 @@
 -- include event
 -- include audit
 -- include queue
+-- include accept
 -- include finish
 -- include overtake
 local A = ARGV
@@ -47,56 +48,14 @@ if idem then
   redis.call('SET', idem, table.concat({o.body_hash, id, now_text, estimate}, ' '), 'EX', 86400)
 end
 if o.file then redis.call('SADD', 'h:file:' .. o.file .. ':jobs', id) end      -- keeps it from being deleted
-local due = o.not_before
-if o.delay_ms then due = now + o.delay_ms end
-if due and due <= now and not o.schedule then due = nil end
-local hash = 'h:job:' .. id
-local record = {'HSET', hash, 'state', 'queued', 'actor', actor, 'queue', queue, 'attempt', '0', 'spec', A[4],
-  'sig', A[5], 'created', now_text, 'timeout', A[8], 'retries', o.retries or '0', 'failures', '0', 'deaths', '0', 'wait', ''}
-local function also(name, value)                         -- what is not there takes no room
-  if value and value ~= '' then record[#record + 1] = name record[#record + 1] = value end
+local due = due_of(o)
+write_job(A, o, due, estimate, now_text)
+place(A, o, due, unmet, now_text)
+if o.schedule and o.schedule_record and #unmet == 0 then -- its first occurrence brings the schedule with it
+  redis.call('HSET', 'h:schedule:' .. o.schedule, 'record', o.schedule_record,
+    'job', id, 'next', string.format('%d', due), 'actor', actor, 'created', now_text)
+  redis.call('ZADD', 'h:schedules', string.format('%d', due), o.schedule)
 end
-also('estimate', estimate)
-if A[10] ~= '' then
-  also('key', o.key)
-  also('backoff', o.backoff)
-  also('once', o.at_most_once and '1')
-  also('hook', o.webhook and '1')
-  also('tags', o.tag_set)
-  also('file', o.file)
-  also('not_before', due and string.format('%d', due))
-  also('schedule', o.schedule)
-  also('origin', o.retry_of)
-  also('webhook', o.sealed)
-end
-redis.call(unpack(record))
-redis.call('HSET', 'rq:job:' .. id, 'created_at', A[7], 'enqueued_at', A[7], 'data', A[6], 'origin', queue,
-  'description', A[9], 'timeout', A[8], 'status', 'queued')      -- no retries_left: RQ itself must never run it again (R7)
-redis.call('ZADD', 'h:jobs', now_text, id)
-redis.call('ZADD', 'h:jobs:queued', now_text, id)
-for _, tag in ipairs(o.tags or {}) do redis.call('ZADD', 'h:jobs:tag:' .. tag, now_text, id) end
-if o.tag_set and redis.call('SADD', 'h:tagsets', o.tag_set) == 1 then redis.call('PUBLISH', 'h:wake', 'tagsets') end
-local job = {id = id, hash = hash, queue = queue, wait = ''}
-if #unmet > 0 then
-  for _, parent in ipairs(unmet) do
-    redis.call('SADD', 'h:needs:' .. id, parent)
-    redis.call('SADD', 'h:children:' .. parent, id)
-    redis.call('HSET', 'h:job:' .. parent, 'kids', '1')
-  end
-  park(job, 'dependency', nil)
-elseif o.schedule then
-  park(job, 'schedule', due)
-  if o.schedule_record then                              -- its first occurrence brings the schedule with it
-    redis.call('HSET', 'h:schedule:' .. o.schedule, 'record', o.schedule_record,
-      'job', id, 'next', string.format('%d', due), 'actor', actor, 'created', now_text)
-    redis.call('ZADD', 'h:schedules', string.format('%d', due), o.schedule)
-  end
-elseif due then
-  park(job, 'delay', due)
-else
-  line_up(job, false)
-end
-event('job.queued', 'id', id, 'by', actor, 'q', queue)
 if o.app then overtake(app_change(o.app, actor, id), actor, A[7]) end
 audit(now_text, actor, 'job.submit', id)
 return {'ok', id, now_text, estimate}

@@ -1,0 +1,159 @@
+"""Batches: all or none, also when whoever submits dies at any step."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis
+from engine import claim, register, settle, submit
+
+from storage import batches, jobs
+from storage.calls import Call
+from storage.errors import Invalid, Unprocessable
+from storage.jobs import Order
+from storage.store import Store
+
+COUNT = 120  # more than two portions
+
+
+class Dying(Store):
+    """A store whose process dies before its n-th step."""
+
+    def __init__(self, store: Store, steps: int) -> None:
+        self.__dict__.update(store.__dict__)
+        self.steps = steps
+
+    async def call(self, call: Call[Any]) -> Any:
+        if self.steps == 0:
+            raise asyncio.CancelledError
+        self.steps -= 1
+        return await super().call(call)
+
+
+def orders(count: int = COUNT) -> list[Order]:
+    return [Order(command=f"echo {number}") for number in range(count)]
+
+
+def seen(client: redis.Redis) -> list[int]:
+    lists = ("h:jobs", "h:jobs:queued")
+    return [client.zcard(name) for name in lists] + [client.llen("rq:queue:jobs.normal")]
+
+
+async def test_a_batch_becomes_its_jobs_in_their_order(store: Store, redis_client: redis.Redis) -> None:
+    batch = await batches.submit(store, "user:ada", orders())
+    assert seen(redis_client) == [COUNT] * 3
+    queued = [each.decode() for each in redis_client.lrange("rq:queue:jobs.normal", 0, -1)]
+    assert queued == batch.job_ids
+    last = await jobs.get(store, batch.job_ids[-1])
+    assert (last.spec["command"], last.actor, last.state) == (f"echo {COUNT - 1}", "user:ada", "queued")
+    assert last.created_ms == batch.created_ms
+    assert not list(redis_client.scan_iter("h:batch*"))
+
+
+async def test_jobs_of_a_batch_run_as_others_do(store: Store, redis_client: redis.Redis) -> None:
+    holder = await register(store, slots=2)
+    await batches.submit(store, "user:ada", orders(2))
+    for _ in range(2):
+        (claimed,) = await claim(store, holder)
+        await settle(store, holder, claimed)
+    assert redis_client.zcard("h:jobs:completed") == 2
+
+
+async def test_whoever_dies_at_whichever_step_leaves_all_jobs_or_none(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    outcomes = []
+    for steps in range(20):
+        redis_client.flushdb()
+        try:
+            await batches.submit(Dying(store, steps), "user:ada", orders())
+        except asyncio.CancelledError:
+            accepted = redis_client.scard("h:batches") == 1
+            assert accepted or seen(redis_client) == [0] * 3, "nothing is seen before the batch is accepted"
+            assert accepted or all(redis_client.ttl(name) > 0 for name in redis_client.scan_iter("h:batch:*"))
+            await batches.unfold_all(store)
+            assert seen(redis_client) == [COUNT if accepted else 0] * 3
+            outcomes.append(accepted)
+        else:
+            break
+    assert outcomes[0] is False
+    assert outcomes[-1] is True
+    assert sorted(outcomes) == outcomes
+    assert len(outcomes) >= 4
+
+
+async def test_several_may_unfold_one_batch_at_once(store: Store, redis_client: redis.Redis) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await batches.submit(Dying(store, 2), "user:ada", orders())
+    await asyncio.gather(*(batches.unfold_all(store) for _ in range(4)))
+    assert seen(redis_client) == [COUNT] * 3
+    assert len(set(redis_client.lrange("rq:queue:jobs.normal", 0, -1))) == COUNT
+
+
+async def test_a_repeated_key_is_the_same_batch_and_another_body_is_refused(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    first = await batches.submit(store, "user:ada", orders(3), idempotency=("k", "one"))
+    assert await batches.submit(store, "user:ada", orders(3), idempotency=("k", "one")) == first
+    with pytest.raises(Unprocessable):
+        await batches.submit(store, "user:ada", orders(4), idempotency=("k", "two"))
+    assert seen(redis_client) == [3] * 3
+    assert not list(redis_client.scan_iter("h:batch*"))
+
+
+async def test_a_repeated_key_finishes_a_batch_whose_first_process_died(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await batches.submit(Dying(store, 3), "user:ada", orders(), idempotency=("k", "one"))
+    batch = await batches.submit(store, "user:ada", orders(), idempotency=("k", "one"))
+    assert seen(redis_client) == [COUNT] * 3
+    assert {each.decode() for each in redis_client.lrange("rq:queue:jobs.normal", 0, -1)} == set(
+        batch.job_ids
+    )
+
+
+async def test_one_bad_dependency_or_file_refuses_them_all_by_its_place(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    for order, field in (
+        (Order(command="true", depends_on=["job-" + "0" * 20]), "jobs[2].dependsOn"),
+        (Order(command="true", file="file-" + "0" * 20), "jobs[2].fileUrl"),
+    ):
+        with pytest.raises(Invalid) as caught:
+            await batches.submit(store, "user:ada", [*orders(2), order])
+        assert list(caught.value.details or {}) == [field]
+        assert seen(redis_client) == [0] * 3
+        assert not list(redis_client.scan_iter("h:batch*"))
+
+
+async def test_what_is_out_of_the_ordinary_keeps_its_meaning_in_a_batch(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    parent = await submit(store)
+    batch = await batches.submit(
+        store,
+        "user:ada",
+        [
+            Order(command="a"),
+            Order(command="b", depends_on=[parent]),
+            Order(command="c", delay_s=60),
+            Order(command="d", tags=["gpu"], env={"A": "b"}, retries=2),
+        ],
+    )
+    found = [await jobs.get(store, job_id) for job_id in batch.job_ids]
+    assert [job.wait for job in found] == [None, "dependency", "delay", None]
+    assert (found[3].queue, found[3].spec["tags"]) == ("jobs.gpu.normal", ["gpu"])
+    assert jobs.order_of(store, found[3]).env == {"A": "b"}
+
+
+async def test_a_parent_that_failed_since_takes_its_children_with_it(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    parent = await submit(store)
+    with pytest.raises(asyncio.CancelledError):
+        await batches.submit(Dying(store, 2), "user:ada", [Order(command="b", depends_on=[parent])])
+    await jobs.cancel(store, "user:ada", parent)
+    await batches.unfold_all(store)
+    (child,) = {each.decode() for each in redis_client.zrange("h:jobs:cancelled", 0, -1)} - {parent}
+    assert (await jobs.get(store, child)).reason == "dependency"
