@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,12 @@ def test_what_makes_no_sense_is_refused_by_the_name_of_its_field(changes: dict[s
     with pytest.raises(Invalid) as refused:
         manifests.load({"id": "shop", "processes": {"w": PROCESS}, **changes})
     assert list(refused.value.details) == [field]
+
+
+def test_the_manifest_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text()
+    manifest = manifests.load(tomllib.loads(page.partition("```toml\n")[2].partition("```")[0]))
+    assert [each.name for each in manifest.processes] == ["web", "api", "migrate", "report"]
 
 
 def test_short_spellings_are_understood() -> None:
