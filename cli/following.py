@@ -36,14 +36,19 @@ def follow(client: Client, job_id: str, *, as_json: bool = False) -> int:
 
     With `as_json` stdout holds the job alone, and everything it printed goes to stderr.
     """
-    with _cancelling(client, job_id):
-        _show_log(client, job_id, as_json=as_json)
-        job = fetch(client, job_id)
+    job = watch(client, job_id, quiet=as_json)
     if as_json:
         rendering.write_json(job)
     else:
         summarise(job)
     return exit_code(job)
+
+
+def watch(client: Client, job_id: str, *, quiet: bool = False) -> dict[str, Any]:
+    """Show the log of a job until it ends, all of it on stderr if `quiet`, and return the job."""
+    with _cancelling(client, job_id):
+        _show_log(client, job_id, as_json=quiet)
+        return fetch(client, job_id)
 
 
 def fetch(client: Client, job_id: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import files, jobs, products, rendering
+from cli import apps, files, jobs, products, rendering
 from cli.contexts import DEFAULT, Contexts, clean_url
 from cli.failures import Failed
 from cli.options import ApiKey, Json, Url, connect
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(jobs.app, name="jobs", rich_help_panel=USE)
 app.add_typer(files.app, name="files", rich_help_panel=USE)
+app.add_typer(apps.app, name="apps", rich_help_panel=USE)
 app.add_typer(products.app, name="products", rich_help_panel=USE)
 app.command("submit", cls=SubmitCommand, rich_help_panel=USE)(submit)
 
@@ -102,7 +103,8 @@ def worker(
     tags: Annotated[str | None, typer.Option("--tags", help="What this worker has, e.g. linux,gpu.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name among the workers.")] = None,
     stop_apps: Annotated[
-        bool, typer.Option("--stop-apps", help="Stop all apps of this machine, which outlive workers, and end.")
+        bool,
+        typer.Option("--stop-apps", help="Stop all apps of this machine, which outlive workers, and end."),
     ] = False,
 ) -> None:
     """Run jobs on this machine, until SIGTERM. Needs REDIS_URL and HOSTLER_SECRET_KEY."""
