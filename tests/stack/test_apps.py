@@ -1,0 +1,109 @@
+"""Apps as real processes of a real worker: they outlive it, whatever ends it, and are never there twice."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from processes import Stack, finished, new_stack, processes_with, soon, until
+
+from storage import apps, manifests
+from storage.apps import App
+from storage.store import Store
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[Stack]:
+    """One Hostler without a web; its apps end with the test."""
+    stack = new_stack()
+    yield stack
+    workers = [process for process in stack.processes if process.poll() is None]
+    if workers:
+        stack.end(*workers)
+    assert stack.start("workers", "--stop-apps").wait(30) == 0
+    until(lambda: not instances(stack), "no app is left")
+    stack.end()
+
+
+@pytest.fixture
+async def store(stack: Stack) -> AsyncIterator[Store]:
+    store = Store(stack.settings)
+    yield store
+    await store.close()
+
+
+def instances(stack: Stack, name: str = "") -> set[int]:
+    return processes_with(f"HOSTLER_INSTANCE={name}".encode(), below=stack.env["HOSTLER_WORK_DIR"])
+
+
+async def install(store: Store, **processes: Any) -> None:
+    manifest = manifests.load({"id": "a", "version": "1.0.0", "processes": processes})
+    _, submitted = await apps.install(store, "user:u", inline=manifest, node="n1")
+    assert (await finished(store, submitted.id)).state == "completed"
+
+
+async def change(store: Store, action: str, **how: Any) -> App:
+    submitted = await apps.change(store, "user:u", "a", action, **how)
+    job = await finished(store, submitted.id)
+    assert job.state == "completed", job.facts
+    return await apps.get(store, "a")
+
+
+def pids(app: App) -> dict[str, int | None]:
+    return {each.id: each.pid for each in app.instances}
+
+
+async def test_apps_outlive_their_worker_and_are_taken_over_by_the_next_one(
+    stack: Stack, store: Store
+) -> None:
+    worker = stack.worker("n1")
+    await install(store, web={"command": "echo up; exec sleep 600", "scale": 2})
+    before = pids(await apps.get(store, "a"))
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        worker.send_signal(how)
+        worker.wait(20)
+        assert instances(stack, "a/web-") == set(before.values())
+        worker = stack.worker("n1")
+        app = await change(store, "start")
+        assert pids(app) == before
+        assert app.status == "running"
+    os.kill(before["web-0"] or 0, signal.SIGKILL)  # what an earlier worker started is watched, too
+    await soon(lambda: len(instances(stack, "a/web-0/")) == 0, "its end is certain")
+    app = await change(store, "restart", process="web")
+    assert set(pids(app).values()) == instances(stack, "a/web-")
+    assert not set(pids(app).values()) & set(before.values())
+    lines = [line.text for line in await apps.lines(store, "a")]
+    assert set(lines) == {"up"}
+
+
+async def test_a_start_that_fails_says_so_with_the_last_lines_and_needs_no_command_slot(
+    stack: Stack, store: Store
+) -> None:
+    from storage import jobs
+    from storage.jobs import Order
+
+    stack.worker("n1", "--slots", "1")
+    never = {"policy": "never"}
+    await install(store, web={"command": "echo dear me; exit 4", "restart": never, "initial": "stopped"})
+    blocking = (await jobs.submit(store, "user:u", Order(command="sleep 600"))).id
+    submitted = await apps.change(store, "user:u", "a", "start")
+    job = await finished(store, submitted.id)
+    assert (job.state, job.reason, job.exit_code) == ("failed", "exit_code", 4)
+    assert "dear me" in job.facts["message"]
+    assert (await jobs.get(store, blocking)).state == "running"
+    assert (await apps.get(store, "a")).status == "failed"
+
+
+async def test_a_stop_overtakes_a_start_and_its_job_says_so(stack: Stack, store: Store) -> None:
+    stack.worker("n1")
+    check = {"kind": "exec", "command": "exit 1", "delay_s": 0, "period_s": 0.2, "failures": 1000}
+    await install(store, web={"command": "exec sleep 600", "health": check, "initial": "stopped"})
+    starting = await apps.change(store, "user:u", "a", "start")
+    await soon(lambda: instances(stack, "a/web-0/"), "it is started")
+    app = await change(store, "stop")
+    assert app.status == "stopped"
+    assert not instances(stack, "a/web-0/")
+    assert (await finished(store, starting.id)).state == "cancelled"
