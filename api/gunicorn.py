@@ -61,7 +61,10 @@ def on_starting(server: Any) -> None:
         asyncio.run(check())
     except HostlerError as error:
         sys.exit(str(error))
-    web_directory.make()
+    try:
+        web_directory.make()
+    except OSError as error:
+        server.log.warning("Socket.IO by polling needs a single process, for lack of a directory: %s", error)
 
 
 def on_exit(server: Any) -> None:

@@ -14,13 +14,13 @@ path: Path | None = None
 
 
 def make() -> None:
-    """Make the directory, and remove those of masters that were killed."""
+    """Make the directory, and remove those of masters that were killed. Raises OSError."""
     global path  # noqa: PLW0603  what the master decides and its workers inherit
     parent = Path(tempfile.gettempdir())
     for old in parent.glob(f"{_PREFIX}*"):
         pid = old.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
-            if pid.isdecimal() and old.lstat().st_uid == os.geteuid() and not _lives(int(pid)):
+            if pid.isdecimal() and old.lstat().st_uid == os.geteuid() and not _is_anothers(int(pid)):
                 shutil.rmtree(old, ignore_errors=True)
     made = parent / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     made.mkdir(mode=0o700)
@@ -33,11 +33,12 @@ def remove() -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _lives(pid: int) -> bool:
+def _is_anothers(pid: int) -> bool:
+    """Tell whether a master of this number lives; our own number was another's before us, as in a container."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return pid != os.getpid()

@@ -190,6 +190,14 @@ def test_autoscaling_leaves_the_number_of_pods_to_the_autoscaler():
     assert scaler["spec"]["scaleTargetRef"]["name"] == "demo-hostler-web"
 
 
+def test_all_requests_of_a_session_reach_one_pod():
+    manifests = render(EVERYTHING)
+    (service,) = of_kind(manifests, "Service").values()
+    assert service["spec"]["sessionAffinity"] == "ClientIP"
+    (ingress,) = of_kind(manifests, "Ingress").values()
+    assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/affinity"] == "cookie"
+
+
 def test_an_ingress_leads_to_the_service():
     assert of_kind(render({}), "Ingress") == {}
     (ingress,) = of_kind(render(EVERYTHING), "Ingress").values()
