@@ -6,6 +6,8 @@ from enum import StrEnum
 RQ_PREFIX = "rq:queue:"
 #: A node's own queue: what only it can do, and does beside its command slots.
 NODE_PREFIX = "node."
+#: The queues of commands, which any worker with their tags may take.
+COMMAND_PREFIX = "jobs."
 
 
 class Priority(StrEnum):
@@ -24,7 +26,7 @@ def tag_set(tags: Iterable[str]) -> str:
 def of_job(priority: str, tags: Iterable[str]) -> str:
     """Return the queue for a job: `jobs.high`, or `jobs.gpu+linux.high` for one that asks for tags."""
     wanted = tag_set(tags)
-    return f"jobs.{wanted}.{priority}" if wanted else f"jobs.{priority}"
+    return f"{COMMAND_PREFIX}{wanted}.{priority}" if wanted else COMMAND_PREFIX + priority
 
 
 def of_node(node: str) -> str:
@@ -47,7 +49,7 @@ def served(tag_sets: Iterable[str], tags: Sequence[str]) -> list[str]:
     covered = [names for names in tag_sets if names and set(names.split("+")) <= mine]
     covered.sort(key=lambda names: (-names.count("+"), names))
     return [
-        f"jobs.{names}.{level}" if names else f"jobs.{level}"
+        f"{COMMAND_PREFIX}{names}.{level}" if names else COMMAND_PREFIX + level
         for level in Priority
         for names in [*covered, ""]
     ]

@@ -8,6 +8,7 @@ from collections import deque
 from functools import partial
 from typing import Protocol
 
+from storage import queues
 from storage.errors import HostlerError, Unavailable
 from workers.lines import Line, Offer
 from workers.log import log
@@ -67,6 +68,7 @@ class Executor:
         )  # attempts that were lost while their job came back to this very worker
         self._tasks: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
+        self._more = True  # for all we know, queues hold what the last claim could not take
         self._draining = asyncio.Event()
         self._beating = asyncio.Lock()
         self._beat_now = asyncio.Event()
@@ -87,9 +89,12 @@ class Executor:
         if self._beside is not None:
             self._beside.stop()
 
-    def _wake(self) -> None:
-        self._work.set()
-        if self._beside is not None:
+    def _wake(self, queue: str) -> None:
+        """Look for work where there may be some."""
+        of_a_node = queue.startswith(queues.NODE_PREFIX)
+        if not of_a_node:
+            self._work.set()
+        if self._beside is not None and (of_a_node or not queue.startswith(queues.COMMAND_PREFIX)):
             self._beside.wake()
 
     async def work(self) -> None:
@@ -154,8 +159,10 @@ class Executor:
         """Take what the free slots can run; answers whether there may be more."""
         want = self._wanted()
         if want <= 0:
+            self._more = True
             return False
         offers = await self._line.claim(most=want, startable=max(0, len(self._free) - len(self._held)))
+        self._more = len(offers) == want or not self._line.tells_of_work
         now = time.monotonic()
         self._held.extend((now, offer) for offer in offers)
         self._fill()
@@ -181,7 +188,7 @@ class Executor:
         self._free.append(run.slot)
         self._mean_run_s += 0.2 * (time.monotonic() - began - self._mean_run_s)
         self._fill()
-        if self._wanted() > 0:
+        if self._more and self._wanted() > 0:
             self._work.set()
 
     async def _carry_out(self, run: Run, earlier: Run | None) -> None:

@@ -51,13 +51,15 @@ class _Taken:
 class HttpLine:
     """A line over HTTP to a control plane where this agent is registered."""
 
+    tells_of_work = False  # a claim is what makes a poll wait for each free slot
+
     def __init__(self, api: ControlPlane, *, poll_wait_s: float = POLL_WAIT_S) -> None:
         self.name = api.name
         self._api = api
         self._poll_path = f"/api/jobs/get-job?wait={poll_wait_s:g}"
         self._poll_timeout = httpx.Timeout(10.0, read=poll_wait_s + 10.0)
         self._poll_every_s = min(POLL_EVERY_S, poll_wait_s)
-        self._wake: Callable[[], None] = lambda: None
+        self._wake: Callable[[str], None] = lambda queue: None
         self._polls: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._handing_back: asyncio.Task[None] | None = None
@@ -69,10 +71,10 @@ class HttpLine:
 
     # Taking work
 
-    def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+    def listen(self, wake: Callable[[str], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
         """Call `wake` when a poll brings work; what to cancel comes with heartbeats and answers to output."""
         self._wake = wake
-        wake()
+        wake("")
         return asyncio.create_task(self._poll_until_cancelled())
 
     async def _poll_until_cancelled(self) -> None:
@@ -113,7 +115,7 @@ class HttpLine:
         self._polls.discard(poll)
         if not poll.cancelled() and (error := poll.exception()) is not None:
             log.error("a poll for work ended", exc_info=error)
-        self._wake()
+        self._wake("")
 
     async def _poll(self) -> None:
         """Ask until there is a job."""

@@ -45,9 +45,14 @@ class Line(Protocol):
     """
 
     name: str
+    #: Whether `wake` tells of all new work, so that nothing has come since a claim that brought less than it wanted.
+    tells_of_work: bool
 
-    def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
-        """Start telling about new work and about jobs to cancel; both are hints that may get lost."""
+    def listen(self, wake: Callable[[str], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+        """Start telling about new work and about jobs to cancel; both are hints that may get lost.
+
+        `wake` is told the queue, or "" when it may be any.
+        """
 
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
         """Take up to `most` jobs; those beyond `startable` are held, not started."""
@@ -98,6 +103,8 @@ class Line(Protocol):
 class RedisLine:
     """The line of `hostler worker`: the scripts of the job engine and the object store, without a detour."""
 
+    tells_of_work = True
+
     def __init__(
         self,
         store: Store,
@@ -114,20 +121,20 @@ class RedisLine:
         self._registering: asyncio.Task[None] | None = None
         self._insisting: set[asyncio.Task[None]] = set()
 
-    def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+    def listen(self, wake: Callable[[str], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
         """Subscribe to the channels for work and for a word to this worker."""
 
         def tell(channel: bytes, message: bytes) -> None:
             if channel == b"h:wake":
                 if message == b"tagsets":
                     self._tag_sets = None
-                wake()
+                wake(message.decode("ascii", "replace"))
             elif message.startswith(b"cancel "):
                 cancel(message[7:].partition(b" ")[0].decode("ascii", "replace"))
 
         def connected() -> None:
             self._tag_sets = None
-            wake()
+            wake("")
 
         channels = ["h:wake", f"h:control:{self.name}"]
         return asyncio.create_task(listen(self.store.wire.address, channels, tell, connected))

@@ -32,6 +32,7 @@ class FakeLine:
     """Stands in for RedisLine. `away` makes every call raise Unavailable; `stale` names attempts that are over."""
 
     name = "fake"
+    tells_of_work = True
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, dict[str, Any]]] = deque()
@@ -47,13 +48,13 @@ class FakeLine:
         self.files: dict[str, bytes] = {}
         self.begun: list[tuple[str, int]] = []
         self.beats: list[list[tuple[str, int]]] = []
-        self.wake: Callable[[], None] = lambda: None
+        self.wake: Callable[[str], None] = lambda queue: None
         self.hint: Callable[[str], None] = lambda job_id: None
 
     def put(self, job_id: str, command: str = "true", **spec: Any) -> None:
         """Queue a job."""
         self.waiting.append((job_id, {"task": "command", "command": command, "timeout_s": 60, **spec}))
-        self.wake()
+        self.wake("")
 
     def cancel(self, job_id: str) -> None:
         """Wish for a job's end in its record, then say so."""
@@ -73,9 +74,9 @@ class FakeLine:
         if offer is not None and (offer.job_id, offer.attempt) in self.stale:
             raise Stale("That attempt is over.")
 
-    def listen(self, wake: Callable[[], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+    def listen(self, wake: Callable[[str], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
         self.wake, self.hint = wake, cancel
-        wake()
+        wake("")
         return asyncio.create_task(asyncio.sleep(3600))
 
     async def claim(self, *, most: int, startable: int) -> list[Offer]:

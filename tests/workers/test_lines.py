@@ -121,7 +121,7 @@ async def test_a_heartbeat_without_a_registration_loses_all_at_once_and_register
 
 async def test_work_and_cancels_are_heard_of(line: RedisLine, store: Store) -> None:
     woken, cancelled = asyncio.Event(), list[str]()
-    task = line.listen(woken.set, cancelled.append)
+    task = line.listen(lambda queue: woken.set(), cancelled.append)
     try:
         await asyncio.wait_for(woken.wait(), 5)  # once it listens
         woken.clear()
@@ -138,7 +138,7 @@ async def test_work_and_cancels_are_heard_of(line: RedisLine, store: Store) -> N
 async def test_a_new_set_of_tags_is_served_as_soon_as_it_is_heard_of(line: RedisLine, store: Store) -> None:
     assert await line.claim(most=1, startable=1) == []
     woken = asyncio.Event()
-    task = line.listen(woken.set, lambda job_id: None)
+    task = line.listen(lambda queue: woken.set(), lambda job_id: None)
     try:
         await asyncio.wait_for(woken.wait(), 5)
         woken.clear()
