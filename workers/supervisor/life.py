@@ -149,7 +149,7 @@ class Life:
     def remembered(self, now: float) -> dict[str, Any]:
         """Return what a later worker must know of it."""
         return {
-            "state": self.state, "message": self.message, "restart_count": self.restart_count,
+            "state": self.state, "alive": self.alive, "message": self.message, "restart_count": self.restart_count,
             "exit_code": self.exit_code, "signal": self.signal, "used": self.budget.used,
             "due_in_s": None if self.due is None else max(0.0, self.due - now),
         }  # fmt: skip

@@ -141,13 +141,6 @@ class Tail:
         self.note()
         return True
 
-    def restart(self) -> None:
-        """Give a file back its small size while nobody writes to it: what it says is then in the older ones."""
-        if self.start and self.rotate(limit_bytes=1):
-            os.truncate(self.path, 0)
-            self.start = self.position = 0
-            self.note()
-
 
 def _older(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")

@@ -78,8 +78,3 @@ class Outbox:
             if len(batch.lines) >= BATCH_LINES:
                 break
         return batch if batch.read else None
-
-    def restart(self, name: str) -> None:
-        """Give a log file back its small size before an instance is started that writes to it. Raises OSError."""
-        if name in self._tails:
-            self._tails[name].restart()

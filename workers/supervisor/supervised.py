@@ -235,7 +235,7 @@ class Supervised:
             was = instance.life.state
             if kept is not None:
                 instance.adopt(kept, was_running=was is State.RUNNING)
-            elif was in ALIVE and was is not State.STOPPING and processes.read(record).get("pid"):
+            elif remembered is not None and remembered["alive"] and was is not State.STOPPING:
                 instance.miss()
             elif was in ALIVE:
                 instance.life.wanted, instance.life.state = False, State.STOPPED

@@ -133,7 +133,7 @@ class Supervisor:
     async def _keep_up(self) -> None:
         """Take up the wishes, then wait for others."""
         self._wake.clear()
-        found = {app.instance_id: app for app in await self._control.wished()}
+        found = {app.instance_id: app for app in await self._control.wished() if app.node == self.name}
         for app in found.values():
             if app.instance_id not in self._apps and app.instance_id not in self._forgotten:
                 await self._take_in(app)

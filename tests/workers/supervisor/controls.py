@@ -36,6 +36,7 @@ class FakeControl:
         self.sampled: list[Sample] = []
         self.emitted: list[tuple[str, str, str]] = []
         self.away = self.lose_replies = False
+        self.registrations = 0
         self.wake: Callable[[], None] = lambda: None
 
     def _check(self) -> None:
@@ -53,6 +54,7 @@ class FakeControl:
 
     def listen(self, wake: Callable[[], None]) -> "asyncio.Task[None]":
         self.wake = wake
+        self.registrations += 1  # as each worker has one of its own
         return asyncio.create_task(asyncio.sleep(3600))
 
     async def wished(self) -> list[App]:
@@ -77,7 +79,7 @@ class FakeControl:
             raise Unavailable("The reply was lost.")
 
     def session(self) -> str:
-        return "r1"
+        return f"r{self.registrations}"
 
     async def sample(self, instance_id: str, samples: Sequence[Sample]) -> None:
         self._check()
