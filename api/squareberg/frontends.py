@@ -9,15 +9,15 @@ from api.dialect import SQUAREBERG
 from api.endpoint import Context, Group, HTTPStatus, Role
 from api.squareberg import words
 from api.squareberg.registry import running
+from api.squareberg.words import INDEX
 from storage import relay
 from storage.errors import BadGateway, GatewayTimeout, NotFound, TooLarge, Unavailable
-from storage.relay import Answer, Ask
+from storage.relay import Ask
 
 group = Group("App requests", "/apps", SQUAREBERG)
 
 #: How long an app may take to answer (the hub's figure).
 TIMEOUT_S = 30.0
-INDEX = "index.html"
 _READING, _CHANGING = ("GET", "HEAD", "OPTIONS"), ("POST", "PUT", "PATCH", "DELETE")
 #: On a port of Squareberg's own, whose pages share their origin with nothing but apps; elsewhere nothing runs.
 _OWN_PORT_POLICY = (
@@ -86,24 +86,18 @@ async def frontend_file(context: Context, req: Request, resp: Response, name: st
 
 async def _frontend(context: Context, req: Request, resp: Response, name: str, path: str) -> None:
     app = await words.find(context.store, name)
-    directory = words.frontend_directory(app)
+    directory = await words.frontend_path(context.store, app)
     if directory is None:
         raise NotFound(f"App '{name}' has no frontend.")
-    answer = await _file(context, app.node, name, f"{directory}/dist", path)
-    if answer is None:  # one without a build lies there itself
-        answer = await _file(context, app.node, name, directory, path)
-    if answer is None:
-        raise NotFound(f"Frontend for '{name}' has not been built.")
+    ask = Ask(
+        app=name, kind="file", within=directory, path=path or INDEX, fallback=INDEX, timeout_s=TIMEOUT_S
+    )
+    try:
+        answer = await relay.request(context.store, app.node, ask)
+    except NotFound:
+        raise NotFound(f"Frontend for '{name}' has not been built.") from None
     forwarding.write(resp, answer)
     _let_run(req, resp)
-
-
-async def _file(context: Context, node: str, name: str, within: str, path: str) -> Answer | None:
-    ask = Ask(app=name, kind="file", within=within, path=path or INDEX, fallback=INDEX, timeout_s=TIMEOUT_S)
-    try:
-        return await relay.request(context.store, node, ask)
-    except NotFound:
-        return None
 
 
 def _let_run(req: Request, resp: Response) -> None:

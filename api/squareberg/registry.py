@@ -1,5 +1,6 @@
 """Squareberg's registry: the apps there are, their state, their OpenAPI documents, their start and stop."""
 
+import asyncio
 import html
 from typing import Any
 
@@ -54,13 +55,19 @@ async def list_registry(context: Context, req: Request, resp: Response) -> None:
     """
     found = await apps.every(context.store)
     resp.content_type = "application/json"
-    resp.data = orjson.dumps(_APPS.dump([words.app_answer(context.store.settings, app) for app in found]))
+    shown = await asyncio.gather(*(_shown(context, app) for app in found))
+    resp.data = orjson.dumps(_APPS.dump(shown))
+
+
+async def _shown(context: Context, app: App) -> dict[str, Any]:
+    frontend = await words.frontend_path(context.store, app)
+    return words.app_answer(context.store.settings, app, frontend)
 
 
 @group.endpoint("GET /{name}", role=Role.VIEWER, returns=RegisteredApp(), raises=_RAISES)
 async def show_app(context: Context, name: str) -> dict[str, Any]:
     """Show one app."""
-    return words.app_answer(context.store.settings, await words.find(context.store, name))
+    return await _shown(context, await words.find(context.store, name))
 
 
 @group.endpoint("POST /scan", role=Role.OPERATOR, returns=Scanned(), raises=(Unavailable,))

@@ -5,13 +5,16 @@ from typing import Any
 from marshmallow import Schema, fields, validate
 
 from settings import Settings
-from storage import apps
+from storage import apps, relay
 from storage.apps import App, Phase, Status
-from storage.errors import HostlerError, NotFound
-from storage.manifests import SQUAREBERG, Process
+from storage.errors import BadGateway, GatewayTimeout, HostlerError, NotFound, Unavailable
+from storage.manifests import OWN, SQUAREBERG, Process
+from storage.relay import Ask
 from storage.store import Store
 
 STATUSES = ("stopped", "running", "error")
+#: The start page of a frontend, and how long a node is asked for it while apps are listed.
+INDEX, ASK_S = "index.html", 2.0
 _ERRORS = frozenset({Status.FAILED, Status.CRASHED, Status.UNKNOWN})
 
 
@@ -80,13 +83,37 @@ def frontend_directory(app: App) -> str | None:
     return manifest.frontends[active].path if active is not None else None
 
 
-def app_answer(settings: Settings, app: App) -> dict[str, Any]:
-    """Return what RegisteredApp shows; paths are those on the app's own node."""
+async def frontend_path(store: Store, app: App) -> str | None:
+    """Return where in its release an app's frontend lies: its `dist` where it was built, else the directory itself.
+
+    The node is asked once for each release; while it is silent, a build is assumed.
+    """
+    directory = frontend_directory(app)
+    if directory is None:
+        return None
+    release = app.releases[0].dir if app.releases else ""
+    key = f"frontend {app.instance_id} {app.created_ms} {release}"
+    if key not in store.cache:
+        ask = Ask(app=app.instance_id, kind="file", within=f"{directory}/dist", path=INDEX, timeout_s=ASK_S)
+        try:
+            await relay.request(store, app.node, ask)
+        except NotFound:
+            store.cache[key] = directory
+        except (Unavailable, GatewayTimeout):
+            return f"{directory}/dist"
+        except BadGateway:  # it is there, and too large to be handed over
+            store.cache[key] = f"{directory}/dist"
+        else:
+            store.cache[key] = f"{directory}/dist"
+    return str(store.cache[key])
+
+
+def app_answer(settings: Settings, app: App, frontend: str | None) -> dict[str, Any]:
+    """Return what RegisteredApp shows; paths are those on the app's own node, `frontend` is below its release."""
     process = backend(app)
     instances = app.instances_of(process.name) if process is not None else ()
     module = process.env.get("HOSTLER_MODULE") if process is not None and app.kind == "squareberg" else None
     current = settings.apps_dir / app.instance_id / "current"
-    frontend = frontend_directory(app)
     return {
         "name": app.instance_id,
         "display_name": app.name,
@@ -94,8 +121,8 @@ def app_answer(settings: Settings, app: App) -> dict[str, Any]:
         "version": app.version,
         "status": status(app),
         "socket_path": next((each.socket for each in instances if each.socket), None),
-        "frontend_dist_path": None if frontend is None else str(current / frontend / "dist"),
-        "manifest_path": str(current / (SQUAREBERG if app.kind == "squareberg" else "hostler.toml"))
+        "frontend_dist_path": None if frontend is None else str(current / frontend),
+        "manifest_path": str(current / (SQUAREBERG if app.kind == "squareberg" else OWN))
         if app.releases and app.source.get("kind") != "inline"
         else None,
         "backend_module": module,

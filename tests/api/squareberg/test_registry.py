@@ -103,7 +103,7 @@ async def test_an_app_is_listed_with_its_nine_fields_as_on_the_page(hub: Hub) ->
     assert (shown["name"], shown["display_name"], shown["version"]) == ("hello", "Hello World", "0.1.0")
     assert (shown["status"], shown["backend_module"]) == ("running", "app:app")
     assert shown["socket_path"] == "/run/hello.sock"
-    assert shown["frontend_dist_path"].endswith("/hello/current/frontend/default/dist")
+    assert shown["frontend_dist_path"].endswith("/hello/current/frontend/default")  # there is no build
     assert (await hub.viewer.get("/registry/hello")).json() == shown
 
 
@@ -201,7 +201,7 @@ async def test_the_document_of_an_app_comes_from_its_socket(hub: Hub) -> None:
     await hub.install()
     answer = await hub.viewer.get("/registry/hello/spec")
     assert (answer.status_code, answer.content) == (200, SPEC)
-    (ask,) = hub.asked
+    ask = hub.asked[-1]
     assert (ask.app, ask.kind, ask.method, ask.path) == ("hello", "http", "GET", "/openapi.json")
     hub.unreachable = True
     answer = await hub.viewer.get("/registry/hello/spec")
@@ -238,7 +238,7 @@ async def test_requests_are_passed_on_without_credentials_and_with_who_asks(hub:
     )
     assert answer.status_code == 200, answer.text
     assert answer.headers["X-App"] == "1"
-    (ask,) = hub.asked
+    ask = hub.asked[-1]
     assert (ask.method, ask.path, ask.query, ask.body) == ("PUT", "/api/items/a%2Fb", "x=1&y=%20", b"body")
     assert ask.caller is not None
     assert (ask.caller["role"], ask.caller["kind"]) == ("w", "user")
@@ -271,12 +271,20 @@ async def test_a_frontend_is_handed_out_with_its_start_page_for_unknown_paths(hu
         assert (answer.status_code, answer.content) == (200, b"<h1>start"), path
         assert "sandbox" in answer.headers["Content-Security-Policy"]
     assert (await hub.viewer.get("/apps/hello/assets/a.css")).content == b"a{}"
+    shown = (await hub.viewer.get("/registry/hello")).json()
+    assert shown["frontend_dist_path"].endswith("/current/frontend/default/dist")
+
+
+async def test_a_frontend_without_a_build_is_its_directory_itself(hub: Hub) -> None:
+    await hub.install()
     hub.files = {"frontend/default/index.html": b"<h1>unbuilt"}
     assert (await hub.viewer.get("/apps/hello/")).content == b"<h1>unbuilt"
     hub.files = {}
-    assert (await hub.viewer.get("/apps/hello/")).json()[
-        "detail"
-    ] == "Frontend for 'hello' has not been built."
+    answer = await hub.viewer.get("/apps/hello/")
+    assert answer.json()["detail"] == "Frontend for 'hello' has not been built."
+    asked = len(hub.asked)
+    await hub.viewer.get("/registry")
+    assert len(hub.asked) == asked  # where it lies does not change within a release
 
 
 async def test_a_frontend_runs_on_a_port_of_its_own_and_nowhere_else(hub: Hub) -> None:
