@@ -20,8 +20,8 @@ from storage.store import Store
 MOST_JOBS = 1000
 #: What one script makes: some 2 ms of Redis, so that others hardly wait.
 _PORTION = 50
-#: What one command lays ready, at most.
-_STAGE_BYTES = 512 * 1024
+#: What one script lays ready, at most.
+_STAGE_JOBS, _STAGE_BYTES = 200, 512 * 1024
 #: What was laid ready and never accepted is forgotten after so long.
 _STAGED_S = 600
 
@@ -105,7 +105,7 @@ async def _stage(store: Store, actor: str, batch_id: str, orders: Sequence[Order
         ).words[4:13]
         waiting += [job_id, queue, spec, signature, data, timeout_s, description, options]
         size_bytes += len(spec) + len(options)  # type: ignore[arg-type]  # both are bytes
-        if size_bytes > _STAGE_BYTES:
+        if index % _STAGE_JOBS == _STAGE_JOBS - 1 or size_bytes > _STAGE_BYTES:
             await store.call(script("batch_stage", batch_id, _STAGED_S, *waiting))
             waiting, size_bytes = [], 0
     if waiting:

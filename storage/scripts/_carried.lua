@@ -16,4 +16,10 @@ local clock = redis.call('TIME')
 local allowed, remaining, reset_ms =
   rated(ARGV[1], tonumber(ARGV[2]), clock[1] * 1000 + math.floor(clock[2] / 1000))
 if allowed == 0 then return {'ok', 0, remaining, reset_ms} end
-return {'ok', 1, remaining, reset_ms, step(KEYS, {unpack(ARGV, 6 + 2 * many)})}
+local from, rest = 6 + 2 * many, {}
+if #ARGV - from < 1000 then
+  rest = {unpack(ARGV, from)}
+else                                                      -- more than `unpack` takes
+  for i = from, #ARGV do rest[i - from + 1] = ARGV[i] end
+end
+return {'ok', 1, remaining, reset_ms, step(KEYS, rest)}
