@@ -193,7 +193,7 @@ class App:
         scale = min(process.scale if wish.scale is None else wish.scale, process.max_scale)
         running = self.desired == "running" and (wish.desired or "running") == "running" and scale > 0
         return Wanted(
-            running=running and bool(self.releases) and self.phase not in _HELD,
+            running=running and bool(self.releases) and self.configured and self.phase not in _HELD,
             scale=scale,
             restarts=self.restarts_asked + wish.restarts,
             triggers=wish.triggers,

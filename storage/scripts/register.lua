@@ -27,4 +27,5 @@ redis.call('HSET', hash, unpack(fields))
 redis.call('ZADD', 'h:workers', 'NX', now_text, A[1])
 redis.call('ZADD', 'h:workers:seen', now_text, A[1])
 event('worker.online', 'w', A[1])
+apps_of_node(A[1])
 return {'ok', old[4] or now_text}

@@ -8,7 +8,7 @@ import redis
 from engine import reap, register
 from nodes import Node, manifest
 
-from storage import apps, jobs, quarantine, why
+from storage import apps, attempts, jobs, quarantine, why
 from storage.apps import Instance, LogLine, Phase, Run, Sample, ScheduleState
 from storage.attempts import Holder, Unregistered, rq_time
 from storage.calls import command, pairs, script
@@ -425,6 +425,45 @@ async def test_apps_of_a_silent_node_are_unknown_and_their_jobs_wait_for_it(stor
     submitted = await change(store, "stop")
     reasons = await why.waiting(store, await jobs.get(store, submitted.id))
     assert [each["code"] for each in reasons] == ["node_offline", "position"]
+
+
+async def test_a_node_that_was_silent_and_is_back_is_told_of_with_its_apps(
+    store: Store, node: Node, redis_client: redis.Redis
+) -> None:
+    await node.install(manifest())
+    await node.observe("hello", "running")
+
+    async def told() -> str:
+        return (await events(store, "app.status"))[-1]["status"]
+
+    for comes_back in ("beat", "register"):
+        redis_client.zadd("h:workers:seen", {"node-1": 1})
+        redis_client.set("h:reaper:last", "99999999999999")
+        await reap(store)
+        assert await told() == "unknown"
+        if comes_back == "beat":
+            await store.call(attempts.beat(node.holder, [], lease_s=15, rq_ttl_s=0, status={}))
+        else:
+            node = await Node.online(store)
+        assert await told() == "running"
+
+
+async def test_a_configuration_that_is_missing_is_not_made_up_for_by_a_forged_phase(
+    store: Store, node: Node, redis_client: redis.Redis
+) -> None:
+    await node.install(manifest(config=SECRET))
+    redis_client.hset("h:app:hello", "phase", "ready")
+    app = await apps.get(store, "hello")
+    assert not app.wanted(app.processes[0]).running
+
+
+async def test_what_a_node_has_to_say_of_an_app_is_shown_until_it_no_longer_holds(
+    store: Store, node: Node
+) -> None:
+    app = await node.install(manifest())
+    for message in ("The disk is full.", ""):
+        await store.call(apps.observe(node.holder, app, [], message=message))
+        assert (await apps.get(store, "hello")).message == message
 
 
 async def test_nobody_speaks_of_an_app_but_its_node_under_its_registration(store: Store, node: Node) -> None:
