@@ -81,6 +81,8 @@ class Context(Protocol):
         """Take note that a step begins."""
 
 
+#: So long does a job wait, at most, until everybody can see what its node sees.
+SHOWN_WITHIN_S = 5.0
 #: Tasks of one app wait for one another: a cancelled install clears up before the app is removed.
 _LOCKS: "weakref.WeakValueDictionary[str, asyncio.Lock]" = weakref.WeakValueDictionary()
 
@@ -189,6 +191,13 @@ class Flow:
             )
         return found[0] or ""
 
+    async def shown(self, app: App) -> None:
+        """Wait until everybody can see what this node sees of the app; who asks after the job must not see older."""
+        with contextlib.suppress(TimeoutError, HostlerError):
+            async with asyncio.timeout(SHOWN_WITHIN_S):
+                while not _is_shown(await apps.get(self.store, self.app_id), app.generation):
+                    await asyncio.sleep(0.05)
+
     async def clear(self) -> None:
         """Take away everything of an app that never came to be, except data that an earlier one left here."""
         await self.supervisor.forget(self.app_id)
@@ -197,6 +206,11 @@ class Flow:
             await asyncio.to_thread(self.places.remove, keep_data=keep_data)
             if not keep_data:
                 self.supervisor.users.forget(self.app_id)
+
+
+def _is_shown(app: App, generation: int) -> bool:
+    passing = {apps.Status.STARTING, apps.Status.STOPPING}
+    return app.observed_generation >= generation and app.ready_status not in passing
 
 
 # ---- install --------------------------------------------------------------------------------------
@@ -215,6 +229,7 @@ async def _install(flow: Flow) -> str:
         flow.context.step("start")
         if why := await flow.well(app):
             raise NotWell(f"{flow.app_id!r} is installed, but {why}")
+        await flow.shown(app)
     return "Installed." if app.phase is not Phase.NEEDS_CONFIG else "Installed; it needs its configuration."
 
 
@@ -331,6 +346,7 @@ async def _settle(flow: Flow, file: JournalFile, data: Data, journal: Journal, a
     await data.drop()
     file.remove()
     flow.releases.prune(each.dir for each in app.releases)
+    await flow.shown(app)
     return f"{flow.app_id!r} runs release {note.version}."
 
 
@@ -350,6 +366,8 @@ async def _go_back(flow: Flow, file: JournalFile, journal: Journal) -> None:
         await flow.supervisor.apply(app)
     await data.drop()
     file.remove()
+    await flow.well(app)
+    await flow.shown(app)
 
 
 async def _update_failed(flow: Flow, sentence: str) -> None:
@@ -398,8 +416,10 @@ async def _configure(flow: Flow) -> str:
             lambda: apps.configured(flow.store, flow.context.holder, flow.app_id, job=flow.job)
         )
         await flow.supervisor.apply(app)
-    if app.phase is Phase.READY and (why := await flow.well(app)):
-        raise NotWell(f"{flow.app_id!r} is configured, but {why}")
+    if app.phase is Phase.READY:
+        if why := await flow.well(app):
+            raise NotWell(f"{flow.app_id!r} is configured, but {why}")
+        await flow.shown(app)
     return "Configured."
 
 

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,15 @@ class FakeSupervisor:
     Each start writes the release's version into the app's data, as a migration would.
     """
 
-    def __init__(self, apps_dir: Path, isolation: str = "none") -> None:
+    def __init__(
+        self, apps_dir: Path, isolation: str, report: Callable[[App, list[Instance]], Awaitable[None]]
+    ) -> None:
         self.users = Users(apps_dir, isolation=isolation)
         self.apps_dir = apps_dir
         self.applied: dict[str, App] = {}
         self.holding: set[str] = set()
         self.forgotten: list[str] = []
+        self._report = report
 
     def places(self, instance_id: str) -> Places:
         return places.of(self.apps_dir, instance_id)
@@ -94,18 +97,19 @@ class FakeSupervisor:
         finally:
             self.holding.discard(instance_id)
             if app := self.applied.get(instance_id):
-                self._start(app)
+                await self._start(app)
 
     async def apply(self, app: App) -> None:
         self.applied[app.instance_id] = app
         if app.instance_id not in self.holding:
-            self._start(app)
+            await self._start(app)
 
-    def _start(self, app: App) -> None:
+    async def _start(self, app: App) -> None:
         if any(app.wanted(each).running for each in app.processes):
             release = self.places(app.instance_id).release()
             with (self.places(app.instance_id).data / "starts").open("a") as file:
                 file.write(f"{(release / 'hostler.toml').exists()} {release.name}\n")
+        await self._report(app, self.observed(app.instance_id))
 
     def observed(self, instance_id: str) -> list[Instance]:
         app = self.applied.get(instance_id)
@@ -161,7 +165,7 @@ class Node:
         self.store.objects = FolderObjects(folder / "objects")  # type: ignore[assignment]
         self.folder, self.isolation = folder, isolation
         self.apps_dir = settings.apps_dir
-        self.supervisor = FakeSupervisor(self.apps_dir, isolation)
+        self.supervisor = FakeSupervisor(self.apps_dir, isolation, self._report)
         self.registration = 0
         self.job: Around | None = None
 
@@ -169,6 +173,9 @@ class Node:
         self.registration += 1
         name = f"{os.getpid()}-{self.registration}"
         self.holder = await register(self.store, NODE, name, proof=proof)
+
+    async def _report(self, app: App, instances: list[Instance]) -> None:
+        await self.store.call(apps.observe(self.holder, app, instances))
 
     async def publish(self, directory: Path) -> products.Release:
         """Pack a folder and publish it, as the command line and the API do."""

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+from typing import Any
 
 import pytest
 from fake_node import PRODUCTS, Around, Node, leftovers
@@ -228,18 +229,20 @@ async def test_an_update_that_is_cancelled_while_it_tries_goes_back(node: Node) 
     job = Around(node.store, node.supervisor, node.holder, "none", lambda _: None)
     task = asyncio.ensure_future(TASKS["app.update"](offer, job))
     job._step = lambda name: _cancel(job, task) if name == "try" else None
-    node.supervisor.until = _never  # type: ignore[method-assign]
+    until = node.supervisor.until
+
+    async def never(*asked: Any) -> bool:
+        node.supervisor.until = until  # type: ignore[method-assign]
+        await asyncio.Event().wait()
+        return True
+
+    node.supervisor.until = never  # type: ignore[method-assign]
     ending = await asyncio.wait_for(task, 10)
     await node.settle(offer, ending)
     assert ending.outcome == "cancelled"
     app = await node.app()
     assert (app.phase, app.version) == (Phase.READY, "1.0")
     assert not (node.root() / "releases" / "2.0").exists()
-
-
-async def _never(*_: object) -> bool:
-    await asyncio.Event().wait()
-    return True
 
 
 async def test_a_full_disk_is_named_and_nothing_is_left(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
