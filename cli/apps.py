@@ -1,6 +1,7 @@
 """`hostler apps`: install products, run them, watch them, change and remove them."""
 
 import contextlib
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ def install(
     instance = f"{product}__{alias}" if alias else product
     with connect(url, api_key) as client:
         with _hinting(instance):
-            answer = client.call("POST", "/api/apps", body=body)
+            answer = _ask(client, "POST", "/api/apps", body=body)
         _see_through(client, answer, "installed", detach=detach, as_json=as_json)
 
 
@@ -214,7 +215,7 @@ def _change(
     client: Client, app_id: str, action: str, body: dict[str, Any], *, done: str, detach: bool, as_json: bool
 ) -> None:
     with _hinting(app_id):
-        answer = client.call("POST", f"/api/apps/{segment(app_id)}/{action}", body=body)
+        answer = _ask(client, "POST", f"/api/apps/{segment(app_id)}/{action}", body=body)
     _see_through(client, answer, done, detach=detach, as_json=as_json)
 
 
@@ -368,9 +369,8 @@ def config(
             return
         base = {} if file is not None else known["config"]
         with _hinting(app_id):
-            answer = client.call(
-                "PUT", path, body={"config": {**base, **_given_config(settings or [], file)}}
-            )
+            given = _given_config(settings or [], file)
+            answer = _ask(client, "PUT", path, body={"config": {**base, **given}})
         _see_through(client, answer, "configured", detach=detach, as_json=as_json)
 
 
@@ -438,7 +438,7 @@ def uninstall(
             typer.confirm(f"Remove {app_id} {what}?", abort=True, err=True)
         with _hinting(app_id):
             query = {"keepData": "true"} if keep_data else {}
-            answer = client.call("DELETE", f"/api/apps/{segment(app_id)}", query=query, repeatable=False)
+            answer = _ask(client, "DELETE", f"/api/apps/{segment(app_id)}", query=query)
         _see_through(client, answer, "gone", detach=detach, as_json=as_json)
 
 
@@ -494,6 +494,12 @@ def _tell_import(answer: dict[str, Any]) -> None:
 
 
 # What the commands share
+
+
+def _ask(client: Client, method: str, path: str, **how: Any) -> dict[str, Any]:
+    """Ask for a change once, through losses of the connection."""
+    headers = {"Idempotency-Key": secrets.token_hex(16)}
+    return dict(client.call(method, path, headers=headers, repeatable=True, **how))
 
 
 def _fetch(client: Client, app_id: str) -> dict[str, Any]:

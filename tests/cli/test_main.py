@@ -483,7 +483,7 @@ def test_up_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
-    groups = {"": module.app, "jobs": module.jobs.app, "files": module.files.app}
+    groups = {"": module.app, "jobs": module.jobs.app, "files": module.files.app, "apps": module.apps.app}
     for group, app in groups.items():
         for info in app.registered_commands:
             name = info.name or info.callback.__name__  # type: ignore[union-attr]
