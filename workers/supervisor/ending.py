@@ -48,5 +48,10 @@ async def _stop_all(apps_dir: Path) -> int:
         memory = state.read(path)
         if memory is not None:
             memory.lives = {}  # else the next worker would take this for crashes
-            memory.write(path)
+            try:
+                memory.write(path)
+            except OSError as error:
+                log.warning(
+                    "cannot note that an app was stopped", extra={"path": str(path), "why": str(error)}
+                )
     return len(kept)

@@ -19,7 +19,7 @@ from workers.log import log
 #: A longer line is told on in pieces.
 LINE_BYTES = 4096
 #: So much of a log is read at a time, and so much of it may wait before what is older is left to the file alone.
-READ_BYTES, BACKLOG_BYTES = 256 * 1024, 4 * 1024 * 1024
+READ_BYTES, BACKLOG_BYTES = 64 * 1024, 4 * 1024 * 1024
 #: A log file is rotated once it takes so much room; so many older ones are kept.
 ROTATE_BYTES, OLDER_KEPT = 8 * 1024 * 1024, 2
 _COPY_BYTES = 1024 * 1024

@@ -1,14 +1,17 @@
 """The outbox of one app's logs: its lines, read from the files and told on in batches that count once."""
 
 import asyncio
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.apps import LogLine
-from workers.supervisor.logs import Tail
+from workers.supervisor.logs import ROTATE_BYTES, Tail
 from workers.supervisor.reports import ControlPlane
 
+#: With less room on the disk than one log may take, each is cut back once it is as long as this.
+FULL_DISK_BYTES = 256 * 1024
 #: So many lines go in one batch.
 BATCH_LINES = 500
 
@@ -52,8 +55,12 @@ class Outbox:
         self._waiting = None
         for tail, position, count in batch.read:
             tail.told(position, count)
-            await asyncio.to_thread(tail.rotate)
+            await asyncio.to_thread(tail.rotate, limit_bytes=self._limit_bytes())
         return True
+
+    def _limit_bytes(self) -> int:
+        """Return how long a log may get: on a full disk, logs are what is given up first."""
+        return ROTATE_BYTES if shutil.disk_usage(self.logs).free > ROTATE_BYTES else FULL_DISK_BYTES
 
     def _collect(self, alive: set[str]) -> _Batch | None:
         batch = _Batch([], [])

@@ -33,6 +33,8 @@ from workers.supervisor.users import Users
 POLL_S = 5.0
 #: How often schedules are looked at, logs are told on, and resources are measured.
 TICK_S, TELL_S, SAMPLE_S = 0.5, 0.25, 5.0
+#: So much is told of one app's logs before the next one's turn.
+MOST_BATCHES = 16
 #: A worker that leaves tells logs for so long; the next one tells the rest.
 LAST_WORDS_S = 1.0
 #: An app that the control plane no longer knows is stopped after this time; its files stay.
@@ -212,8 +214,9 @@ class Supervisor:
             supervised = self._apps[name]
             alive = {each.name for each in supervised.instances.values() if each.kept is not None}
             try:
-                while await outbox.send(self._control, alive):
-                    pass
+                for _ in range(MOST_BATCHES):  # others have something to say, too
+                    if not await outbox.send(self._control, alive):
+                        break
             except NotFound:
                 continue
 
