@@ -270,7 +270,7 @@ class Telling:
             followed: set[str] = session.state.setdefault("logs", set())
             if len(followed) >= MOST_LOGS:
                 raise TooMany(f"A connection follows at most {MOST_LOGS} logs.")
-            if not self._instances(name):
+            if not self._apps:  # else they are kept up to date
                 await self._read(None)
             found = self._instances(name)
             if not found:
