@@ -459,10 +459,11 @@ async def test_configuration_and_variables_reach_the_app_and_secrets_of_the_work
 ) -> None:
     lay_out(node.settings.apps_dir, "a")
     app = app_of(
-        "a", {"web": {"command": 'cat "$HOSTLER_CONFIG_FILE"; env; exec sleep 600', "env": {"MORE": "said"}}}
+        "a", {"web": {"command": 'cat "$HOSTLER_CONFIG_FILE"; env; echo whole; exec sleep 600', "env": {"MORE": "said"}}}
     )
     control.wish(signed(app.with_config(SEAL, {"password": "hidden"})))
-    await soon(lambda: "MORE=said" in control.text, "it says")
+    await soon(lambda: "whole" in control.text, "it has said all")
+    assert "MORE=said" in control.text
     assert '  "password": "hidden"' in control.text
     assert "HOSTLER_APP=a" in control.text
     assert not any(SECRET_KEY in line or "HOSTLER_SECRET_KEY" in line for line in control.text)
