@@ -9,7 +9,7 @@ local standing = redis.call('HMGET', 'h:worker:' .. worker, 'registration', 'dra
 if standing[1] ~= ARGV[2] then return {'unregistered'} end
 local jobs, refused = {}, {}
 -- a node that drains takes no more commands; what it does for its apps goes on
-if standing[2] and string.sub(KEYS[1] or '', 1, 15) ~= 'rq:queue:node.' then most = 0 end
+if standing[2] and string.sub(KEYS[1] or '', 1, 14) ~= 'rq:queue:node.' then most = 0 end
 for _, key in ipairs(KEYS) do
   local queue = string.sub(key, 10)                     -- after 'rq:queue:'
   while #jobs < most do

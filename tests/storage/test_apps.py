@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import redis
-from engine import reap, register
+from engine import claim, reap, register
 from nodes import Node, manifest
 
 from storage import apps, attempts, jobs, quarantine, why
@@ -464,6 +464,17 @@ async def test_what_a_node_has_to_say_of_an_app_is_shown_until_it_no_longer_hold
     for message in ("The disk is full.", ""):
         await store.call(apps.observe(node.holder, app, [], message=message))
         assert (await apps.get(store, "hello")).message == message
+
+
+async def test_a_node_that_drains_goes_on_with_its_apps_and_takes_nothing_else(
+    store: Store, node: Node, redis_client: redis.Redis
+) -> None:
+    await node.install(manifest())
+    redis_client.hset("h:worker:node-1", "drain", "1")
+    submitted = await change(store, "stop")
+    await jobs.submit(store, "user:u", jobs.Order(command="true"))
+    assert (await node.claim()).job_id == submitted.id
+    assert await claim(store, node.holder) == []
 
 
 async def test_nobody_speaks_of_an_app_but_its_node_under_its_registration(store: Store, node: Node) -> None:
