@@ -21,6 +21,7 @@ from settings import Settings, process_environment
 from storage import jobs, logs
 from storage.jobs import Job
 from storage.store import Store
+from workers.supervisor.ending import stop_all
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30
@@ -86,6 +87,7 @@ class Stack:
                 process.kill()
             process.wait(10)
         if not processes:
+            asyncio.run(stop_all(self.settings.apps_dir))  # apps outlive their workers
             self.valkey.process.send_signal(signal.SIGCONT)
             self.valkey.process.kill()
             self.valkey.process.wait(10)
