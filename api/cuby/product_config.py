@@ -1,7 +1,8 @@
 """The configuration of a product, and the React components that it brings for it and for its details."""
 
 import hashlib
-from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from falcon.asgi import Request, Response
@@ -37,7 +38,7 @@ _CONFIG_BYTES = 256 * 1024
 
 
 class HasConfig(Schema):
-    """Whether a product brings a dialog for its configuration, and whether it has one to be filled in at all."""
+    """Whether a product has a dialog for its configuration, and whether it has a schema of one."""
 
     hasConfig = fields.Boolean(required=True)
     hasSchema = fields.Boolean(required=True)
@@ -61,9 +62,10 @@ class Configuration(Schema):
 
 @group.endpoint("GET /has-config", role=Role.VIEWER, returns=HasConfig(), raises=_READ)
 async def has_config(context: Context, instance_id: str) -> dict[str, Any]:
-    """Tell whether a product brings a dialog for its configuration."""
+    """Tell whether a product has a dialog for its configuration: one that it brings, or ours for its schema."""
     app = await apps.get(context.store, instance_id)
-    return {"hasConfig": _components(app).config is not None, "hasSchema": app.config_schema is not None}
+    has_schema = app.config_schema is not None
+    return {"hasConfig": _components(app).config is not None or has_schema, "hasSchema": has_schema}
 
 
 @group.endpoint("GET /config", role=Role.VIEWER, returns=Configuration(), raises=_READ)
@@ -120,14 +122,23 @@ async def has_detail(context: Context, instance_id: str) -> dict[str, Any]:
 
 @group.endpoint("GET /config-component.js", role=Role.VIEWER, raw=True, media_type=_JAVASCRIPT, raises=_FETCH)
 async def config_component(context: Context, req: Request, resp: Response, *, instance_id: str) -> None:
-    """Get the React component that configures a product, as an ES module of its active release."""
-    await _serve(context, req, resp, instance_id, lambda components: components.config)
+    """Get the React component that configures a product, as an ES module of its active release.
+
+    For a product that has a schema and brings no component it is a form made from that.
+    """
+    app = await apps.get(context.store, instance_id)
+    path = _components(app).config
+    if path is None and app.config_schema is not None:
+        _answer(req, resp, _form())
+    else:
+        await _serve(context, req, resp, app, path)
 
 
 @group.endpoint("GET /detail-component.js", role=Role.VIEWER, raw=True, media_type=_JAVASCRIPT, raises=_FETCH)
 async def detail_component(context: Context, req: Request, resp: Response, *, instance_id: str) -> None:
     """Get the React component that shows a product's details, as an ES module of its active release."""
-    await _serve(context, req, resp, instance_id, lambda components: components.detail)
+    app = await apps.get(context.store, instance_id)
+    await _serve(context, req, resp, app, _components(app).detail)
 
 
 def _components(app: App) -> Components:
@@ -135,20 +146,20 @@ def _components(app: App) -> Components:
     return found or Components()
 
 
-async def _serve(
-    context: Context,
-    req: Request,
-    resp: Response,
-    instance_id: str,
-    which: Callable[[Components], str | None],
-) -> None:
+async def _serve(context: Context, req: Request, resp: Response, app: App, path: str | None) -> None:
     """Answer with a file of the app's release: its path is the manifest's, never the client's."""
-    app = await apps.get(context.store, instance_id)
-    path = which(_components(app))
     if path is None:
-        raise NotFound(f"Product {instance_id!r} brings no such component.")
+        raise NotFound(f"Product {app.instance_id!r} brings no such component.")
     ask = Ask(app=app.instance_id, kind="file", path=f"/{path}", limit_bytes=COMPONENT_LIMIT_BYTES)
-    content = (await relay.request(context.store, app.node, ask)).body
+    _answer(req, resp, (await relay.request(context.store, app.node, ask)).body)
+
+
+@cache
+def _form() -> bytes:
+    return (Path(__file__).parent / "form.js").read_bytes()
+
+
+def _answer(req: Request, resp: Response, content: bytes) -> None:
     resp.etag = tag = hashlib.sha256(content).hexdigest()[:32]
     # a page asks each time, for an update changes what lies here
     resp.set_header("Cache-Control", "private, no-cache")

@@ -118,6 +118,16 @@ async def test_what_a_product_brings_is_told(fleet: Fleet) -> None:
         assert answer.status_code == 404
 
 
+async def test_a_product_with_a_schema_alone_has_a_form_made_from_it(fleet: Fleet) -> None:
+    await fleet.install(config=SCHEMA)
+    told = (await fleet.viewer.get(f"/api/products/{ENGINE}/has-config")).json()
+    assert told == {"hasConfig": True, "hasSchema": True}
+    answer = await fleet.viewer.get(f"/api/products/{ENGINE}/config-component.js")
+    assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    assert "export default function Form" in answer.text
+    assert (await fleet.viewer.get(f"/api/products/{ENGINE}/detail-component.js")).status_code == 404
+
+
 async def test_a_component_comes_from_the_active_release(fleet: Fleet) -> None:
     await fleet.install(components=COMPONENTS)
     asked: list[Ask] = []

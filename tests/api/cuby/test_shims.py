@@ -93,6 +93,7 @@ PAGE = """<!doctype html><title>waiting</title>
   import { createRoot } from 'react-dom';
   import Config from '/plugin/config.js';
   import Detail from '/plugin/detail.js';
+  import Form from '/api/products/thing/config-component.js';
 
   function Counter() {
     const [count, setCount] = useState(0);
@@ -102,25 +103,72 @@ PAGE = """<!doctype html><title>waiting</title>
       createElement('output', { key: 'count' }, `counted to ${count}`),
       createElement(Config, { key: 'config', config: { token: 't' }, onSave: save }),
       createElement(Detail, { key: 'detail', instanceId: 'plugin__two' }),
+      createElement(Form, { key: 'form' }),
     ] });
   }
   createRoot(document.getElementById('root')).render(createElement(Counter));
   setTimeout(() => document.querySelector('button').click(), 100);
+  const type = (name, text) => {
+    const input = document.querySelector(`[name=${name}]`);
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, text);
+    input.dispatchEvent(new Event('input', { bubbles: true }));
+  };
+  setTimeout(() => type('greeting', 'good day'), 500);
+  setTimeout(() => type('count', '7'), 600);
+  setTimeout(() => document.querySelector('form').requestSubmit(), 700);
 </script>"""
 
 
+#: A product with a schema and no component: what the form is made from.
+THING = {
+    "config": {"greeting": "hello", "token": "********", "more": 1},
+    "schema": {
+        "type": "object",
+        "required": ["greeting"],
+        "properties": {
+            "greeting": {"type": "string", "title": "What it says"},
+            "token": {"type": "string", "x-secret": True},
+            "count": {"type": "integer"},
+            "loud": {"type": "boolean", "default": True},
+            "colour": {"enum": ["red", "blue"]},
+        },
+    },
+}
+
+
 @pytest.fixture
-def page() -> Iterator[str]:
+def configured() -> list[tuple[str, Any]]:
+    """What the page has posted."""
+    return []
+
+
+@pytest.fixture
+def page(configured: list[tuple[str, Any]]) -> Iterator[str]:
     """A page of ours, with the shims and a plugin's components beside it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             folder, _, name = self.path.rpartition("/")
             content = PAGE.encode() if self.path == "/" else b""
+            if self.path == "/api/products/thing/config":
+                content = json.dumps(THING).encode()
+            if self.path == "/api/products/thing/config-component.js":
+                content = (FOLDER.parent / "form.js").read_bytes()
             if folder in {"/api/shim", "/plugin"}:
                 content = ((FOLDER if folder == "/api/shim" else PLUGIN) / name).read_bytes()
             self.send_response(200 if content else 404)
             self.send_header("Content-Type", "text/javascript" if folder else "text/html")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_POST(self) -> None:
+            given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            configured.append((self.path, given))
+            refusal = {"error": "config.greeting: too polite", "details": {"config.greeting": "too polite"}}
+            content = json.dumps(refusal).encode()
+            self.send_response(400)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -137,7 +185,9 @@ def page() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_browser_renders_a_plugins_components_with_hooks(page: str, tmp_path: Path) -> None:
+def test_a_browser_renders_components_with_hooks_and_the_form_of_a_schema(
+    page: str, tmp_path: Path, configured: list[tuple[str, Any]]
+) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium is installed")
@@ -151,3 +201,7 @@ def test_a_browser_renders_a_plugins_components_with_hooks(page: str, tmp_path: 
     assert (
         'data-saved="{&quot;token&quot;:&quot;t&quot;,&quot;greeting&quot;:&quot;hello&quot;}"' in done.stdout
     )
+    config = {"more": 1, "greeting": "good day", "token": "********", "count": 7, "loud": True}
+    assert configured == [("/api/products/thing/configure", {"config": config})]
+    assert "too polite" in done.stdout  # beside its field
+    assert "What it says" in done.stdout
