@@ -1,7 +1,6 @@
 """The stock JavaScript client of Socket.IO, with its default transports, against a web of two processes."""
 
 import asyncio
-import contextlib
 import csv
 import json
 import shutil
@@ -12,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from machines import Machine, machine
-from processes import ROOT, Stack, new_stack, soon, until
-from servers import free_port
+from processes import ROOT, Stack, new_stack, soon
+from webs import start_web
 
 from storage import apps, bootstrap, manifests, relay
 from storage.relay import Ask, Head
@@ -63,25 +61,15 @@ def modules(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def web() -> Iterator[Stack]:
     """A web of two processes, without S3, scheduler and workers."""
-    stack = new_stack(WEB_CONCURRENCY="2", PORT=str(free_port()))
-    stack.url = f"http://127.0.0.1:{stack.env['PORT']}"
+    stack = new_stack()
     try:
-        stack.start(
-            "gunicorn", "-c", str(ROOT / "api" / "gunicorn.py"), "api.asgi:app", HOSTLER_HOST="127.0.0.1"
-        )
-        until(lambda: _answers(stack), "the web answers")
+        start_web(stack, processes=2)
         yield stack
     finally:
         for process in stack.processes:
             process.terminate()
             process.wait(20)
         stack.end()
-
-
-def _answers(stack: Stack) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{stack.url}/api/health/live", trust_env=False).status_code == 200
-    return False
 
 
 @dataclass
