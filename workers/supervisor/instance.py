@@ -342,6 +342,9 @@ class Instance:
         self._stop_watching()
         self.usage, self.health = None, "unknown"
         self._dirty = "ended_ms" not in processes.read(self._record)
+        if self.socket is not None:  # nobody listens there any more
+            with contextlib.suppress(OSError):
+                self.socket.unlink(missing_ok=True)
         self.life.ended(time.monotonic(), ended.exit_code, ended.signal, self._why or ended.message)
         self._explain()
         self._wake.set()
