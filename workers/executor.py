@@ -238,7 +238,8 @@ class Executor:
             self._beat_now.clear()
             await self._beat()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._beat_now.wait(), self._heartbeat_s * random.uniform(0.9, 1.0))  # noqa: S311  jitter
+                async with asyncio.timeout(self._heartbeat_s * random.uniform(0.9, 1.0)):  # noqa: S311  jitter
+                    await self._beat_now.wait()
 
     async def _beat(self) -> None:
         async with self._beating:
