@@ -34,11 +34,14 @@ def on_starting(server: Any) -> None:
     """Refuse to start on a Redis that may lose or evict what was acknowledged."""
     import asyncio  # noqa: PLC0415  only once, before any worker is forked
 
+    import api.realtime.socketio.mount  # noqa: F401, PLC0415
     from api import web_directory  # noqa: PLC0415
+    from api.app import create_app  # noqa: PLC0415
     from storage.checks import refuse_volatile  # noqa: PLC0415
     from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
     from storage.store import Store  # noqa: PLC0415
 
+    create_app(_settings)  # and dropped: it reads all of the code, which each worker would else do for itself
     for listener in _settings.listen:
         (server.log.info if listener.asks else server.log.warning)(_settings.announcement(listener))
     if _settings.open_registration:

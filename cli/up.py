@@ -29,7 +29,7 @@ if sys.platform != "win32":
 READY_WITHIN_S = 120.0
 ENDS_BEFORE_GIVING_UP = 3
 LEFTOVERS_WITHIN_S = 30.0
-POLL_S = 0.1
+POLL_S = 0.05
 HURRY_AFTER_S = 1.0  # `timeout` sends its signal twice at once; a person's second Ctrl+C comes later
 FIRST_ADMIN = "admin@localhost"
 
@@ -180,11 +180,15 @@ async def _run(
 ) -> None:
     for server in stack.servers:
         stack.processes.start(server.process)
+    # Hostler's own processes want Redis when they start; they read their code while S3 is still about to answer
+    for server in stack.servers:
+        if server.process.name == "redis":
+            await stack.until("redis answers", server.answers)
+    for process in specify(workers, environ):
+        stack.processes.start(process)
     for server in stack.servers:
         await stack.until(f"{server.process.name} answers", server.answers)
     await _first_admin(stack.data, stack.url, Settings.from_env(environ), prepare)
-    for process in specify(workers, environ):
-        stack.processes.start(process)
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         await stack.until("Hostler is ready", lambda: _is_ready(client, stack.url))
     settings = Settings.from_env(environ)
