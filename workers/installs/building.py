@@ -184,7 +184,12 @@ class Building:
                 await self._site.announce("Node.js has been brought to this node.")
                 return found
 
-        return Workbench(clients, self._clients, self._site.apps_dir, shared, self._job.cancelled, node)
+        def apart() -> Programs:
+            return Programs(self._site.isolation, self._job.id, hear=self._job.hear)
+
+        return Workbench(
+            clients, self._clients, self._site.apps_dir, shared, self._job.cancelled, node, apart
+        )
 
     async def _step(self, name: str, message: str) -> None:
         self._site.step(name)

@@ -65,14 +65,34 @@ def python(environment: Mapping[str, str], *, shared: bool) -> str:
     raise InstallFailed("This node has no Python that apps could reach: other users need o+x on its folders.")
 
 
+_PIP = ("--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "20")
+
+
 def pip(interpreter: str) -> list[str]:
-    """Return the beginning of pip's command line, for the environment of `interpreter`."""
+    """Return the beginning of pip's command line, for the environment of `interpreter`. Raises InstallFailed."""
     if importlib.util.find_spec("pip") is None:
         raise InstallFailed("This node has no pip beside Hostler, so it cannot install Python packages.")
-    return [
-        sys.executable, "-m", "pip", "--python", interpreter, "--no-input", "--disable-pip-version-check",
-        "--retries", "1", "--timeout", "20",
-    ]  # fmt: skip
+    return [sys.executable, "-m", "pip", "--python", interpreter, *_PIP]
+
+
+def own_pip(interpreter: str) -> list[str]:
+    """Return the beginning of the command line of the pip that an environment has of its own."""
+    return [interpreter, "-m", "pip", *_PIP]
+
+
+def lends_pip(*, shared: bool) -> bool:
+    """Tell whether the pip beside Hostler can be used by those who install; other users may not reach it."""
+    found = importlib.util.find_spec("pip")
+    if found is None or found.origin is None:
+        return False
+    return not shared or (reachable(Path(sys.executable)) and _readable(Path(found.origin)))
+
+
+def _readable(file: Path) -> bool:
+    real = file.resolve()
+    return bool(real.stat().st_mode & stat.S_IROTH) and all(
+        folder.stat().st_mode & stat.S_IXOTH for folder in real.parents
+    )
 
 
 def reachable(program: Path) -> bool:

@@ -87,6 +87,21 @@ async def test_what_a_package_depends_on_is_installed_and_its_scripts_run_apart_
 
 
 @needs_npm
+async def test_a_package_that_depends_on_something_of_the_node_is_refused(
+    node: Node, npm: NpmRegistry, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.tgz"
+    with tarfile.open(secret, "w:gz") as archive:
+        (tmp_path / "package.json").write_text('{"name": "secret", "version": "1.0.0"}')
+        archive.add(tmp_path / "package.json", "package/package.json")
+    npm.publish("thing", "1.0.0", {"hostler.toml": MANIFEST}, dependencies={"secret": f"file:{secret}"})
+    await add(node, kind="npm", package="thing")
+    assert (await node.install()).outcome == "failed"
+    assert "'secret', which it depends on, is no package of a registry" in (await node.app()).error
+    assert node.files() == set()
+
+
+@needs_npm
 async def test_a_package_that_is_not_what_the_registry_promises_is_refused(
     node: Node, npm: NpmRegistry
 ) -> None:

@@ -36,7 +36,10 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Workbench:
-    """What a source works with. `shared`: whether apps are other users than the worker."""
+    """What a source works with. `shared`: whether apps are other users than the worker.
+
+    `programs` run as the worker; `apart` makes those that run kept apart, for clients that might run what they fetch.
+    """
 
     programs: Programs
     environment: Mapping[str, str]
@@ -44,6 +47,7 @@ class Workbench:
     shared: bool
     cancelled: Callable[[], bool]
     node: Callable[[], Awaitable[Node]]
+    apart: Callable[[], Programs]
 
 
 class Source(Protocol):

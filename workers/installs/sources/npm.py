@@ -94,11 +94,17 @@ class NpmPackage:
             await asyncio.to_thread(remove_tree, beside)
         remove_tree(into / ".npmrc")  # it could name another registry, and programs to run
         about = _package_json(into)
+        if (
+            about.pop("devDependencies", None) is not None
+        ):  # for whoever makes the package, not for who runs it
+            (into / "package.json").write_text(json.dumps(about, indent=2))
         if any(about.get(word) for word in ("dependencies", "optionalDependencies", "peerDependencies")):
+            words = ("--omit=dev", "--workspaces=false")
             await self._npm(
-                bench, "install", "--omit=dev", "--no-save", "--no-package-lock", "--workspaces=false",
-                directory=into, timeout_s=FETCH_TIMEOUT_S,
+                bench, "install", "--package-lock-only", *words, directory=into, timeout_s=FETCH_TIMEOUT_S, quiet=True
             )  # fmt: skip
+            _refuse_places(into, self.package)
+            await self._npm(bench, "ci", *words, directory=into, timeout_s=FETCH_TIMEOUT_S)
 
     async def _npm(
         self, bench: Workbench, *words: str, directory: Path, timeout_s: float, quiet: bool = False
@@ -122,6 +128,7 @@ def environment_of(environment: Mapping[str, str], apps_dir: Path, node: Node) -
         "PATH": f"{node.directory}:{path}",
         "npm_config_ignore_scripts": "true",
         "npm_config_git": "false",  # the program: packages from git repositories are not fetched
+        "npm_config_omit_lockfile_registry_resolved": "false",
         "npm_config_audit": "false",
         "npm_config_fund": "false",
         "npm_config_update_notifier": "false",
@@ -160,6 +167,26 @@ def _package_json(root: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise InstallFailed("The package's package.json is no object.")
     return about
+
+
+def _refuse_places(root: Path, package: str) -> None:
+    """Raise InstallFailed when anything that would be installed comes from this machine: npm would read it as us."""
+    for file in ("npm-shrinkwrap.json", "package-lock.json"):
+        try:
+            locked = json.loads((root / file).read_bytes())["packages"].items()
+        except (OSError, ValueError, KeyError, AttributeError):
+            continue
+        for place, each in locked:
+            remote = str(each.get("resolved", "")).startswith(("https://", "http://")) and not each.get(
+                "link"
+            )
+            if place and not remote and not each.get("inBundle"):
+                name = place.rpartition("node_modules/")[2]
+                raise InstallFailed(
+                    f"{package!r} cannot be installed: {name!r}, which it depends on, is no package of a registry."
+                )
+        return
+    raise InstallFailed(f"{package!r} cannot be installed: npm did not say what it depends on.")
 
 
 def _compare(packed: Path, digest: str) -> None:

@@ -1,9 +1,16 @@
-"""A Python package: a wheel and its dependencies, installed by pip into an environment of the release's own."""
+"""A Python package: a wheel and its dependencies, installed by pip into an environment of the release's own.
 
+Wheels run nothing when they are installed. But one may depend on sources at an address of its own, which pip builds
+whatever it is told; so pip installs as no app's user, or behind Landlock.
+"""
+
+import ast
 import asyncio
+import contextlib
 import json
 import re
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 from storage import manifests
 from storage.errors import Invalid, NotFound, Unavailable
 from workers.installs import toolchains
-from workers.installs.programs import Ended, InstallFailed
+from workers.installs.programs import InstallFailed
 from workers.installs.releases import remove_tree
 from workers.installs.sources import (
     FETCH_TIMEOUT_S,
@@ -28,7 +35,7 @@ from workers.installs.sources import (
 )
 from workers.lines import IntegrityError
 
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9,._-]+\])?")
 
 _COMPLAINTS: Complaints = (
     (
@@ -55,7 +62,7 @@ _COMPLAINTS: Complaints = (
 
 @dataclass(frozen=True, slots=True)
 class PythonPackage:
-    """A package of the Python registry that is configured on the node; wheels only, which run nothing."""
+    """A package of the Python registry that is configured on the node; wheels only."""
 
     package: str
     version: str
@@ -74,10 +81,13 @@ class PythonPackage:
         try:
             report = beside / "report.json"
             interpreter = toolchains.python(bench.environment, shared=bench.shared)
-            await self._pip(
-                bench, interpreter, "install", "--dry-run", "--ignore-installed", "--no-deps", "--report", str(report),
-                wanted, timeout_s=RESOLVE_TIMEOUT_S,
+            ended = await bench.programs.run(
+                [*toolchains.pip(interpreter), "install", *_WHEELS, "--dry-run", "--ignore-installed", "--no-deps",
+                 "--report", str(report), wanted],
+                directory=bench.apps_dir, environment=bench.environment, timeout_s=RESOLVE_TIMEOUT_S,
             )  # fmt: skip
+            if not ended.succeeded:
+                raise refusal(ended, "pip", self.package, _COMPLAINTS)
             found = json.loads(report.read_bytes())["install"][0]
         finally:
             await asyncio.to_thread(remove_tree, beside)
@@ -90,36 +100,53 @@ class PythonPackage:
     async def fetch(self, resolved: Resolved, into: Path, bench: Workbench) -> None:
         """Make an environment in `.venv`, install the package there, and bring up what its manifest lies beside."""
         interpreter = toolchains.python(bench.environment, shared=bench.shared)
+        lent = toolchains.lends_pip(shared=bench.shared)
         made = await bench.programs.run(
-            [interpreter, "-m", "venv", "--without-pip", str(into / ".venv")], directory=into,
+            [interpreter, "-m", "venv", *(["--without-pip"] if lent else []), str(into / ".venv")], directory=into,
             environment=bench.environment, timeout_s=RESOLVE_TIMEOUT_S,
         )  # fmt: skip
         if not made.succeeded:
             raise InstallFailed(f"A Python environment cannot be made on this node: {last_line(made.tail)}")
         own = str(into / ".venv" / "bin" / "python")
-        await self._pip(
-            bench, own, "install", "--no-warn-script-location", f"{self.package}=={resolved.version}",
-            timeout_s=FETCH_TIMEOUT_S,
-        )  # fmt: skip
-        await asyncio.to_thread(_bring_up, into, self.package)
-
-    async def _pip(self, bench: Workbench, interpreter: str, *words: str, timeout_s: float) -> Ended:
-        more = ["--only-binary", ":all:", "--root-user-action", "ignore", "--progress-bar", "off", "--quiet"]
-        ended = await bench.programs.run(
-            [*toolchains.pip(interpreter), words[0], *more, *words[1:]], directory=bench.apps_dir,
-            environment={"PIP_CACHE_DIR": str(bench.apps_dir / toolchains.FOLDER / "pip-cache"), **bench.environment},
-            timeout_s=timeout_s,
-        )  # fmt: skip
+        client = toolchains.pip(own) if lent else toolchains.own_pip(own)
+        environment = {
+            **await _configured(bench), **bench.environment, "HOME": str(into), "PIP_NO_CACHE_DIR": "1"
+        }  # fmt: skip
+        words = ("--no-warn-script-location", "--no-compile", f"{self.package}=={resolved.version}")
+        with bench.apart() as apart:
+            apart.prepare(into)
+            ended = await apart.run(
+                [*client, "install", *_WHEELS, *words], directory=into, environment=environment,
+                timeout_s=FETCH_TIMEOUT_S,
+            )  # fmt: skip
+            apart.reclaim(into)
         if not ended.succeeded:
             raise refusal(ended, "pip", self.package, _COMPLAINTS)
-        return ended
+        await asyncio.to_thread(_bring_up, into, self.package)
+
+
+_WHEELS = ("--only-binary", ":all:", "--root-user-action", "ignore", "--progress-bar", "off", "--quiet")
+
+
+async def _configured(bench: Workbench) -> dict[str, str]:
+    """Return what the files of the worker's user tell pip, as variables: whoever installs apart cannot read them."""
+    listed = await bench.programs.run(
+        [*toolchains.pip(sys.executable), "config", "list"], directory=bench.apps_dir,
+        environment=bench.environment, timeout_s=RESOLVE_TIMEOUT_S, quiet=True,
+    )  # fmt: skip
+    found = re.findall(r"^(?:global|install)\.([a-z-]+)=(.+)$", listed.tail, re.MULTILINE)
+    told: dict[str, str] = {}
+    for name, value in found:
+        with contextlib.suppress(ValueError, SyntaxError):
+            told[f"PIP_{name.upper().replace('-', '_')}"] = str(ast.literal_eval(value))
+    return told
 
 
 def _bring_up(root: Path, package: str) -> None:
     """Copy the folder of the distribution that holds the manifest to the release's root, where its paths begin."""
     for record in (root / ".venv").glob("lib/python*/site-packages/*.dist-info/RECORD"):
         name = record.parent.name.partition("-")[0]
-        if canonicalize_name(name) != canonicalize_name(package):
+        if canonicalize_name(name) != canonicalize_name(_bare(package)):
             continue
         packages = record.parent.parent
         for line in record.read_text(errors="replace").splitlines():
@@ -135,3 +162,8 @@ def _bring_up(root: Path, package: str) -> None:
             else:
                 shutil.copyfile(found, root / manifests.OWN)
             return
+
+
+def _bare(package: str) -> str:
+    """Return a package's name without its extras."""
+    return package.partition("[")[0]
