@@ -40,8 +40,10 @@ COLLECTED_BYTES = 256 * MIB
 SESSION_S, SAY_S = 12.0, 4.0
 #: How far the clocks of web and node may be apart.
 LEEWAY_S = 30.0
-#: What may wait for one node, and how much a node does at once.
-MOST_WAITING, SLOTS = 256, 32
+#: How often a node forgets the questions that could not come again anyway.
+SWEEP_MS = 5_000
+#: What may wait for one node, and how much a node does at once: in all, and for one app, which may hang.
+MOST_WAITING, SLOTS, APP_SLOTS = 256, 64, 24
 #: The slow poll behind the messages, which may get lost; a node that has not taken a question by then is given up.
 POLL_S = 2.0
 
@@ -218,6 +220,7 @@ class _Desk:
 
     async def close(self) -> None:
         """Hang up. Safe to run twice."""
+        self.store.cache.pop("relay", None)
         self._listening.cancel()
         if self.loop is asyncio.get_running_loop():
             await asyncio.gather(*self._aside, return_exceptions=True)
@@ -373,6 +376,7 @@ async def serve(store: Store, node: str, handle: Handle, *, slots: int = SLOTS) 
 class _Exchange:
     """One question that is being answered."""
 
+    app: str
     task: asyncio.Task[None]
     body: _Way
 
@@ -386,6 +390,7 @@ class _Clerk:
         self.exchanges: dict[str, _Exchange] = {}
         self.seen: dict[str, int] = {}  # questions taken, and until when one could come again (ms)
         self._woken = asyncio.Event()
+        self._swept_ms = 0
 
     def tell(self, channel: bytes, message: bytes) -> None:
         """Take a message: there is a question, a piece of a body, or nobody waits any more."""
@@ -439,8 +444,10 @@ class _Clerk:
         ttl_ms = int((ask.timeout_s + 5) * 1000)
         body = _Way(self.store, "ask", ask_id, bound_to)
         answer = _Way(self.store, "answer", ask_id, bound_to, reply_to, ttl_ms)
-        task = asyncio.get_running_loop().create_task(self._answer(ask, whole, body, answer))
-        self.exchanges[ask_id] = _Exchange(task, body)
+        under_way = sum(exchange.app == ask.app for exchange in self.exchanges.values())
+        work = self._answer(ask, whole, body, answer) if under_way < APP_SLOTS else _refuse(ask, answer)
+        task = asyncio.get_running_loop().create_task(work)
+        self.exchanges[ask_id] = _Exchange(ask.app, task, body)
         task.add_done_callback(lambda _: self._done(ask_id))
         return True
 
@@ -459,7 +466,9 @@ class _Clerk:
         first, _, body = raw.partition(b"\n")
         head = orjson.loads(first)
         now_ms, leeway_ms = self.store.now_ms(), int(LEEWAY_S * 1000)
-        self.seen = {each: until for each, until in self.seen.items() if until > now_ms}
+        if now_ms - self._swept_ms > SWEEP_MS:
+            self._swept_ms = now_ms
+            self.seen = {each: until for each, until in self.seen.items() if until > now_ms}
         if ask_id in self.seen:
             raise Forged("A question came twice.")
         if head["until"] + leeway_ms < now_ms:
@@ -520,6 +529,11 @@ class _Clerk:
         with contextlib.suppress(Unavailable):
             if text(await self.store.call(command("GET", key))) == self.session:
                 await self.store.call(command("DEL", key))
+
+
+async def _refuse(ask: Ask, answer: _Way) -> None:
+    with contextlib.suppress(_Gone, Unavailable):
+        await _tell_error(answer, Unavailable(f"{ask.app} is asked too much at once."))
 
 
 async def _body(way: _Way, limit_bytes: int) -> bytes:

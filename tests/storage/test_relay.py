@@ -162,6 +162,27 @@ async def test_who_stops_waiting_stops_the_work_and_leaves_nothing_in_the_queue(
         assert len(at_work) == 2  # what nobody waited for was never begun
 
 
+async def test_an_app_that_hangs_does_not_take_all_that_its_node_can_do(stores, monkeypatch):
+    monkeypatch.setattr(relay, "APP_SLOTS", 2)
+    at_work: list[Ask] = []
+
+    async def hang(ask: Ask) -> AsyncGenerator[Head | bytes, None]:
+        at_work.append(ask)
+        if ask.app == "hangs":
+            await asyncio.Event().wait()
+        yield Head(200)
+
+    async with serving(stores, hang, slots=3) as web:
+        asking = [asyncio.create_task(relay.request(web, NODE, Ask(app="hangs"))) for _ in range(2)]
+        await until(lambda: len(at_work) == 2)
+        with pytest.raises(Unavailable, match="too much at once"):
+            await relay.request(web, NODE, Ask(app="hangs"))
+        assert (await relay.request(web, NODE, Ask(app="well"))).status == 200
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
 async def test_more_questions_than_may_wait_are_refused(stores, redis_client, monkeypatch):
     monkeypatch.setattr(relay, "MOST_WAITING", 3)
     monkeypatch.setattr(relay, "POLL_S", 0.3)
