@@ -6,8 +6,8 @@ from marshmallow import Schema, fields, validate
 
 from api import auth
 from api.dialect import CUBY
-from api.endpoint import Context, Group, Role
-from storage import handoffs
+from api.endpoint import Context, Group, HTTPStatus, Role
+from storage import handoffs, sessions
 from storage.errors import Denied, Invalid, InvalidCredentials, Unauthenticated
 from storage.sessions import SESSION_S
 
@@ -80,6 +80,24 @@ async def trade_in(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     It works once, within 60 seconds, and only as long as what it was made with still counts.
     """
     return _begun(context, await handoffs.spend(context.store, body["token"]))
+
+
+@group.endpoint(
+    "DELETE /session",
+    role=Role.VIEWER,
+    status=HTTPStatus.NO_CONTENT,
+    raises=(Unauthenticated, Denied, Invalid),
+)
+async def log_out(context: Context) -> None:
+    """End the session that this request came by, and take its cookie back.
+
+    Cuby's page has no such row; the session of a key that speaks Cuby's dialect alone could not be ended otherwise.
+    """
+    if not context.caller.family:
+        raise Invalid("An API key has no session to end.")
+    await sessions.revoke(context.store, context.caller)
+    if context.response is not None:
+        auth.clear_session(context.request, context.response, context.store)
 
 
 def _begun(context: Context, token: str) -> dict[str, Any]:

@@ -124,3 +124,13 @@ async def test_an_install_without_a_node_is_refused(hostler: Any) -> None:
     answer = await start(fleet, {"productId": "processcube-engine"})
     assert answer.status_code == 409
     assert "node" in answer.json()["error"]
+
+
+async def test_autostart_is_switched_for_what_is_installed_and_what_will_be(fleet: Fleet) -> None:
+    await fleet.install("one")
+    assert (await apps.get(fleet.store, "one")).autostart
+    for enabled in (False, True, False):
+        await fleet.operator.post("/api/config/autostart", json={"enabled": enabled})
+        assert (await apps.get(fleet.store, "one")).autostart is enabled
+    await fleet.install("two")
+    assert not (await apps.get(fleet.store, "two")).autostart

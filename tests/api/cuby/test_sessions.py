@@ -194,3 +194,16 @@ async def test_a_forged_handoff_or_index_of_keys_is_not_believed(
     [name] = redis_client.keys("h:handoff:*")
     redis_client.set(name, redis_client.get(name).replace(b'"generation":1', b'"generation":2'))
     assert (await hostler.client().post("/api/auth/session", json={"token": token})).status_code == 401
+
+
+async def test_the_session_of_the_marketplaces_key_can_be_ended(hostler: Hostler) -> None:
+    await stored(hostler)
+    browser = hostler.client(Origin=ORIGIN)
+    await browser.post("/api/auth", json={"apiKey": KEY})
+    token = browser.cookies["auth_token"]
+    assert (await browser.delete("/api/auth/session")).status_code == 204
+    assert "auth_token" not in browser.cookies
+    assert (await hostler.client(Cookie=f"auth_token={token}").get("/api/config")).status_code == 401
+    by_key = hostler.client(Authorization=f"Bearer {KEY}")
+    assert (await by_key.delete("/api/auth/session")).status_code == 400
+    assert (await by_key.get("/api/config")).status_code == 200
