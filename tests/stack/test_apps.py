@@ -2,11 +2,11 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from processes import Stack, finished, new_stack, processes_with, soon, until
+from processes import Stack, finished, new_stack, processes_with, soon
 
 from storage import apps, manifests
 from storage.apps import App
@@ -16,15 +16,10 @@ pytestmark = pytest.mark.stack
 
 
 @pytest.fixture
-async def stack() -> AsyncIterator[Stack]:
+def stack() -> Iterator[Stack]:
     """One Hostler without a web; its apps end with the test."""
     stack = new_stack()
     yield stack
-    workers = [process for process in stack.processes if process.poll() is None]
-    if workers:
-        stack.end(*workers)
-    assert stack.start("workers", "--stop-apps").wait(30) == 0
-    until(lambda: not instances(stack), "no app is left")
     stack.end()
 
 
@@ -77,6 +72,12 @@ async def test_apps_outlive_their_worker_and_are_taken_over_by_the_next_one(
     assert not set(pids(app).values()) & set(before.values())
     lines = [line.text for line in await apps.lines(store, "a")]
     assert set(lines) == {"up"}
+    assert stack.start("workers", "--stop-apps").wait(30) == 1  # a worker would start them again
+    assert set(pids(app).values()) == instances(stack, "a/web-")
+    worker.terminate()
+    worker.wait(20)
+    assert stack.start("workers", "--stop-apps").wait(30) == 0
+    assert not instances(stack)
 
 
 async def test_a_start_that_fails_says_so_with_the_last_lines_and_needs_no_command_slot(
