@@ -48,6 +48,8 @@ class Claim:
             raise Forged(f"The payload of job {self.job_id!r} is not an object.")
         if "env" in spec:
             spec["env"] = seal.decrypt_json("environment", spec["env"], bound_to=self.job_id)
+        if "hidden" in spec:
+            spec |= seal.decrypt_json("arguments", spec.pop("hidden"), bound_to=self.job_id)
         return spec
 
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
 from engine import register
 
 from storage import apps, attempts, manifests
@@ -36,7 +35,7 @@ class Machine:
         """Do all that is queued; answer how many jobs that were."""
         claims = await self.claim()
         for each in claims:
-            await self._do(each, orjson.loads(each.spec))
+            await self._do(each, each.read_spec(self.store.seal))
         return len(claims)
 
     async def _do(self, claim: Claim, spec: dict[str, Any]) -> None:

@@ -41,6 +41,11 @@ async def _change(context: Context, id: str, action: str, **how: Any) -> dict[st
     return promised(id, submitted)
 
 
+async def _shown(context: Context, id: str) -> dict[str, Any]:
+    found = await apps.get(context.store, id)
+    return schemas.detail_of(found, context.store.now_ms(), secrets=context.caller.role in {"w", "a"})
+
+
 @group.endpoint("GET", role=Role.VIEWER, query=schemas.AppsQuery(), returns=schemas.AppsAnswer())
 async def list_apps(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """List the apps of the fleet, what is wished of each and what it does."""
@@ -88,8 +93,11 @@ async def install(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 
 @group.endpoint("GET /{id}", role=Role.VIEWER, returns=schemas.AppDetail(), raises=(NotFound,))
 async def app(context: Context, id: str) -> dict[str, Any]:
-    """Show one app: what is wished, what there is, its releases and its manifest."""
-    return schemas.detail_of(await apps.get(context.store, id), context.store.now_ms())
+    """Show one app: what is wished, what there is, its releases and its manifest.
+
+    The values of its environment are shown to those who may change it.
+    """
+    return await _shown(context, id)
 
 
 @group.endpoint(
@@ -234,7 +242,7 @@ async def reinstall(context: Context, id: str) -> dict[str, Any]:
 async def autostart(context: Context, id: str, body: dict[str, Any]) -> dict[str, Any]:
     """Say whether an app comes back after its node was rebooted."""
     await apps.set_autostart(context.store, context.caller.actor, id, body["autostart"])
-    return schemas.detail_of(await apps.get(context.store, id), context.store.now_ms())
+    return await _shown(context, id)
 
 
 @group.endpoint("GET /{id}/config", role=Role.VIEWER, returns=schemas.AppConfigAnswer(), raises=(NotFound,))

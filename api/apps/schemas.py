@@ -10,6 +10,7 @@ from storage import apps, manifests
 from storage.apps import App, Instance
 from storage.jobs import Submitted
 from storage.manifests import Process
+from storage.manifests.configuration import MASK
 from storage.products import Release
 
 _NAME = validate.Length(1, 63)
@@ -448,13 +449,19 @@ def _schedule_of(app: App, process: Process, *, paused: bool) -> dict[str, Any] 
     }  # fmt: skip
 
 
-def detail_of(app: App, now_ms: int) -> dict[str, Any]:
-    """Return all there is to say about an app; its configuration is an endpoint of its own."""
+def detail_of(app: App, now_ms: int, *, secrets: bool) -> dict[str, Any]:
+    """Return all there is to say about an app; its configuration is an endpoint of its own.
+
+    `secrets`: with the values of its environment, which may be some.
+    """
+    manifest = None if app.manifest is None else manifests.as_json(app.manifest)
+    for each in manifest["processes"].values() if manifest is not None and not secrets else ():
+        each["env"] = dict.fromkeys(each["env"], MASK)
     return {
         **entry_of(app, now_ms),
         "source": app.source,
         "releases": app.releases,
-        "manifest": None if app.manifest is None else manifests.as_json(app.manifest),
+        "manifest": manifest,
         "generation": app.generation,
         "observed_generation": app.observed_generation,
     }

@@ -245,8 +245,13 @@ async def _accept(  # noqa: PLR0917  who does what: before, after, and how
         return _refusal(after.instance_id, name, why, detail)
 
     said = {"app": after.instance_id, "action": name, "generation": after.generation, **arguments}
+    hidden, release = {}, said.get("release", {})
+    if (
+        "manifest" in release and release["source"].get("kind") == "inline"
+    ):  # its environment may hold secrets
+        hidden["release"] = said.pop("release")
     work = Work(
-        action.task, after.node, said,
+        action.task, after.node, said, hidden,
         change_of(store, before, after, audit=f"app.{name}", action=action, phase=phase), refusal,
     )  # fmt: skip
     order = Order(name=f"{name} {after.instance_id}", timeout_s=action.timeout_s)
@@ -292,9 +297,10 @@ async def amend(store: Store, actor: str, before: App, after: App, *, audit: str
 async def again(store: Store, actor: str, job: Job) -> Submitted:
     """Ask once more for what a finished job did with an app. Raises NotFound, Invalid, Conflict."""
     spec = job.spec
-    version = spec.get("version") or spec.get("release", {}).get("version")
-    if spec.get("release", {}).get("source", {}).get("kind") == "inline" and spec["action"] == "update":
+    app = await get(store, spec["app"])
+    if spec["action"] == "update" and app.source.get("kind") == "inline":
         raise Conflict("The update of an app without a product is not repeated; give its manifest again.")
+    version = spec.get("version") or spec.get("release", {}).get("version")
     if spec["action"] == "configure":
         raise Conflict("A configuration is not given twice; configure the app again.")
     return await change(

@@ -286,7 +286,8 @@ class App:
         """Return the wish as it lies in Redis."""
         fields = {name: getattr(self, name) for name in _WISH}
         fields["manifest"] = None if self.manifest is None else manifests.as_json(self.manifest)
-        fields["releases"] = [asdict(each) for each in self.releases]
+        fields["releases"] = [{**asdict(each), "manifest": dict(each.manifest)} for each in self.releases]
+        fields["hidden"] = _hide(seal, self.instance_id, fields)
         fields["wishes"] = {name: asdict(each) for name, each in self.wishes.items()}
         return signed(seal, "app", self.instance_id, fields)
 
@@ -311,9 +312,39 @@ FIELDS = (
 )  # fmt: skip
 
 
+def _manifests(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the manifests of a wish as JSON: the active one, then those of the releases that are kept."""
+    return [fields["manifest"] or {}, *(each["manifest"] for each in fields["releases"])]
+
+
+def _hide(seal: Seal, instance_id: str, fields: Mapping[str, Any]) -> str | None:
+    """Take the environments out of the manifests of a wish and return them sealed: they may hold secrets."""
+    environments = []
+    for manifest in _manifests(fields):
+        processes = manifest.get("processes", {})
+        environments.append({name: each["env"] for name, each in processes.items() if each.get("env")})
+        if processes:
+            manifest["processes"] = {name: {**each, "env": {}} for name, each in processes.items()}
+    if not any(environments):
+        return None
+    return seal.encrypt_json("app environments", environments, bound_to=instance_id)
+
+
+def _bring_back(seal: Seal, instance_id: str, fields: dict[str, Any]) -> None:
+    """Put the environments back that `_hide` took out. Raises Forged."""
+    sealed = fields.pop("hidden", None)
+    if sealed is None:
+        return
+    environments = seal.decrypt_json("app environments", sealed, bound_to=instance_id)
+    for manifest, found in zip(_manifests(fields), environments, strict=True):
+        for name, env in found.items():
+            manifest["processes"][name]["env"] = env
+
+
 def read_wish(seal: Seal, instance_id: str, raw: bytes) -> App:
     """Return the app of a signed wish, without what its node reports. Raises Forged."""
     fields = opened(seal, "app", instance_id, raw)
+    _bring_back(seal, instance_id, fields)
     fields["manifest"] = None if fields["manifest"] is None else manifests.load(fields["manifest"])
     fields["releases"] = tuple(Release(**each) for each in fields["releases"])
     fields["wishes"] = {name: Wish(**each) for name, each in fields["wishes"].items()}
