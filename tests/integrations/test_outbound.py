@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from integrations.outbound import ANSWER_LIMIT_BYTES, Fetched, Network, check_url, deliver, fetch
+from integrations.outbound import ANSWER_LIMIT_BYTES, Fetched, Network, Reply, ask, check_url, deliver, fetch
 from storage.errors import Conflict, HostlerError, Invalid, TooLarge, Unavailable
 
 LOOPBACK = ["127.0.0.1"]
@@ -735,3 +735,38 @@ def test_every_refusal_is_one_of_hostlers_own_errors():
             check_url(f"https://exa{chr(number)}mple.com/")
         with contextlib.suppress(HostlerError):
             check_url(f"https://{ipaddress.IPv4Address(number << 24)}/")
+
+
+QUESTION = {"limit_bytes": 1000, "timeout_s": 5}
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 503])
+def test_a_question_is_answered_with_status_and_body_whatever_they_are(serve, status):
+    server = serve(b"HTTP/1.1 %d Said\r\nLocation: http://10.0.0.1/\r\nContent-Length: 2\r\n\r\n{}" % status)
+    headers = {"Authorization": "Bearer k"}
+    reply = ask("PUT", local(server, "/a?b=c"), headers=headers, body=b"[]", allow=LOOPBACK, **QUESTION)
+    assert reply == Reply(status, b"{}")
+    [asked] = server.requests
+    assert asked.startswith(b"PUT /a?b=c HTTP/1.1\r\n")
+    assert asked.endswith(b"[]")
+    assert b"authorization: Bearer k" in asked
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 2000\r\n", b""])
+def test_an_answer_that_is_too_large_is_no_answer(serve, framing):
+    server = serve(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n" + b"x" * 2000)
+    with pytest.raises(Unavailable, match="more than 1,000 bytes"):
+        ask("GET", local(server), headers={}, allow=LOOPBACK, **QUESTION)
+
+
+def test_a_question_is_held_to_the_rules_for_addresses_and_headers(serve):
+    server = serve()
+    with pytest.raises(Invalid):
+        ask("GET", local(server), headers={}, **QUESTION)
+    with pytest.raises(Invalid, match="cannot be set"):
+        ask("GET", local(server), headers={"Host": "inside"}, allow=LOOPBACK, **QUESTION)
+    internet = FakeInternet(["10.0.0.7"])
+    with pytest.raises(Invalid):
+        ask("GET", "https://inside.example/", headers={}, network=internet.network(), **QUESTION)
+    assert internet.connected == []
+    assert server.requests == []
