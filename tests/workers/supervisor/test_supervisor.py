@@ -130,6 +130,7 @@ async def test_what_is_wished_runs_and_what_is_not_wished_ends(node: Running, co
     assert control.told["a"][0] == generation
 
 
+@pytest.mark.proves("F59")
 async def test_a_crashing_app_is_restarted_until_its_attempts_are_spent(
     node: Running, control: FakeControl
 ) -> None:
@@ -144,6 +145,7 @@ async def test_a_crashing_app_is_restarted_until_its_attempts_are_spent(
     await soon(lambda: control.text.count("going down") == 8, "a start gives it its attempts back")
 
 
+@pytest.mark.proves("F59")
 async def test_a_killed_app_comes_back_and_a_stop_in_between_wins(
     node: Running, control: FakeControl
 ) -> None:
@@ -160,6 +162,7 @@ async def test_a_killed_app_comes_back_and_a_stop_in_between_wins(
     assert has(control, "a", web_0="stopped")()
 
 
+@pytest.mark.proves("F59")
 async def test_many_starts_and_stops_leave_at_most_one_process(node: Running, control: FakeControl) -> None:
     node.install("a", {"web": {"command": SLEEP}})
     for number in range(40):
@@ -355,6 +358,7 @@ async def test_too_much_memory_ends_it(
     await soon(lambda: [each for each in control.sampled if each.process == "small"], "samples are kept")
 
 
+@pytest.mark.proves("F46")
 async def test_a_full_disk_stops_restarts_and_says_so(
     node: Running, control: FakeControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -459,7 +463,13 @@ async def test_configuration_and_variables_reach_the_app_and_secrets_of_the_work
 ) -> None:
     lay_out(node.settings.apps_dir, "a")
     app = app_of(
-        "a", {"web": {"command": 'cat "$HOSTLER_CONFIG_FILE"; env; echo whole; exec sleep 600', "env": {"MORE": "said"}}}
+        "a",
+        {
+            "web": {
+                "command": 'cat "$HOSTLER_CONFIG_FILE"; env; echo whole; exec sleep 600',
+                "env": {"MORE": "said"},
+            }
+        },
     )
     control.wish(signed(app.with_config(SEAL, {"password": "hidden"})))
     await soon(lambda: "whole" in control.text, "it has said all")
