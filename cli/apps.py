@@ -1,7 +1,5 @@
 """`hostler apps`: install products, run them, watch them, change and remove them."""
 
-import contextlib
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ import orjson
 import typer
 
 from cli import following, rendering
+from cli.app_changes import ask, fetch, hinting, see_through
 from cli.client import Client, segment
 from cli.failures import Failed
 from cli.options import ApiKey, Json, Url, connect
@@ -70,9 +69,9 @@ def install(
     body |= {name: value for name, value in chosen.items() if value is not None}
     instance = f"{product}__{alias}" if alias else product
     with connect(url, api_key) as client:
-        with _hinting(instance):
-            answer = _ask(client, "POST", "/api/apps", body=body)
-        _see_through(client, answer, "installed", detach=detach, as_json=as_json)
+        with hinting(instance):
+            answer = ask(client, "POST", "/api/apps", body=body)
+        see_through(client, answer, "installed", detach=detach, as_json=as_json)
 
 
 @app.command("list")
@@ -123,7 +122,7 @@ def _row(shown: dict[str, Any]) -> tuple[Any, ...]:
 def show(app_id: AppId, url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> None:
     """Show one app: what is wished, what each instance does, which releases its node keeps."""
     with connect(url, api_key) as client:
-        shown = _fetch(client, app_id)
+        shown = fetch(client, app_id)
     if as_json:
         rendering.write_json(shown)
         return
@@ -214,9 +213,9 @@ def _act(
 def _change(
     client: Client, app_id: str, action: str, body: dict[str, Any], *, done: str, detach: bool, as_json: bool
 ) -> None:
-    with _hinting(app_id):
-        answer = _ask(client, "POST", f"/api/apps/{segment(app_id)}/{action}", body=body)
-    _see_through(client, answer, done, detach=detach, as_json=as_json)
+    with hinting(app_id):
+        answer = ask(client, "POST", f"/api/apps/{segment(app_id)}/{action}", body=body)
+    see_through(client, answer, done, detach=detach, as_json=as_json)
 
 
 @app.command("scale")
@@ -245,7 +244,7 @@ def _count(client: Client, app_id: str, word: str) -> tuple[str, int]:
             f"'{word}' is not PROCESS=COUNT.", hint=f"hostler apps scale {app_id} web=3", exit_code=2
         )
     if not name:
-        names = [each["name"] for each in _fetch(client, app_id)["processes"]]
+        names = [each["name"] for each in fetch(client, app_id)["processes"]]
         if len(names) != 1:
             hint = f"hostler apps scale {app_id} {names[0] if names else 'web'}={number}"
             raise Failed(
@@ -270,7 +269,7 @@ def logs(
 ) -> None:
     """Print what an app has printed, each line with the instance that wrote it; with --json an object a line."""
     path = f"/api/apps/{segment(app_id)}/logs"
-    with connect(url, api_key) as client, _hinting(app_id):
+    with connect(url, api_key) as client, hinting(app_id):
         found = client.get(path, limit=lines, process=process)["lines"]
         _print_lines(found, as_json=as_json)
         if not follow:
@@ -362,16 +361,16 @@ def config(
     """Show an app's configuration, secrets hidden; or change it, and restart the app with that."""
     path = f"/api/apps/{segment(app_id)}/config"
     with connect(url, api_key) as client:
-        with _hinting(app_id):
+        with hinting(app_id):
             known = client.get(path)
         if not settings and file is None:
             _show_config(known, as_json=as_json)
             return
         base = {} if file is not None else known["config"]
-        with _hinting(app_id):
+        with hinting(app_id):
             given = _given_config(settings or [], file)
-            answer = _ask(client, "PUT", path, body={"config": {**base, **given}})
-        _see_through(client, answer, "configured", detach=detach, as_json=as_json)
+            answer = ask(client, "PUT", path, body={"config": {**base, **given}})
+        see_through(client, answer, "configured", detach=detach, as_json=as_json)
 
 
 def _show_config(known: dict[str, Any], *, as_json: bool) -> None:
@@ -432,14 +431,14 @@ def uninstall(
 ) -> None:
     """Stop an app and remove it from its node, with its data unless that is to stay."""
     with connect(url, api_key) as client:
-        _fetch(client, app_id)
+        fetch(client, app_id)
         if not yes and sys.stdin.isatty():
             what = "but its data" if keep_data else "and all its data"
             typer.confirm(f"Remove {app_id} {what}?", abort=True, err=True)
-        with _hinting(app_id):
+        with hinting(app_id):
             query = {"keepData": "true"} if keep_data else {}
-            answer = _ask(client, "DELETE", f"/api/apps/{segment(app_id)}", query=query)
-        _see_through(client, answer, "gone", detach=detach, as_json=as_json)
+            answer = ask(client, "DELETE", f"/api/apps/{segment(app_id)}", query=query)
+        see_through(client, answer, "gone", detach=detach, as_json=as_json)
 
 
 @app.command("import")
@@ -491,84 +490,3 @@ def _tell_import(answer: dict[str, Any]) -> None:
         rendering.say(
             f"For its clients on port {api['port']}: hostler up --listen cbox{asks}=127.0.0.1:{api['port']}"
         )
-
-
-# What the commands share
-
-
-def _ask(client: Client, method: str, path: str, **how: Any) -> dict[str, Any]:
-    """Ask for a change once, through losses of the connection."""
-    headers = {"Idempotency-Key": secrets.token_hex(16)}
-    return dict(client.call(method, path, headers=headers, repeatable=True, **how))
-
-
-def _fetch(client: Client, app_id: str) -> dict[str, Any]:
-    with _hinting(app_id):
-        return dict(client.get(f"/api/apps/{segment(app_id)}"))
-
-
-def _see_through(client: Client, answer: dict[str, Any], done: str, *, detach: bool, as_json: bool) -> None:
-    """Show the log of a job that was accepted until it ends, then what has become of its app. Raises Failed."""
-    app_id, job_id = answer["instanceId"], answer["jobId"]
-    if detach:
-        if as_json:
-            rendering.write_json(answer)
-        else:
-            rendering.stdout().print(job_id)
-        return
-    job = following.watch(client, job_id, quiet=as_json)
-    try:
-        shown = client.get(f"/api/apps/{segment(app_id)}")
-    except Failed:  # it is gone, as was wished or because its install was cancelled
-        shown = None
-    if job["status"] != "completed":
-        raise _failure(job, app_id, shown)
-    if as_json:
-        rendering.write_json(shown if shown is not None else job)
-    elif shown is None:
-        rendering.say(f"{app_id} is {done}.", style="green")
-    elif shown["status"] == "needs_config":
-        schema = client.get(f"/api/apps/{segment(app_id)}/config")["schema"] or {}
-        keys = " ".join(f"{name}=…" for name in schema.get("required", [])) or "KEY=VALUE"
-        rendering.say(
-            f"{app_id} needs its configuration: hostler apps config {app_id} {keys}", style="yellow"
-        )
-    else:
-        rendering.say(f"{app_id} is {done}; its status is {shown['status']}.", style="green")
-
-
-def _failure(job: dict[str, Any], app_id: str, shown: dict[str, Any] | None) -> Failed:
-    code = following.CANCELLED if job["status"] == "cancelled" else 1
-    ending = following.ENDINGS.get(job["status"], "failed")
-    why = str(job.get("message") or (shown or {}).get("error") or "").rstrip(".")
-    hint = (
-        f"hostler apps logs {app_id}"
-        if shown is not None and shown["releases"]
-        else f"hostler jobs log {job['jobId']}"
-    )
-    return Failed(f"The job {ending}{': ' + why if why else ''}.", hint=hint, exit_code=code)
-
-
-#: What a refusal says, and the command that helps.
-_HINTS = (
-    ("There is no app", "hostler apps list"),
-    ("is installed already", "hostler apps update {app}"),
-    ("needs its configuration", "hostler apps config {app} KEY=VALUE"),
-    ("There is no product", "hostler products list"),
-    ("no release", "hostler products list"),
-    ("There is no node", "hostler worker"),
-    ("while job", "hostler apps show {app}"),
-    ("while it is", "hostler apps show {app}"),
-)
-
-
-@contextlib.contextmanager
-def _hinting(app_id: str) -> Iterator[None]:
-    """Add the command that helps to a refusal that does not name one."""
-    try:
-        yield
-    except Failed as error:
-        if not error.hint:
-            fitting = (hint for words, hint in _HINTS if words in str(error))
-            error.hint = next(fitting, "").format(app=app_id)
-        raise

@@ -1,0 +1,89 @@
+"""A change of an app, asked for once and seen through to its end, with the next command where it is refused."""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from cli import following, rendering
+from cli.client import Client, segment
+from cli.failures import Failed
+
+
+def ask(client: Client, method: str, path: str, **how: Any) -> dict[str, Any]:
+    """Ask for a change once, through losses of the connection."""
+    headers = {"Idempotency-Key": secrets.token_hex(16)}
+    return dict(client.call(method, path, headers=headers, repeatable=True, **how))
+
+
+def fetch(client: Client, app_id: str) -> dict[str, Any]:
+    """Return an app as the API describes it. Raises Failed."""
+    with hinting(app_id):
+        return dict(client.get(f"/api/apps/{segment(app_id)}"))
+
+
+def see_through(client: Client, answer: dict[str, Any], done: str, *, detach: bool, as_json: bool) -> None:
+    """Show the log of a job that was accepted until it ends, then what has become of its app. Raises Failed."""
+    app_id, job_id = answer["instanceId"], answer["jobId"]
+    if detach:
+        if as_json:
+            rendering.write_json(answer)
+        else:
+            rendering.stdout().print(job_id)
+        return
+    job = following.watch(client, job_id, quiet=as_json)
+    try:
+        shown = client.get(f"/api/apps/{segment(app_id)}")
+    except Failed:  # it is gone, as was wished or because its install was cancelled
+        shown = None
+    if job["status"] != "completed":
+        raise _failure(job, app_id, shown)
+    if as_json:
+        rendering.write_json(shown if shown is not None else job)
+    elif shown is None:
+        rendering.say(f"{app_id} is {done}.", style="green")
+    elif shown["status"] == "needs_config":
+        schema = client.get(f"/api/apps/{segment(app_id)}/config")["schema"] or {}
+        keys = " ".join(f"{name}=…" for name in schema.get("required", [])) or "KEY=VALUE"
+        rendering.say(
+            f"{app_id} needs its configuration: hostler apps config {app_id} {keys}", style="yellow"
+        )
+    else:
+        rendering.say(f"{app_id} is {done}; its status is {shown['status']}.", style="green")
+
+
+def _failure(job: dict[str, Any], app_id: str, shown: dict[str, Any] | None) -> Failed:
+    code = following.CANCELLED if job["status"] == "cancelled" else 1
+    ending = following.ENDINGS.get(job["status"], "failed")
+    why = str(job.get("message") or (shown or {}).get("error") or "").rstrip(".")
+    hint = (
+        f"hostler apps logs {app_id}"
+        if shown is not None and shown["releases"]
+        else f"hostler jobs log {job['jobId']}"
+    )
+    return Failed(f"The job {ending}{': ' + why if why else ''}.", hint=hint, exit_code=code)
+
+
+#: What a refusal says, and the command that helps.
+_HINTS = (
+    ("There is no app", "hostler apps list"),
+    ("is installed already", "hostler apps update {app}"),
+    ("needs its configuration", "hostler apps config {app} KEY=VALUE"),
+    ("There is no product", "hostler products list"),
+    ("no release", "hostler products list"),
+    ("There is no node", "hostler worker"),
+    ("while job", "hostler apps show {app}"),
+    ("while it is", "hostler apps show {app}"),
+)
+
+
+@contextlib.contextmanager
+def hinting(app_id: str) -> Iterator[None]:
+    """Add the command that helps to a refusal that does not name one."""
+    try:
+        yield
+    except Failed as error:
+        if not error.hint:
+            fitting = (hint for words, hint in _HINTS if words in str(error))
+            error.hint = next(fitting, "").format(app=app_id)
+        raise
