@@ -37,6 +37,10 @@ save ""
 maxmemory 1gb
 maxmemory-policy noeviction
 loglevel warning
+# a job's record stays compact although its command is longer than 64 bytes; a short log takes what it holds, not 4 KiB
+hash-max-listpack-entries 128
+hash-max-listpack-value 1024
+stream-node-max-bytes 256
 """
 
 # Without keys and certificates SeaweedFS trusts whoever reaches its inner ports, and every job that runs on

@@ -1,20 +1,80 @@
--- A page of job records from the intersection of indexes, without reading more than the page.
+-- A page of job records that are in every one of some indexes, without reading more records than the page.
 -- KEYS: indexes; the first one gives the order. ARGV: offset limit newest_first('1' | '') field...
 -- -> {total, {id, {value...}}...}
-local first, last = tonumber(ARGV[1]), ARGV[1] + ARGV[2] - 1
-local index = KEYS[1]
-if #KEYS > 1 then
-  index = 'h:tmp:select'
-  local weights = {1}
-  for i = 2, #KEYS do weights[i] = 0 end
-  local command = {'ZINTERSTORE', index, #KEYS, unpack(KEYS)}
-  command[#command + 1] = 'WEIGHTS'
-  for _, weight in ipairs(weights) do command[#command + 1] = weight end
-  redis.call(unpack(command))
+-- One index costs what the page holds. Of several, either the smallest is gone through, or the first one from its wanted
+-- end until the page is full while the rest is only counted: whichever promises to be less.
+local BLOCK = 500
+local ENDS = {['h:jobs:completed'] = true, ['h:jobs:failed'] = true, ['h:jobs:cancelled'] = true}
+local offset, limit, newest = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] ~= ''
+local range = newest and 'ZREVRANGE' or 'ZRANGE'
+local order, total, ids = KEYS[1], nil, {}
+
+local function in_all(indexes, some)                     -- -> those of `some` that are in all of `indexes`
+  for _, index in ipairs(indexes) do
+    local scores, left = #some > 0 and redis.call('ZMSCORE', index, unpack(some)) or {}, {}
+    for i, id in ipairs(some) do
+      if scores[i] then left[#left + 1] = id end
+    end
+    some = left
+  end
+  return some
 end
-local total, ids = redis.call('ZCARD', index), {}
-if last >= first then ids = redis.call(ARGV[3] ~= '' and 'ZREVRANGE' or 'ZRANGE', index, first, last) end
-if #KEYS > 1 then redis.call('DEL', index) end
+
+if #KEYS == 1 then
+  total = redis.call('ZCARD', order)
+  if limit > 0 then ids = redis.call(range, order, offset, offset + limit - 1) end
+else
+  local sizes, least = {}, 1
+  for i, index in ipairs(KEYS) do
+    sizes[i] = redis.call('ZCARD', index)
+    if sizes[i] < sizes[least] then least = i end
+  end
+  local others = {}
+  for i, index in ipairs(KEYS) do
+    if i ~= least then others[#others + 1] = index end
+  end
+  local expected = (offset + limit) * sizes[1] / math.max(1, sizes[least])
+  local walk = expected < sizes[least]
+  if walk then
+    -- what has ended in one way is all among what has ended: no need to count
+    local whole = #KEYS == 2 and order == 'h:ended' and ENDS[KEYS[2]]
+    total = whole and sizes[2] or redis.call('ZINTERCARD', #KEYS, unpack(KEYS))
+    local rest, passed = {unpack(KEYS, 2)}, 0
+    for from = 0, sizes[1] - 1, BLOCK do
+      if #ids >= limit or passed >= total then break end
+      -- they lie together at the far end: give up before it costs more than the smallest
+      if from > 4 * expected + BLOCK and from > sizes[least] then walk = false break end
+      for _, id in ipairs(in_all(rest, redis.call(range, order, from, from + BLOCK - 1))) do
+        passed = passed + 1
+        if passed > offset and #ids < limit then ids[#ids + 1] = id end
+      end
+    end
+  end
+  if not walk then
+    local found = {}
+    ids = {}
+    for from = 0, sizes[least] - 1, BLOCK do
+      for _, id in ipairs(in_all(others, redis.call(range, KEYS[least], from, from + BLOCK - 1))) do
+        found[#found + 1] = id
+      end
+    end
+    total = #found
+    if least ~= 1 and total > 0 then                     -- in the order of another index
+      local place = {}
+      for from = 1, total, BLOCK do
+        local to = math.min(from + BLOCK - 1, total)
+        for i, score in ipairs(redis.call('ZMSCORE', order, unpack(found, from, to))) do
+          place[found[from + i - 1]] = tonumber(score)
+        end
+      end
+      table.sort(found, function(a, b)
+        if place[a] ~= place[b] then return (place[a] < place[b]) ~= newest end
+        return a ~= b and (a < b) ~= newest
+      end)
+    end
+    for i = offset + 1, math.min(offset + limit, total) do ids[#ids + 1] = found[i] end
+  end
+end
 local rows = {}
 for i, id in ipairs(ids) do rows[i] = {id, redis.call('HMGET', 'h:job:' .. id, unpack(ARGV, 4))} end
 return {total, rows}
