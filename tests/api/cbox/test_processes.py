@@ -147,7 +147,7 @@ async def test_states_are_cboxs_words_alone(fleet: Any) -> None:
     assert (await fleet.process("bad"))["state"] == "failed"
     await fleet.install("good")
     app = await apps.get(fleet.hostler.store, "good")
-    for ours, cboxs in (("starting", "starting"), ("crashed", "starting"), ("completed", "running")):
+    for ours, cboxs in (("starting", "starting"), ("crashed", "starting"), ("completed", "completed")):
         await fleet.node.observe(app, state=ours)
         assert (await fleet.process("good"))["state"] == cboxs
     await fleet.install("waits", config={"type": "object", "required": ["key"], "properties": {"key": {}}})
