@@ -331,3 +331,21 @@ def test_the_embedded_servers_come_and_go_with_it_and_keep_their_data(tmp_path: 
     ports = json.loads((data / "s3" / "hostler.json").read_text())["ports"]
     left = [path.name for path in Path("/tmp").glob("seaweedfs-*.sock")]  # noqa: S108  SeaweedFS chose it
     assert not [name for name in left if any(str(port) in name for port in ports.values())]
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("contextbay=127.0.0.1:9180", "cbox|cuby|squareberg"),
+        ("cbox=127.0.0.1:{taken}", "Cannot listen on 127.0.0.1"),
+    ],
+)
+def test_a_port_of_a_dialect_that_cannot_be_opened_stops_the_start(
+    tmp_path: Path, word: str, complaint: str
+) -> None:
+    said = io.StringIO()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = [word.format(taken=taken.getsockname()[1])]
+        code = up(port=0, data=tmp_path / "data", workers=0, listen=listen, environ=ELSEWHERE, output=said)
+    assert code == 1
+    assert complaint in said.getvalue()
