@@ -99,10 +99,25 @@ class Clients:
         await soon(lambda: self.heard(name, event, after), f"{name} hears {event}", 15)
         return self.heard(name, event, after)[-1]
 
-    @property
-    def processes(self) -> set[str]:
-        """Return which processes of the web have sessions of ours, as the sessions' ids say."""
-        return {each["data"]["session"][8:16] for each in self.said if each["event"] == "connect"}
+    async def spread(self, after: int = 0) -> None:
+        """Open more until each of two processes has some of the sessions that were opened `after`, as their ids say."""
+        for number in range(100):
+            began = [each["data"]["session"] for each in self.said[after:] if each["event"] == "connect"]
+            if len({session[8:16] for session in began}) == 2:
+                return
+            await asyncio.gather(*(self.open(f"{after} {number} {kind}", **KINDS[kind]) for kind in KINDS))
+        raise AssertionError("One process takes all connections.")
+
+    def cut_off(self, after: int) -> set[str] | None:
+        """Return who was disconnected `after`, and has not connected again; None while nobody was disconnected."""
+        last = {
+            each["client"]: each["event"]
+            for each in self.said[after:]
+            if each["event"] in {"connect", "disconnect"}
+        }
+        if not any(each["event"] == "disconnect" for each in self.said[after:]):
+            return None
+        return {name for name, event in last.items() if event == "disconnect"}
 
     async def listen(self) -> None:
         """Take down what the clients say."""
@@ -139,11 +154,7 @@ async def site(web: Stack, modules: Path) -> AsyncIterator[Site]:
     listening = asyncio.create_task(clients.listen())
     try:
         await asyncio.gather(*(clients.open(name, **KINDS[name.partition(" ")[0]]) for name in NAMES))
-        for number in range(100):  # until each of the two processes has some
-            if len(clients.processes) == 2:
-                break
-            await asyncio.gather(*(clients.open(f"more {number} {kind}", **KINDS[kind]) for kind in KINDS))
-        assert len(clients.processes) == 2
+        await clients.spread()
         yield Site(web, store, await machine(store), clients)
     finally:
         assert process.stdin is not None
@@ -221,13 +232,12 @@ async def test_clients_come_back_when_processes_are_replaced_and_when_one_is_kil
     await soon(
         lambda: len(_workers(master.pid) - before) == 2 == len(_workers(master.pid)), "two new processes"
     )
-    await asyncio.sleep(0.2)
+    await clients.spread(mark)
     mark = len(clients.said)
     killed = subprocess.run(["kill", "-9", str(min(_workers(master.pid)))], check=False)
     assert killed.returncode == 0
-    await soon(lambda: any(clients.heard(name, "disconnect", mark) for name in NAMES), "some are cut off")
-    for name in [each for each in NAMES if clients.heard(each, "disconnect", mark)]:
-        await clients.hear(name, "connect", mark)
+    await soon(lambda: clients.cut_off(mark) is not None, "some are cut off")
+    await soon(lambda: clients.cut_off(mark) == set(), "they are back")
     await site.store.call(apps.say(site.node.holder, "system.status", {"message": "again"}))
     await soon(lambda: _all(clients, "system:status"), "all hear again")
 
