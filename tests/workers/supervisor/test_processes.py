@@ -96,9 +96,10 @@ async def test_who_ignores_the_signal_is_killed_with_all_that_hid_from_it(
 
 
 async def test_what_turns_into_a_daemon_ends_with_its_first_process(app: Places, start: Starting) -> None:
-    kept = await start(shell("setsid sleep 600 & echo $!; exit 0"))
+    hidden = "setsid sh -c 'echo $$ > pid; exec sleep 600'"
+    kept = await start(shell(f"{hidden} & while [ ! -s pid ]; do sleep 0.01; done; exit 0"))
     assert (await kept.ended).exit_code == 0
-    assert not alive(int(app.log("web", 0).read_text()))
+    assert not alive(int((app.data / "pid").read_text()))
 
 
 async def test_an_instance_is_never_started_twice_and_adopted_instead(start: Starting) -> None:
