@@ -105,6 +105,11 @@ class Programs:
         self._quiet = False
         asyncio.get_running_loop().add_reader(self._platform.fileno(), self._pump)
 
+    @property
+    def isolation(self) -> str:
+        """What keeps the programs apart: "uid", "landlock" or "none"."""
+        return self._platform.isolation
+
     def close(self) -> None:
         """End what runs and let go of everything. Safe to run twice."""
         with contextlib.suppress(ValueError, OSError):

@@ -102,6 +102,46 @@ async def test_an_app_without_a_release_needs_only_its_manifest(node: Node) -> N
     assert (node.root("plain") / "current").is_dir()
 
 
+async def test_an_app_without_a_release_is_updated_by_another_manifest(node: Node) -> None:
+    def inline(command: str) -> manifests.Manifest:
+        return manifests.load(
+            {"id": "plain", "kind": "cbox", "processes": {"a": {"command": [command, "9"]}}}
+        )
+
+    await node.install("", inline=inline("sleep"))
+    assert (await node.change("update", "plain", inline=inline("wait"))).outcome == "completed"
+    app = await node.app("plain")
+    assert app.manifest is not None
+    assert app.manifest.processes[0].command == ("wait", "9")
+    assert (await node.change("rollback", "plain")).outcome == "completed"
+    app = await node.app("plain")
+    assert app.manifest is not None
+    assert app.manifest.processes[0].command == ("sleep", "9")
+
+
+@pytest.mark.parametrize("stage", ["stopping", "switching", "trying", "back"])
+async def test_what_a_job_that_was_given_up_left_of_its_update_is_in_nobodys_way(
+    node: Node, stage: str
+) -> None:
+    await node.thing("1.0")
+    await node.install()
+    (node.root() / "data" / "kept").write_text("dear")
+    journal = {
+        "job": "job-earlier",
+        "origin": "1.0",
+        "target": "1.5",
+        "stage": stage,
+        "built": True,
+        "why": "",
+    }
+    (node.root() / "update.json").write_text(json.dumps(journal))
+    await node.thing("2.0")
+    assert (await node.change("update")).outcome == "completed"
+    assert (node.root() / "current").resolve().name == "2.0"
+    assert (node.root() / "data" / "kept").read_text() == "dear"
+    assert not (node.root() / "update.json").exists()
+
+
 async def test_an_update_keeps_data_and_earlier_releases(node: Node) -> None:
     await node.thing("1.0")
     await node.install()

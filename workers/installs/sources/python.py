@@ -109,11 +109,12 @@ class PythonPackage:
             raise InstallFailed(f"A Python environment cannot be made on this node: {last_line(made.tail)}")
         own = str(into / ".venv" / "bin" / "python")
         client = toolchains.pip(own) if lent else toolchains.own_pip(own)
-        environment = {
-            **await _configured(bench), **bench.environment, "HOME": str(into), "PIP_NO_CACHE_DIR": "1"
-        }  # fmt: skip
         words = ("--no-warn-script-location", "--no-compile", f"{self.package}=={resolved.version}")
         with bench.apart() as apart:
+            environment = dict(bench.environment)
+            if apart.isolation != "none":  # it reads no file of the worker's, and writes none
+                own_home = {"HOME": str(into), "PIP_NO_CACHE_DIR": "1"}
+                environment = {**await _configured(bench), **environment, **own_home}
             apart.prepare(into)
             ended = await apart.run(
                 [*client, "install", *_WHEELS, *words], directory=into, environment=environment,
