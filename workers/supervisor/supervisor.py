@@ -57,7 +57,10 @@ class Supervisor:
         environment: Mapping[str, str],
     ) -> None:
         self.settings, self.name = settings, name
-        self.users = Users(settings.apps_dir, isolation=isolation)
+        try:
+            self.users = Users(settings.apps_dir, isolation=isolation)
+        except OSError as error:
+            raise HostlerError(f"{settings.apps_dir} cannot hold apps: {error.strerror}.") from error
         self.begun = asyncio.Event()
         self._seal, self._control = seal, control
         self._processes = Processes(isolation)
