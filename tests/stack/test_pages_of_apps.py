@@ -110,15 +110,20 @@ class Site:
         command = example.replace("localhost:9180", f"localhost:{self.ports['cbox']}").replace(
             "your-token", TOKEN
         )
-        words = ["curl", "--silent", "--write-out", "\n%{http_code}", *shlex.split(command.replace("\\\n", " "))[1:]]
+        words = [
+            "curl",
+            "--silent",
+            "--write-out",
+            "\n%{http_code}",
+            *shlex.split(command.replace("\\\n", " "))[1:],
+        ]
         body, _, status = subprocess.run(
             words, capture_output=True, timeout=30, check=True
         ).stdout.rpartition(b"\n")
         return int(status), orjson.loads(body)
 
-    def process(self, name: str) -> dict[str, Any]:
-        status, listed = self.curl(LIST)
-        assert status == 200
+    def process(self, name: str, key: str) -> dict[str, Any]:
+        listed = httpx.get(f"{self.url('cbox')}/api/v1/processes", headers={"X-API-Key": key}).json()
         return next(each for each in listed["processes"] if each["name"] == name)
 
 
@@ -150,16 +155,21 @@ def test_the_examples_of_cbox_inits_page(site: Site, key: str) -> None:
     headers = {"X-API-Key": key}
     answer = httpx.post(f"{site.url('main')}/api/apps/import/cbox", json={"content": FILE}, headers=headers)
     assert answer.status_code == 202, answer.text
-    until(lambda: site.process("php-fpm")["scale"] == 2, "php-fpm runs twice")
-    first = site.process("php-fpm")["instances"]
+    until(lambda: site.process("php-fpm", key)["scale"] == 2, "php-fpm runs twice")
+    first = site.process("php-fpm", key)["instances"]
     assert [each["id"] for each in first] == ["php-fpm-0", "php-fpm-1"]
+    status, listed = site.curl(LIST)
+    assert (status, [each["name"] for each in listed["processes"]][-2:]) == (
+        200,
+        ["php-fpm", "queue-default"],
+    )
     for example, expected in EXAMPLES:
         status, body = site.curl(example)
         assert (status, body) == (200 if "health" in example else 202, expected)
-    until(lambda: site.process("queue-default")["scale"] == 10, "queue-default runs ten times")
+    until(lambda: site.process("queue-default", key)["scale"] == 10, "queue-default runs ten times")
 
     def restarted() -> bool:
-        now = site.process("php-fpm")
+        now = site.process("php-fpm", key)
         return now["state"] == "running" and not {each["pid"] for each in now["instances"]} & before
 
     before = {each["pid"] for each in first}
@@ -198,7 +208,7 @@ def test_an_app_of_squareberg_is_started_asked_killed_and_stopped(site: Site, ke
     assert os.path.exists(shown["socket_path"])
     assert httpx.get(f"{hub}/registry/hello/spec").json()["info"]["title"] == "Hello World"
     assert httpx.get(f"{hub}/apps/hello/api/anything").json() == {}
-    os.kill(site.process("hello")["instances"][0]["pid"], signal.SIGKILL)
+    os.kill(site.process("hello", key)["instances"][0]["pid"], signal.SIGKILL)
     until(lambda: httpx.get(f"{hub}/registry/hello").json()["status"] == "error", "its end is noticed")
     assert httpx.get(f"{hub}/registry/hello/spec").status_code == 503
     assert httpx.post(f"{hub}/registry/hello/start", timeout=20).status_code == 200
