@@ -12,6 +12,8 @@ from storage.errors import Invalid, TooLarge
 
 #: A client that sends no byte of a body for so long is given up.
 BODY_IDLE_S = 30
+#: A body up to this size is read in one go, and has the time of one pause for all of it.
+_SMALL_BYTES = 64 * 1024
 
 
 async def json_object(req: Request, limit_bytes: int, *, any_type: bool = False) -> dict[str, Any]:
@@ -38,7 +40,25 @@ async def json_object(req: Request, limit_bytes: int, *, any_type: bool = False)
 
 async def read(req: Request, limit_bytes: int) -> bytes:
     """Return the whole body. Raises TooLarge beyond `limit_bytes`, Invalid when the client stalls."""
-    return b"".join([chunk async for chunk in chunks(req, limit_bytes)])
+    declared = req.content_length
+    if declared is None or not 0 < declared <= min(limit_bytes, _SMALL_BYTES):
+        return b"".join([chunk async for chunk in chunks(req, limit_bytes)])
+    try:  # nearly every body: no generators, which took a fifth of a whole request
+        async with asyncio.timeout(BODY_IDLE_S):
+            body: bytes = await req.stream.read(declared)
+    except TimeoutError:
+        raise _stalled() from None
+    if len(body) != declared:
+        raise _broken_off(len(body), declared)
+    return body
+
+
+def _stalled() -> Invalid:
+    return Invalid(f"The body stopped arriving for {BODY_IDLE_S} s.")
+
+
+def _broken_off(received: int, declared: int) -> Invalid:
+    return Invalid(f"The body broke off after {received} of {declared} bytes.")
 
 
 async def chunks(req: Request, limit_bytes: int) -> AsyncIterator[bytes]:
@@ -53,7 +73,7 @@ async def chunks(req: Request, limit_bytes: int) -> AsyncIterator[bytes]:
             async with asyncio.timeout(BODY_IDLE_S):
                 chunk = await anext(chunk_reader, b"")
         except TimeoutError:
-            raise Invalid(f"The body stopped arriving for {BODY_IDLE_S} s.") from None
+            raise _stalled() from None
         if not chunk:
             break
         received += len(chunk)
@@ -61,4 +81,4 @@ async def chunks(req: Request, limit_bytes: int) -> AsyncIterator[bytes]:
             raise TooLarge(f"The body exceeds {limit_bytes} bytes.")
         yield chunk
     if declared is not None and received != declared:
-        raise Invalid(f"The body broke off after {received} of {declared} bytes.")
+        raise _broken_off(received, declared)
