@@ -471,7 +471,8 @@ async def test_configuration_and_variables_reach_the_app_and_secrets_of_the_work
             }
         },
     )
-    control.wish(signed(app.with_config(SEAL, {"password": "hidden"})))
+    configured = replace(app.with_config(SEAL, {"password": "hidden"}), configured=True)
+    control.wish(signed(configured))
     await soon(lambda: "whole" in control.text, "it has said all")
     assert "MORE=said" in control.text
     assert '  "password": "hidden"' in control.text
