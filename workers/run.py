@@ -119,9 +119,8 @@ class Run:
             for timer in self._timers:
                 timer.cancel()
             await self.output.close()
-            # most leave nothing in it, and a thread costs more than all the rest of an attempt
-            if self._directory is not None and not self.around.workspace.remove_if_empty(self._directory):
-                await asyncio.to_thread(self.around.workspace.remove, self._directory)
+            if self._directory is not None:
+                self.around.workspace.discard(self._directory)
 
     def has_exited(self) -> None:
         """Hear that the main process is gone, and with it whatever it left: the slot is free for another."""

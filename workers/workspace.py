@@ -10,6 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,11 +21,16 @@ from integrations import outbound
 from storage.errors import HostlerError, Invalid
 from workers import archives
 from workers.lines import Line, Offer
+from workers.log import log
 from workers.platforms import Platform
 
 #: So many artifacts of a job are kept, and so many bytes of them together.
 MOST_ARTIFACTS = 1000
 ARTIFACTS_LIMIT_BYTES = 2 * 1024**3
+#: While removing an empty directory waits so long for the disk, a thread does it, which costs more of the processor.
+SLOW_REMOVAL_S = 0.00015
+#: Directories of jobs that have ended wait so long for others.
+DISCARD_EVERY_S = 0.1
 #: The file in a worker's directory that is locked for as long as the worker lives.
 _IN_USE = "in-use"
 
@@ -53,6 +59,9 @@ class Workspace:
         root.mkdir(parents=True, exist_ok=True)
         root.chmod(0o711)  # jobs reach their own directory by name, and list nothing
         self._root, self._platform = root.resolve(), platform
+        self._discarded: list[Path] = []
+        self._removal_s = 0.0  # how long it took to remove an empty directory, lately
+        self._discarding: asyncio.Task[None] | None = None
         self._names = (f"job-{secrets.token_hex(4)}-{number}" for number in itertools.count())
 
     def make(self, slot: int) -> Path:
@@ -142,13 +151,39 @@ class Workspace:
                     )
                 yield Found(str(name), path)
 
-    def remove_if_empty(self, directory: Path) -> bool:
-        """Take a job's directory away if nothing is in it; answers whether it is gone."""
-        try:
-            os.rmdir(directory)
-        except OSError:  # something is in it, or it is a directory no more
-            return False
-        return True
+    def discard(self, directory: Path) -> None:
+        """Take a job's directory away: at once if it is empty and the disk is quick, else soon, several in one go."""
+        if self._removal_s < SLOW_REMOVAL_S:
+            began = time.perf_counter()
+            with contextlib.suppress(OSError):  # something is in it
+                os.rmdir(directory)
+                self._removal_s += 0.1 * (time.perf_counter() - began - self._removal_s)
+                return
+        self._discarded.append(directory)
+        if self._discarding is None or self._discarding.done():
+            self._discarding = asyncio.get_running_loop().create_task(self._remove_discarded())
+
+    async def _remove_discarded(self) -> None:
+        await asyncio.sleep(DISCARD_EVERY_S)
+        while self._discarded:
+            directories, self._discarded = self._discarded, []
+            await asyncio.to_thread(self._remove_all, directories)
+            self._removal_s *= 0.5  # it may be quick again
+
+    def _remove_all(self, directories: list[Path]) -> None:
+        for directory in directories:
+            try:
+                os.rmdir(directory)  # most jobs leave nothing
+            except OSError:
+                try:
+                    self.remove(directory)
+                except OSError as error:  # the next start sweeps
+                    log.warning("a directory could not be removed", extra={"why": str(error)})
+
+    async def tidied(self) -> None:
+        """Return once everything that was discarded is gone."""
+        if self._discarding is not None:
+            await self._discarding
 
     def remove(self, directory: Path) -> None:
         """Take a job's directory away, whatever is in it."""

@@ -40,6 +40,7 @@ async def begin(line: FakeLine, root: Path) -> AsyncIterator[Callable[..., Run]]
     """Begin an attempt on a platform of its own."""
     with contextlib.ExitStack() as stack:
         tasks: list[asyncio.Task[None]] = []
+        runs: list[Run] = []
 
         def begin(command: str = "true", *, ahead: bool = False, attempt: int = 1, **spec: Any) -> Run:
             platform = platforms.choose("none", slots=1)
@@ -60,6 +61,7 @@ async def begin(line: FakeLine, root: Path) -> AsyncIterator[Callable[..., Run]]
 
             loop.add_reader(platform.fileno(), pump)
             stack.callback(loop.remove_reader, platform.fileno())
+            runs.append(run)
             tasks.append(asyncio.create_task(run.carry_out()))
             run.task = tasks[-1]  # type: ignore[attr-defined]
             return run
@@ -68,6 +70,8 @@ async def begin(line: FakeLine, root: Path) -> AsyncIterator[Callable[..., Run]]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for run in runs:
+            await run.around.workspace.tidied()
 
 
 async def end(line: FakeLine) -> tuple[str, str, int | None, dict[str, Any]]:
@@ -215,7 +219,7 @@ async def test_a_job_that_is_cancelled_at_any_moment_ends_once(
     outcome, reason, exit_code, _ = await end(line)
     assert (outcome, reason) in {("completed", ""), ("cancelled", "cancelled")}
     assert outcome == "cancelled" or exit_code == 0
-    assert not list(root.iterdir())
+    await until(lambda: not list(root.iterdir()), "its directory is gone")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can mount a small disk")
