@@ -251,10 +251,14 @@ def _named_by_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
 # Files
 
 
+#: Python's own table, without what the machine adds to it.
+_PYTHONS_OWN = mimetypes.MimeTypes().types_map[True]
+
+
 def content_type(path: str | os.PathLike[str]) -> str:
     """Return the media type that the name of a file tells, by one table on every machine."""
     suffix = Path(path).suffix.lower()
-    kind = _TYPES.get(suffix) or mimetypes.types_map.get(suffix, "application/octet-stream")
+    kind = _TYPES.get(suffix) or _PYTHONS_OWN.get(suffix, "application/octet-stream")
     is_text = kind.startswith("text/") or kind in {"application/json", "image/svg+xml"}
     return f"{kind}; charset=utf-8" if is_text else kind
 
