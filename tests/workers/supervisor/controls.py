@@ -163,7 +163,7 @@ def supervisor_for(
     return Supervisor(settings, SEAL, control, name=name, isolation=isolation, environment=environment)
 
 
-async def soon(condition: Callable[[], Any], what: str, patience_s: float = 10) -> Any:
+async def soon(condition: Callable[[], Any], what: str, patience_s: float = 20) -> Any:
     """Wait until a condition holds; return what it answered."""
     deadline = time.monotonic() + patience_s
     while not (answer := condition()):
