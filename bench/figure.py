@@ -23,8 +23,9 @@ class Missing(Exception):
 class Bench:
     """One run of one figure: how thorough it is, and what ends with it."""
 
-    def __init__(self, *, quick: bool = False) -> None:
+    def __init__(self, *, quick: bool = False, long: bool = False) -> None:
         self.quick = quick
+        self.long = long
         self._held = contextlib.ExitStack()
         self._shared: dict[str, object] = {}
         self.directory = Path(self.enter(tempfile.TemporaryDirectory(prefix="hostler-bench-")))

@@ -43,7 +43,7 @@ def _up(bench: Bench) -> Stack:
     return stack(bench, workers=0, **NO_LIMIT)
 
 
-def _curl(*arguments: str) -> float:
+def curl(*arguments: str) -> float:
     """Return how many seconds a transfer took."""
     binary = shutil.which("curl")
     if binary is None:
@@ -57,7 +57,8 @@ def _curl(*arguments: str) -> float:
     return float(told.stdout)
 
 
-def _s3(up: Stack) -> Any:
+def s3(up: Stack) -> Any:
+    """Return a client of the S3 of a Hostler, with a bucket of its own."""
     known = json.loads((up.data / "s3" / "hostler.json").read_text())
     client = boto3.client(
         "s3",
@@ -75,7 +76,7 @@ def _s3(up: Stack) -> Any:
     return client
 
 
-class _Peak:
+class Peak:
     """The most memory that some processes held at once, beyond what they held before; read every 20 ms."""
 
     def __init__(self, *pids: int) -> None:
@@ -88,7 +89,7 @@ class _Peak:
         while not self._done.wait(0.02):
             self._most = max(self._most, rss_bytes(*self._pids))
 
-    def __enter__(self) -> "_Peak":
+    def __enter__(self) -> "Peak":
         self._thread.start()
         return self
 
@@ -112,12 +113,12 @@ def through_the_api(bench: Bench) -> Iterator[Measure]:
     with up.client() as client:
 
         def measure() -> dict[str, float]:
-            with _Peak(*up.pids("web")) as peak:
-                up_s = _curl("-H", authorized, "-F", form, f"{up.url}/api/files/upload")
+            with Peak(*up.pids("web")) as peak:
+                up_s = curl("-H", authorized, "-F", form, f"{up.url}/api/files/upload")
                 file_id = client.get("/api/files/list").json()["files"][0]["fileId"]
-                down_s = _curl("-H", authorized, f"{up.url}/api/files/download/{file_id}")
+                down_s = curl("-H", authorized, f"{up.url}/api/files/download/{file_id}")
             client.delete(f"/api/files/{file_id}").raise_for_status()
-            hash_s = _curl("-F", form, f"{receiver}/upload")
+            hash_s = curl("-F", form, f"{receiver}/upload")
             rates = {"up": amount / up_s, "down": amount / down_s, "hash": amount / hash_s}
             return {**rates, "rss-growth-mib": peak.growth_mib}
 
@@ -139,7 +140,7 @@ def _receiver(bench: Bench) -> Iterator[str]:
 def boto3_multipart(bench: Bench) -> Iterator[Measure]:
     """Upload straight to S3 by boto3's own multipart transfer."""
     blob, amount = str(_blob(bench)), _size_mib(bench) * (1 << 20) / MB
-    client = bench.shared("s3", lambda: _s3(_up(bench)))
+    client = bench.shared("s3", lambda: s3(_up(bench)))
     transfer = TransferConfig(multipart_chunksize=8 << 20, max_concurrency=4)
 
     def measure() -> dict[str, float]:
@@ -154,10 +155,10 @@ def boto3_multipart(bench: Bench) -> Iterator[Measure]:
 def presigned_curl(bench: Bench) -> Iterator[Measure]:
     """Download straight from S3 by a presigned URL."""
     blob, amount = str(_blob(bench)), _size_mib(bench) * (1 << 20) / MB
-    client = bench.shared("s3", lambda: _s3(_up(bench)))
+    client = bench.shared("s3", lambda: s3(_up(bench)))
     client.upload_file(blob, BUCKET, "down")
     url = client.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "down"})
-    yield lambda: {"down": amount / _curl(url)}
+    yield lambda: {"down": amount / curl(url)}
 
 
 @contextlib.contextmanager

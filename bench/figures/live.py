@@ -188,30 +188,30 @@ def crowd(bench: Bench) -> Iterator[Measure]:
     clients = 200 if bench.quick else CLIENTS
     seconds = 5 if bench.quick else 10
 
-    async def measure() -> dict[str, float]:
-        log, told = bench.directory / "crowd.log", bench.directory / "crowd.json"
-        for each in (log, told):
-            each.unlink(missing_ok=True)
-        expected = EVENTS_PER_S * seconds
-        command = python(
-            "-m", "bench.anchors.crowd", up.url, up.api_key, str(clients), str(expected), str(told)
-        )
-        with process(command, log=log, env=environment()) as child:
-            await _until(lambda: b"listening" in log.read_bytes(), child)
-            web = up.pids("web")
-            before = cpu_s(*web)
-            began = time.monotonic()
-            await _happen(up, expected)
-            took_s = time.monotonic() - began
-            used = (cpu_s(*web) - before) / took_s
-            held = rss_bytes(*web, *(each for pid in web for each in descendants(pid)))
-            await _until(told.exists, child)
-            found = orjson.loads(told.read_bytes())
-        if found["missing"]:
-            raise RuntimeError(f"{found['missing']} messages never came.")
-        return {"p99": found["p99"], "cores": used, "rss": held / (1 << 20), "events": expected / took_s}
+    yield lambda: tell_crowd(bench, up, clients, seconds)
 
-    yield measure
+
+async def tell_crowd(bench: Bench, up: Stack, clients: int, seconds: int) -> dict[str, float]:
+    """Let `clients` sockets hear of 200 events a second; raises RuntimeError unless each hears of all."""
+    log, told = bench.directory / "crowd.log", bench.directory / "crowd.json"
+    for each in (log, told):
+        each.unlink(missing_ok=True)
+    expected = EVENTS_PER_S * seconds
+    command = python("-m", "bench.anchors.crowd", up.url, up.api_key, str(clients), str(expected), str(told))
+    with process(command, log=log, env=environment()) as child:
+        await _until(lambda: b"listening" in log.read_bytes(), child)
+        web = up.pids("web")
+        before = cpu_s(*web)
+        began = time.monotonic()
+        await _happen(up, expected)
+        took_s = time.monotonic() - began
+        used = (cpu_s(*web) - before) / took_s
+        held = rss_bytes(*web, *(each for pid in web for each in descendants(pid)))
+        await _until(told.exists, child)
+        found = orjson.loads(told.read_bytes())
+    if found["missing"]:
+        raise RuntimeError(f"{found['missing']} messages never came.")
+    return {"p99": found["p99"], "cores": used, "rss": held / (1 << 20), "events": expected / took_s}
 
 
 async def _happen(up: Stack, count: int) -> None:

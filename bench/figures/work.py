@@ -32,7 +32,7 @@ TAGS_NOTE = "HOSTLER_TAGS=direct, so that the worker's jobs can be told from the
 
 
 @contextlib.contextmanager
-def _held_back(up: Stack) -> Iterator[None]:
+def held_back(up: Stack) -> Iterator[None]:
     """Keep the workers from claiming meanwhile, as `hostler workers drain` does."""
     with up.redis() as client:
         names = [key.decode() for key in client.scan_iter("h:worker:*")]
@@ -44,12 +44,14 @@ def _held_back(up: Stack) -> Iterator[None]:
         client.publish("h:wake", "undrained")
 
 
-def _completed(up: Stack) -> int:
+def completed(up: Stack) -> int:
+    """Return how many jobs have completed."""
     with up.redis() as client:
         return int(client.zcard("h:jobs:completed"))
 
 
-async def _fill(up: Stack, number: int) -> None:
+async def fill(up: Stack, number: int) -> None:
+    """Submit `number` jobs that run `true`."""
     store = up.store()
     try:
         for _ in range(0, number, 50):
@@ -67,9 +69,9 @@ def true_jobs(bench: Bench) -> Iterator[Measure]:
     up, number = stack(bench, workers=1, **NO_LIMIT), 200 if bench.quick else 600
 
     async def measure() -> float:
-        already = _completed(up)
-        with _held_back(up):
-            await _fill(up, number)
+        already = completed(up)
+        with held_back(up):
+            await fill(up, number)
             began = time.perf_counter()
         with up.redis() as client:
             ended = await_count(lambda: client.zcard("h:jobs:completed"), already + number)
@@ -90,16 +92,16 @@ def cost_of_true(bench: Bench) -> Iterator[Measure]:
     families = {name: up.pids(name) for name in ("worker", "web", "redis")}
 
     def measure() -> dict[str, float]:
-        already = _completed(up)
+        already = completed(up)
         before = {name: cpu_s(*pids) for name, pids in families.items()}
         client = http.client.HTTPConnection(where.hostname or "", where.port)
-        with _held_back(up), contextlib.closing(client):
+        with held_back(up), contextlib.closing(client):
             for _ in range(number):
                 client.request(
                     "POST", "/api/jobs/submit", body, {"Content-Type": "application/json", **up.headers}
                 )
                 client.getresponse().read()
-        await_count(lambda: _completed(up), already + number)
+        await_count(lambda: completed(up), already + number)
         parts = {name: (cpu_s(*pids) - before[name]) * 1000 / number for name, pids in families.items()}
         return {"value": sum(parts.values()), **parts}
 
@@ -120,7 +122,7 @@ int main(void) {
 """
 
 
-def _stamp(bench: Bench) -> list[str]:
+def stamp(bench: Bench) -> list[str]:
     """Return a command that prints the monotonic clock in ns, first of all."""
     compiler = shutil.which("cc")
     if compiler is None:
@@ -140,7 +142,7 @@ def _is_completed(client: redis.Redis, job_id: str) -> bool:
     return bool(client.hget(f"h:job:{job_id}", "state") == b"completed")
 
 
-def _start_delays(up: Stack, argv: list[str], tags: list[str], number: int) -> list[float]:
+def start_delays(up: Stack, argv: list[str], tags: list[str], number: int) -> list[float]:
     """Submit jobs at a steady rate; return how long each took from its request to the command's first line, ms."""
     where, body = urlsplit(up.url), json.dumps({"argv": argv, "tags": tags}).encode()
     head = (
@@ -170,15 +172,15 @@ def _start_delays(up: Stack, argv: list[str], tags: list[str], number: int) -> l
 @contextlib.contextmanager
 def request_to_start(bench: Bench) -> Iterator[Measure]:
     """Request sent until the command's first instruction, ms, over the worker's own line."""
-    up, argv = _both_ways(bench), _stamp(bench)
-    _start_delays(up, argv, ["direct"], 20)
-    yield lambda: quantiles(_start_delays(up, argv, ["direct"], count(bench)))
+    up, argv = _both_ways(bench), stamp(bench)
+    start_delays(up, argv, ["direct"], 20)
+    yield lambda: quantiles(start_delays(up, argv, ["direct"], count(bench)))
 
 
 @contextlib.contextmanager
 def request_to_start_over_http(bench: Bench) -> Iterator[Measure]:
     """The same over an agent's long poll."""
-    up, argv = _both_ways(bench), _stamp(bench)
+    up, argv = _both_ways(bench), stamp(bench)
     work = bench.directory / "agent"
     work.mkdir(mode=0o711)
     env = environment(HOSTLER_API_KEY=up.api_key, HOSTLER_WORK_DIR=str(work))
@@ -186,8 +188,8 @@ def request_to_start_over_http(bench: Bench) -> Iterator[Measure]:
     with process(command, log=bench.directory / "agent.log", env=env):
         with up.redis() as client:
             await_count(lambda: client.hget("h:worker:bench-agent", "status") == b"online", 1)
-        _start_delays(up, argv, ["over-http"], 20)
-        yield lambda: quantiles(_start_delays(up, argv, ["over-http"], count(bench)))
+        start_delays(up, argv, ["over-http"], 20)
+        yield lambda: quantiles(start_delays(up, argv, ["over-http"], count(bench)))
 
 
 def _both_ways(bench: Bench) -> Stack:
@@ -209,12 +211,12 @@ def idling(bench: Bench) -> Iterator[Measure]:
         before = cpu_s(*worker)
         await asyncio.sleep(seconds)
         idle = (cpu_s(*worker) - before) / (time.monotonic() - began) * 100
-        return {"worker": idle, "agents": await _agents_cost(up, seconds), "up": _warm_start_s(bench)}
+        return {"worker": idle, "agents": await agents_cost(up, seconds), "up": warm_start_s(bench)}
 
     yield measure
 
 
-async def _agents_cost(up: Stack, seconds: float) -> float:
+async def agents_cost(up: Stack, seconds: float) -> float:
     """Return what web and Redis use while agents do nothing but wait and send heartbeats, % of a core."""
     server = [*up.pids("web"), *up.pids("redis")]
     limits = httpx.Limits(max_connections=2 * AGENTS, max_keepalive_connections=2 * AGENTS)
@@ -259,7 +261,7 @@ async def _agent(client: httpx.AsyncClient, name: str, token: dict[str, str], sh
     await asyncio.gather(beat(), poll())
 
 
-def _warm_start_s(bench: Bench) -> float:
+def warm_start_s(bench: Bench) -> float:
     """Return how long `hostler up` takes to be ready on data that it has made before."""
     data = bench.directory / "warm"
     bench.shared("warm", lambda: _ready_after_s(bench, data))
