@@ -69,6 +69,7 @@ def _options(
 
 @app.command(rich_help_panel=RUN)
 def up(
+    *,
     port: Annotated[int, typer.Option("--port", "-p", help="Port to listen on; 0 takes a free one.")] = 8080,
     data: Annotated[Path, typer.Option("--data", "-d", help="Folder that keeps everything.")] = Path(
         "hostler-data"
@@ -84,6 +85,10 @@ def up(
             "May be repeated.",
         ),
     ] = None,
+    keep_apps: Annotated[
+        bool,
+        typer.Option("--keep-apps", help="Leave apps running at the end, for the next `up` on the folder."),
+    ] = False,
 ) -> None:
     """Run everything on this machine: web, workers, scheduler, and Redis and S3 where none are named.
 
@@ -92,8 +97,9 @@ def up(
     from cli.up import up as run  # noqa: PLC0415  other commands need not wait for what it imports
 
     ended = run(
-        port=port, data=data, workers=workers, host=host, listen=listen or (), environ=process_environment()
-    )
+        port=port, data=data, workers=workers, host=host, listen=listen or (), keep_apps=keep_apps,
+        environ=process_environment(),
+    )  # fmt: skip
     raise typer.Exit(ended)
 
 
@@ -106,9 +112,12 @@ def worker(
         bool,
         typer.Option("--stop-apps", help="Stop all apps of this machine, which outlive workers, and end."),
     ] = False,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="With --stop-apps: kill them without asking them first.")
+    ] = False,
 ) -> None:
     """Run jobs on this machine, until SIGTERM. Needs REDIS_URL and HOSTLER_SECRET_KEY."""
-    flags = ["--stop-apps"] if stop_apps else []
+    flags = [*(["--stop-apps"] if stop_apps else []), *(["--at-once"] if at_once else [])]
     _become("workers", {"--slots": slots, "--tags": tags, "--name": name}, *flags)
 
 

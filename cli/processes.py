@@ -73,6 +73,19 @@ class Processes:
             await asyncio.gather(*(self._end(p) for p in self._keepers if p.stage == stage))
         self._keepers.clear()
 
+    async def finish(self, process: Process, in_a_hurry: Process) -> None:
+        """Run `process`, which ends by itself, once all others have ended; `in_a_hurry` instead after `hurry`."""
+        if not self._hurry.is_set():
+            work = asyncio.create_task(self._run(process))
+            hurry = asyncio.create_task(self._hurry.wait())
+            await asyncio.wait([work, hurry], return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            if not work.done() and (pid := self._running.get(process.name)):
+                _signal_group(pid, signal.SIGTERM)
+            await work
+        if self._hurry.is_set():
+            await self._run(in_a_hurry)
+
     def hurry(self) -> None:
         """Cut every grace short: what still runs is killed."""
         self._hurry.set()
@@ -126,7 +139,9 @@ class Processes:
         finally:
             os.close(writing)
         self._running[process.name] = child.pid
-        if self._stopping.is_set():  # came while the child was being made, so nobody else can end it
+        if (
+            self._stopping.is_set() and process in self._keepers
+        ):  # while it was being made: no other can end it
             _signal_group(child.pid, signal.SIGTERM)
         pump = asyncio.create_task(self._pump(process.name, reading))
         try:

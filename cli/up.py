@@ -46,6 +46,7 @@ def up(
     workers: int,
     host: str = "127.0.0.1",
     listen: Sequence[str] = (),
+    keep_apps: bool = False,
     environ: Mapping[str, str],
     prepare: Prepare = make_bucket_and_admin,
     specify: Specify | None = None,
@@ -54,6 +55,7 @@ def up(
     """Run Hostler until SIGINT or SIGTERM, with its data in the folder `data`, and return the exit code.
 
     Port 0 chooses a free one, in `listen` too (`cbox=127.0.0.1:9180`: a port that speaks one dialect alone).
+    Apps end with it unless `keep_apps`, which leaves them to the next `up` on the same folder.
     `specify` is `hostler_processes` unless given. Call it from the main thread.
     """
     output = output or _standard_output()
@@ -78,6 +80,7 @@ def up(
                 output=output,
                 processes=Processes(output, colour=output.isatty() and not environ.get("NO_COLOR")),
                 servers=_embedded(data, environ, lock),
+                keep_apps=keep_apps,
             )
             specify = specify or hostler_processes
             return asyncio.run(_until_told_to_stop(stack, workers, environ, prepare, specify))
@@ -133,6 +136,7 @@ class _Stack:
     output: TextIO
     processes: Processes
     servers: list[Server]
+    keep_apps: bool
 
     def say(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody reads us any more, which is no reason to end
@@ -172,7 +176,15 @@ async def _until_told_to_stop(
         stack.say("Stopping. Running jobs are given a moment; once more to stop at once.")
     finally:
         await stack.processes.stop()
+        if not stack.keep_apps and any(Settings.from_env(environ).apps_dir.glob("*/records")):
+            await stack.processes.finish(*(_stop_apps(environ, *flags) for flags in ((), ("--at-once",))))
     return 0
+
+
+def _stop_apps(environ: Mapping[str, str], *flags: str) -> Process:
+    """Return what ends the apps, which outlive the workers that started them."""
+    command = (sys.executable, "-P", "-m", "workers", "--stop-apps", *flags)
+    return Process(name="apps", command=command, environ=environ, cwd=Path(__file__).parents[1])
 
 
 async def _run(
@@ -196,7 +208,7 @@ async def _run(
         f"\nHostler is ready at {stack.url}\n"
         + "".join(f"{settings.announcement(listener)}\n" for listener in settings.listen)
         + f"Sign in with what {stack.data / 'admin.json'} holds; Ctrl+C, or SIGTERM to process {os.getpid()}, "
-        "stops everything.\n"
+        + ("stops everything but apps.\n" if stack.keep_apps else "stops everything.\n")
     )
     await asyncio.Event().wait()
 

@@ -33,9 +33,14 @@ def main() -> int:
         action="store_true",
         help="stop all apps of this machine, which outlive workers, and end",
     )
+    parser.add_argument(
+        "--at-once", action="store_true", help="with --stop-apps: kill them without asking them first"
+    )
     options = parser.parse_args()
     if options.stop_apps:
-        return _stop_apps(settings)
+        return _stop_apps(settings, at_once=options.at_once)
+    if options.at_once:
+        parser.error("--at-once belongs to --stop-apps")
     if options.name is None:
         options.name, _lasting = startup.name_of_this_machine(settings.work_dir)
     if options.slots < 1:
@@ -58,11 +63,11 @@ def main() -> int:
     return 0
 
 
-def _stop_apps(settings: Settings) -> int:
+def _stop_apps(settings: Settings, *, at_once: bool) -> int:
     """Stop the apps that workers of this machine have left running; answers the exit status."""
     to_stderr()
     try:
-        count = asyncio.run(stop_all(settings.apps_dir))
+        count = asyncio.run(stop_all(settings.apps_dir, at_once=at_once))
     except HostlerError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,15 +1,17 @@
 """`hostler up`: one parent on one folder, ready when it says so, gone without a trace."""
 
+import asyncio
 import contextlib
 import fcntl
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,9 @@ import redis
 
 from cli import up as module
 from cli.up import hostler_processes, up
+from workers.supervisor import processes as apps
+from workers.supervisor.places import of as places_of
+from workers.supervisor.processes import Kept
 
 ROOT = Path(module.__file__).parent.parent
 #: Neither server is started: nothing of Hostler asks them in these tests.
@@ -57,7 +62,7 @@ def specify(workers, environ):
     return [Process(name=n, command=(sys.executable, "-uSc", CODES[n]), environ=environ) for n in names]
 
 data, port, environ, *names = sys.argv[1:]
-given = {"port": int(port), "data": Path(data), "environ": json.loads(environ)}
+given = {"port": int(port), "data": Path(data), "environ": json.loads(environ), "keep_apps": "KEEP" in environ}
 sys.exit(up(workers=1, prepare=prepare, specify=specify, **given))
 """
 
@@ -155,6 +160,44 @@ def test_a_signal_ends_everything_and_the_exit_code_is_0(start: Callable[..., Ru
     assert running.process.wait(20) == 0
     assert not [pid for pid in family if alive(pid)]
     assert "web       | web is listening" in running.said
+
+
+@pytest.fixture
+async def app(tmp_path: Path) -> AsyncIterator[Kept]:
+    """An instance of an app that ignores SIGTERM, as a worker has left it."""
+    places = places_of(tmp_path / "data" / "work" / "apps", "stubborn")
+    places.root.parent.mkdir(parents=True)
+    places.make(None)
+    app = await apps.Processes("none").start(
+        apps.Start(
+            mark="stubborn/web-0", nonce="1", argv=["sh", "-c", "trap '' TERM; while :; do sleep 1; done"],
+            environment={"PATH": os.defpath}, directory=places.data, record=places.records / "web-0",
+            log=places.log("web", 0), stop_signal=signal.SIGTERM, stop_timeout_s=600, uid=None, writable=(),
+            readable=(), facts={},
+        )
+    )  # fmt: skip
+    yield app
+    app.kill()
+    await app.ended
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_apps_end_with_it_unless_they_shall_stay(
+    start: Callable[..., Running], app: Kept, kept: bool
+) -> None:
+    running = start(**({"KEEP": "yes"} if kept else {}))
+    await asyncio.to_thread(running.until_ready)
+    running.process.terminate()
+    if kept:
+        assert await asyncio.to_thread(running.process.wait, 20) == 0
+        assert not app.ended.done()
+        return
+    with pytest.raises(subprocess.TimeoutExpired):
+        await asyncio.to_thread(running.process.wait, 2)  # the app has its time, but who is in a hurry
+    running.process.terminate()
+    assert await asyncio.to_thread(running.process.wait, 20) == 0
+    assert (await app.ended).signal == signal.SIGKILL
+    assert "apps      | Stopped one instance of an app." in running.said
 
 
 def test_a_signal_while_starting_ends_everything(start: Callable[..., Running]) -> None:

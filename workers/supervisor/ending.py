@@ -10,10 +10,11 @@ from workers.supervisor.processes import Kept, NotStarted, Processes
 from workers.supervisor.supervisor import Lock
 
 
-async def stop_all(apps_dir: Path) -> int:
+async def stop_all(apps_dir: Path, *, at_once: bool = False) -> int:
     """Stop every instance below `apps_dir`, whoever started it; answers how many there were.
 
-    Each gets its own stop signal, and the time that it has before it is killed. The next worker starts what shall run.
+    Each gets its own stop signal, and the time that it has before it is killed; with `at_once` it is killed. The next
+    worker starts what shall run.
     Raises Conflict while a worker looks after them, which would start them again.
     """
     locks = [Lock(path) for path in sorted(apps_dir.glob(".*.lock"))]
@@ -24,13 +25,13 @@ async def stop_all(apps_dir: Path) -> int:
                 raise Conflict(
                     f"Worker {name!r} looks after these apps and would start them again; end it first."
                 )
-        return await _stop_all(apps_dir)
+        return await _stop_all(apps_dir, at_once=at_once)
     finally:
         for lock in locks:
             lock.close()
 
 
-async def _stop_all(apps_dir: Path) -> int:
+async def _stop_all(apps_dir: Path, *, at_once: bool) -> int:
     starter = Processes("none")
     kept: list[Kept] = []
     for directory in sorted(apps_dir.glob("*/records")):
@@ -42,7 +43,10 @@ async def _stop_all(apps_dir: Path) -> int:
                 continue
             kept += [adopted] if adopted is not None else []
     for each in kept:
-        each.stop()
+        if at_once:
+            each.kill()
+        else:
+            each.stop()
     await asyncio.gather(*(each.ended for each in kept))
     for path in apps_dir.glob("*/state.json"):
         memory = state.read(path)

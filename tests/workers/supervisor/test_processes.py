@@ -201,3 +201,9 @@ async def test_all_apps_of_a_machine_end_when_no_worker_looks_after_them(
     memory = state.read(app.state)
     assert memory is not None
     assert memory.lives == {}  # the next worker does not take it for a crash
+
+
+async def test_apps_that_are_ended_at_once_are_not_asked_first(app: Places, start: Starting) -> None:
+    kept = await start(shell("trap '' TERM; while :; do sleep 1; done"), stop_timeout_s=600)
+    assert await ending.stop_all(app.root.parent, at_once=True) == 1
+    assert (await kept.ended).signal == 9
