@@ -102,7 +102,7 @@ def claim(
 
     `lease_s` 0 means the job's own timeout + 30 s (agents that send no heartbeat). Jobs beyond the first `startable`
     are held ahead. `own`: from the worker's own queue alone, that of its node. Answers the
-    claims, and the ids that were refused because they are no jobs of ours.
+    claims, and the ids that were refused because they are no jobs of ours, or not as Hostler wrote them.
     Raises Unregistered.
     """
     names = [queues.of_node(holder.worker)] if own else queues.served(tag_sets, tags)

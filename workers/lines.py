@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from storage import attempts, files, fleet
+from storage import attempts, files, fleet, logs
 from storage.attempts import Beaten, Claim, Holder, Received
 from storage.calls import Call, command
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
@@ -158,7 +158,9 @@ class RedisLine:
     ) -> list[Offer]:
         claims, refused = await self._call(call)
         for job_id in refused:
-            log.warning("refused what a queue held: no such job", extra={"job": job_id})
+            log.warning(
+                "refused what a queue held: no job of ours, or not as we wrote it", extra={"job": job_id}
+            )
         offers = []
         for number, claim in enumerate(claims):
             try:
@@ -287,7 +289,7 @@ class RedisLine:
     async def put_log(self, offer: Offer, frames: bytes, *, first_line: int, next_line: int) -> None:
         """Store frames of the log as an object, then register them."""
         key = f"logs/{offer.job_id}/{offer.attempt}/{first_line:012d}"
-        await asyncio.to_thread(self.store.objects.put_bytes, key, frames)
+        await asyncio.to_thread(lambda: self.store.objects.put_bytes(key, logs.pack(frames)))
         record = {
             "attempt": offer.attempt, "first": first_line, "next": next_line, "key": key, "size_bytes": len(frames)
         }  # fmt: skip

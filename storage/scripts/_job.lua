@@ -4,6 +4,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local now_text = string.format('%d', now)
 local FIELDS = {'state', 'attempt', 'worker', 'queue', 'created', 'key', 'kids', 'hook', 'retries', 'failures',
   'deaths', 'once', 'cancel', 'wait', 'backoff', 'ahead', 'app'}
+-- what is counted with: a record that somebody else wrote into must not stop a step that sees to many jobs
+local NUMBERS = {attempt = '0', created = now_text, retries = '0', failures = '0', deaths = '0'}
 local TERMINAL = {completed = true, failed = true, cancelled = true}
 
 local function load(id)
@@ -11,6 +13,9 @@ local function load(id)
   if not values[1] then return nil end
   local job = {id = id, hash = 'h:job:' .. id}
   for i, name in ipairs(FIELDS) do job[name] = values[i] or '' end
+  for name, otherwise in pairs(NUMBERS) do
+    if #job[name] > 15 or not string.find(job[name], '^%d+$') then job[name] = otherwise end
+  end
   return job
 end
 

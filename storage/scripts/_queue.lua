@@ -4,6 +4,7 @@
 -- RQ's registries for what waits outside a queue; `rq info` shows them
 local RQ_WAIT = {delay = 'scheduled', backoff = 'scheduled', schedule = 'scheduled', dependency = 'deferred',
   key = 'deferred'}
+setmetatable(RQ_WAIT, {__index = function() return 'deferred' end})     -- a word that somebody else wrote
 
 -- the last step of getting into a queue, for a job whose record already says so
 local function line_up(job, front)

@@ -4,6 +4,15 @@
 -- include job
 -- include event
 -- include queue
+-- include finish
+-- what is counted with, here and when the attempt ends; nobody but Hostler writes a record, unless somebody does
+local function countable(...)
+  for i = 1, select('#', ...) do
+    local value = select(i, ...)
+    if value and (#value > 15 or not string.find(value, '^%d+$')) then return false end
+  end
+  return true
+end
 local worker, most, lease_ms, iso, startable = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local standing = redis.call('HMGET', 'h:worker:' .. worker, 'registration', 'drain')
 if standing[1] ~= ARGV[2] then return {'unregistered'} end
@@ -15,7 +24,7 @@ for _, key in ipairs(KEYS) do
   while #jobs < most do
     local id = redis.call('LMOVE', key, 'h:proc:' .. worker, 'LEFT', 'RIGHT')
     if not id then break end
-    local r = redis.call('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes')
+    local r = redis.pcall('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes')
     local held_by = r[6] and r[6] ~= '' and redis.call('GET', 'h:key:' .. r[6])
     if not r[1] then                                    -- not a job of ours: said aloud, never run
       redis.call('LREM', 'h:proc:' .. worker, -1, id)
@@ -29,6 +38,10 @@ for _, key in ipairs(KEYS) do
       redis.call('LREM', 'h:proc:' .. worker, -1, id)
       redis.call('RPUSH', 'h:keywait:' .. r[6], id)
       park({id = id, hash = 'h:job:' .. id, queue = queue}, 'key', nil)
+    elseif not (r[3] and r[7] and r[8] and countable(r[3], r[7], r[8], r[9], r[10])) then
+      redis.call('LREM', 'h:proc:' .. worker, -1, id)   -- somebody wrote into it: it ends alone, the others are served
+      finish(load(id), 'failed', 'invalid', '', iso)
+      refused[#refused + 1] = id
     else
       local attempt = string.format('%d', r[3] + 1)     -- the fencing token
       local ahead = #jobs >= startable and '1' or ''
@@ -48,7 +61,7 @@ for _, key in ipairs(KEYS) do
       -- score +inf: `rq info` runs RQ's own cleanup over this registry and would fail or double expired entries (R7)
       redis.call('ZADD', 'rq:wip:' .. queue, '+inf', id .. ':' .. attempt)
       event('job.started', 'id', id, 'a', attempt, 'w', worker)
-      jobs[#jobs + 1] = {id, attempt, queue, r[4], r[5], r[9] or '0'}
+      jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0'}
     end
   end
   if #jobs >= most then break end

@@ -37,6 +37,7 @@ redis.call('HINCRBY', 'h:worker:' .. A[3], 'jobs_completed', 1)
 local may_retry = outcome == 'failed' and job.once == '' and (reason == 'exit_code' or reason == 'timeout')
 if may_retry and tonumber(job.failures) < tonumber(job.retries) then
   local base, factor, cap = string.match(job.backoff, '^(%d+) ([%d.]+) (%d+)$')
+  if not base then base, factor, cap = '0', '1', '0' end         -- a word that somebody else wrote
   local delay = math.min(base * factor ^ job.failures, tonumber(cap)) * tonumber(A[9])
   redis.call('HSET', job.hash, 'failures', job.failures + 1, 'exit', exit, 'reason', reason,
     'settled', A[3] .. ' ' .. job.attempt)

@@ -73,6 +73,62 @@ async def test_what_is_no_job_of_ours_is_refused_aloud(store: Store, redis_clien
     assert any(b"queue.refused" in entry.values() for _, entry in redis_client.xrange("h:events"))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("attempt", "x"), ("attempt", "-1"), ("attempt", "9" * 400), ("created", "x"), ("created", ""),
+     ("timeout", "1e999"), ("lines", "x"), ("bytes", " 1"), ("attempt", None), ("created", None), ("timeout", None)],
+)  # fmt: skip
+async def test_a_record_that_somebody_spoilt_ends_alone_and_holds_up_no_other(
+    store: Store, redis_client: redis.Redis, field: str, value: str | None
+) -> None:
+    holder = await register(store)
+    first, spoilt, last = [await submit(store) for _ in range(3)]
+    dependent = await submit(store, depends_on=[spoilt])
+    if value is None:
+        redis_client.hdel(f"h:job:{spoilt}", field)
+    else:
+        redis_client.hset(f"h:job:{spoilt}", field, value)
+    # lease 0: the job's own timeout is counted with, as for an agent
+    claims, refused = await store.call(attempts.claim(holder, [], [], most=5, startable=5, lease_s=0))
+    assert [each.job_id for each in claims] == [first, last]
+    assert refused == [spoilt]
+    assert redis_client.hmget(f"h:job:{spoilt}", "state", "reason") == [b"failed", b"invalid"]
+    assert redis_client.hget(f"h:job:{dependent}", "state") == b"cancelled"
+    assert redis_client.lrange("h:proc:w", 0, -1) == [first.encode(), last.encode()]
+
+
+async def test_what_is_not_even_a_record_holds_up_no_claim(store: Store, redis_client: redis.Redis) -> None:
+    holder = await register(store)
+    redis_client.set("h:job:evil", "x")
+    redis_client.rpush("rq:queue:jobs.normal", "evil")
+    bare = await submit(store)
+    redis_client.hdel(f"h:job:{bare}", "spec", "sig")
+    job_id = await submit(store)
+    claims, refused = await store.call(attempts.claim(holder, [], [], most=5, startable=5, lease_s=15))
+    assert [each.job_id for each in claims] == [bare, job_id]
+    assert refused == ["evil"]
+    with pytest.raises(Forged):
+        claims[0].read_spec(store.seal)
+
+
+@pytest.mark.parametrize("field", ["deaths", "created", "attempt", "wait", "backoff", "retries", "failures"])
+async def test_a_record_that_is_spoilt_while_it_runs_does_not_stop_the_reaper(
+    store: Store, redis_client: redis.Redis, field: str
+) -> None:
+    holder = await register(store)
+    spoilt, other = [await submit(store) for _ in range(2)]
+    await claim(store, holder, most=2)
+    redis_client.hset(f"h:job:{spoilt}", field, "x")
+    for job_id in (spoilt, other):
+        run_out(redis_client, job_id)
+    no_outage(redis_client)
+    _, lost, _, _ = await reap(store)
+    assert {spoilt.encode(), other.encode()} == set(lost)
+    assert (await jobs.get(store, other)).state == "queued"
+    await jobs.cancel(store, "user:u", spoilt)
+    assert redis_client.hget(f"h:job:{spoilt}", "state") == b"cancelled"
+
+
 async def test_a_spec_that_was_altered_or_belongs_to_another_job_is_not_believed(
     store: Store, redis_client: redis.Redis
 ) -> None:
