@@ -6,6 +6,7 @@ its channel goes on with. What neither Redis nor the object store has is a state
 """
 
 import base64
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, suppress
@@ -19,8 +20,17 @@ from storage.calls import text as decoded
 from storage.errors import NotFound
 from storage.store import Store
 
+log = logging.getLogger("hostler.storage")
+
 #: What readers call the two channels.
 STREAMS = {"o": "stdout", "e": "stderr"}
+
+#: How parts are packed: fast, since the object store takes far longer over a byte than this does.
+_PACK_LEVEL = 1
+#: What a packed part begins with (RFC 8878, section 3.1.1); frames begin with a digit.
+_PACKED = b"\x28"
+#: So much of a part is unpacked at once.
+_UNPACKED_BYTES = 1024 * 1024
 
 #: How many pieces of one long line are compared where a part of the log meets the live stream.
 _OVERLAP = 64
@@ -158,10 +168,37 @@ def decode(frames: bytes) -> Iterator[Entry]:
         yield Entry(int(attempt), int(line), int(count), channel.decode("ascii"), data)
 
 
-async def decode_stream(chunks: AsyncIterable[bytes]) -> AsyncIterator[Entry]:
-    """Yield the entries of a part as it arrives."""
-    rest = b""
+def pack(frames: bytes) -> bytes:
+    """Return frames as parts of the log are stored: packed with Zstandard, or as they are where that gains little."""
+    import zstandard  # noqa: PLC0415  most processes never store a part
+
+    packed = zstandard.ZstdCompressor(level=_PACK_LEVEL, write_checksum=True).compress(frames)
+    return packed if len(packed) < len(frames) * 0.75 else frames
+
+
+async def _unpacked(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield the frames of a stored part. Raises ValueError when it is damaged."""
+    held: list[bytes] = []
     async for chunk in chunks:
+        if held or chunk.startswith(_PACKED):
+            held.append(chunk)  # what is packed is short, and would unpack to any length if it came by itself
+        else:
+            yield chunk
+    if held:
+        import zstandard  # noqa: PLC0415  as above
+
+        try:
+            unpacker = zstandard.ZstdDecompressor()
+            for frames in unpacker.read_to_iter(b"".join(held), write_size=_UNPACKED_BYTES):
+                yield frames
+        except zstandard.ZstdError as error:
+            raise ValueError(f"A part of a log is damaged: {error}.") from None
+
+
+async def decode_stream(chunks: AsyncIterable[bytes]) -> AsyncIterator[Entry]:
+    """Yield the entries of a stored part as it arrives, packed or not. Raises ValueError when it is damaged."""
+    rest = b""
+    async for chunk in _unpacked(chunks):
         rest += chunk
         used = 0
         for entry in decode(rest):
@@ -326,12 +363,14 @@ def _overlap(seen: list[tuple[str, bytes]], live: list[Entry]) -> int:
 
 
 async def _part(store: Store, part: Part) -> AsyncGenerator[Entry, None]:
-    """Yield the entries of a part; nothing when the object store has lost it, which then shows as a gap."""
+    """Yield the entries of a part; what the object store has lost or damaged shows as a gap."""
     with suppress(NotFound):
         reading = await store.objects.open(part.key)
         try:
             async for entry in decode_stream(reading):
                 yield entry
+        except ValueError as error:
+            log.error("a part of a log cannot be read", extra={"object": part.key, "why": str(error)})
         finally:
             await reading.close()
 

@@ -5,7 +5,6 @@ beside the job's directory. Delivery may repeat a piece after a lost reply; the 
 """
 
 import asyncio
-import contextlib
 import errno
 import os
 import tempfile
@@ -23,14 +22,17 @@ from workers.log import log
 
 #: A line longer than this is broken into several, so that no reader has to hold more and every piece has its number.
 PIECE_BYTES = 64 * 1024
-#: While so many pieces wait, short lines are put together into longer pieces.
-MOST_WAITING = 256
+#: While so many pieces wait, the one under way among them, lines are put together into longer ones: what a piece
+#: costs here, in Redis and for each follower hardly depends on its length, and it would have to wait anyway.
+MOST_WAITING = 1
 #: So much of one log is held in memory; beyond, it is in a file.
 MEMORY_BYTES = 256 * 1024
 #: The log goes to the object store in parts of this size.
 PART_BYTES = 8 * 1024 * 1024
 #: … or half of what the live log keeps, so that a reader finds each line in one or the other.
 LIVE_SHARE = 2
+#: What the script leaves of the live log when it trims it: what is sent runs ahead of what is stored by no more.
+LIVE_KEPT = 0.75
 #: While the object store is away, so long between two tries in the middle of a log.
 STORE_PAUSE_S = 5.0
 #: So long does a result wait for a log that is too long for Redis.
@@ -127,6 +129,7 @@ class Output:
         self._waiting_bytes = 0
         self._batch, self._batch_channel = bytearray(), "o"
         self._sender: asyncio.Task[None] | None = None
+        self._storer: asyncio.Task[None] | None = None
         self._next = offer.lines
         self._marks: deque[tuple[int, int]] = deque()  # where the next parts of the log end: byte and line
         self._store_after = 0.0
@@ -180,13 +183,17 @@ class Output:
     def _enqueue(self, channel: str, data: bytes) -> None:
         if self.truncated:
             return
-        count = data.count(b"\n") + (not data.endswith(b"\n"))
-        if self.bytes_kept + len(data) > self._limit_bytes:
+        room = self._limit_bytes - self.bytes_kept
+        if len(data) > room:
+            if end := data.rfind(b"\n", 0, max(0, room)) + 1:  # the lines that still fit
+                self._append(channel, data[:end])
             self.truncated = True
-            channel, count = "e", 1
-            data = (
-                b"[hostler] output limit of %d bytes reached; what follows is not kept\n" % self._limit_bytes
-            )
+            mark = b"[hostler] output limit of %d bytes reached; what follows is not kept\n"
+            channel, data = "e", mark % self._limit_bytes
+        self._append(channel, data)
+
+    def _append(self, channel: str, data: bytes) -> None:
+        count = data.count(b"\n") + (not data.endswith(b"\n"))
         self.bytes_kept += len(data)
         frame = encode_frame(self._offer.attempt, self._next, count, channel, data)
         try:
@@ -233,8 +240,7 @@ class Output:
             if self._percent is not None:
                 percent, self._percent = self._percent, None
                 await self._deliver(partial(self._line.progress, self._offer, percent))
-            if self._marks and asyncio.get_running_loop().time() >= self._store_after:
-                await self._store_parts()
+            await self._store_beside()
 
     async def _send_piece(self, piece: _Piece, data: bytes) -> None:
         received = await self._line.output(
@@ -257,11 +263,37 @@ class Output:
                 self.lost = True
                 self._gone()
 
+    @property
+    def _sent(self) -> int:
+        return self._waiting[0].offset if self._waiting else self._spool.size_bytes
+
+    async def _store_beside(self) -> None:
+        """Have parts that are complete stored while sending goes on, for as long as the live log has what they lack.
+
+        While the store is away, the live log goes on.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            due = self._marks and self._marks[0][0] <= self._sent
+            if due and self._storer is None and loop.time() >= self._store_after:
+                self._storer = loop.create_task(self._store_parts())
+                self._storer.add_done_callback(self._stored)
+            if self._storer is None or self._sent - self._parts_until[0] <= LIVE_KEPT * self._live_bytes:
+                return
+            await asyncio.wait((self._storer,))
+
+    def _stored(self, storer: "asyncio.Task[None]") -> None:
+        self._storer = None
+        if not storer.cancelled() and (error := storer.exception()) is not None:
+            log.error(
+                "a part of the log could not be stored", exc_info=error, extra={"job": self._offer.job_id}
+            )
+            self._store_after = asyncio.get_running_loop().time() + STORE_PAUSE_S
+
     async def _store_parts(self) -> None:
-        """Store the parts of the log that are complete and sent; while the store is away, the live log goes on."""
-        sent = self._waiting[0].offset if self._waiting else self._spool.size_bytes
+        """Store the parts of the log that are complete and sent."""
         try:
-            while self._marks and self._marks[0][0] <= sent:
+            while self._marks and self._marks[0][0] <= self._sent:
                 await self._store_until(*self._marks[0])
                 self._marks.popleft()
         except Unavailable:
@@ -284,6 +316,8 @@ class Output:
         """
         if self._sender is not None:
             await self._sender
+        if self._storer is not None:
+            await asyncio.wait((self._storer,))
         attempts = 1 + int(self._offer.spec.get("retries") or 0)  # they share what is kept in Redis
         if self.bytes_kept > self._live_bytes // attempts and not self.lost:
             try:
@@ -299,10 +333,10 @@ class Output:
 
     async def close(self) -> None:
         """Drop what is not delivered. Safe to run twice."""
-        if self._sender is not None:
-            self._sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sender
+        for task in (self._sender, self._storer):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
         self._spool.close()
 
 

@@ -16,6 +16,9 @@ from workers.platforms import Output as Pipe
 from workers.workspace import Workspace
 
 READ_BYTES = 64 * 1024
+#: A command that prints again so soon after the last read is one that floods: its next read waits as long, so that it
+#: brings many lines and not a few, unless the pipe is filling up.
+FLOOD_S = 0.001
 #: How long a file that cannot be fetched for now is tried before the job is handed back.
 FETCH_PATIENCE_S = 60.0
 
@@ -74,6 +77,8 @@ class Run:
         self._working_directory: Path | None = None
         self._mistake: Exception | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._read_at = {"o": 0.0, "e": 0.0}
+        self._reads = True
 
     def stop(self, why: str) -> None:
         """End the attempt: `cancelled`, `timeout`, `released` (TERM, grace, KILL) or `lost` (KILL). Safe to repeat."""
@@ -214,7 +219,7 @@ class Run:
         platform = self.around.platform
         self.child = child = platform.spawn(command)
         for channel, pipe in (("o", child.stdout), ("e", child.stderr)):
-            platform.watch(pipe, partial(self._read, channel, pipe))
+            platform.watch(pipe, partial(self._hear, channel, pipe))
         timeout_s = float(spec.get("timeout_s") or 600)
         self._timers.append(asyncio.get_running_loop().call_later(timeout_s, self.stop, "timeout"))
 
@@ -223,24 +228,40 @@ class Run:
         pipes = (("o", child.stdout), ("e", child.stderr))
         try:
             await self.exited
+            self._reads = False
             for channel, pipe in pipes:  # all that it wrote is in the pipes by now
                 while self._read(channel, pipe):
                     await asyncio.sleep(0)
         finally:
+            self._reads = False
             for _, pipe in pipes:
                 self.around.platform.unwatch(pipe)
             child.close()
         self.output.end()
         return child.outcome()
 
-    def _read(self, channel: str, pipe: Pipe) -> bool:
+    def _hear(self, channel: str, pipe: Pipe) -> None:
+        """Read what there is; let more of it gather where it comes in a flood."""
+        loop = asyncio.get_running_loop()
+        before, self._read_at[channel] = self._read_at[channel], loop.time()
+        size = self._read(channel, pipe)
+        if 0 < size < READ_BYTES // 2 and self._read_at[channel] - before < 2 * FLOOD_S and self._reads:
+            self.around.platform.unwatch(pipe)
+            loop.call_later(FLOOD_S, self._hear_on, channel, pipe)
+
+    def _hear_on(self, channel: str, pipe: Pipe) -> None:
+        if self._reads:
+            self.around.platform.watch(pipe, partial(self._hear, channel, pipe))
+
+    def _read(self, channel: str, pipe: Pipe) -> int:
+        """Read once; answers how many bytes there were."""
         data = pipe.read(READ_BYTES)
         if data:
             self.output.feed(channel, data)
-            return True
+            return len(data)
         if data == b"":
             self.around.platform.unwatch(pipe)
-        return False
+        return 0
 
     def _judged(self, outcome: Outcome | None) -> Ending:
         facts: dict[str, str | int] = {}

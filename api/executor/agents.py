@@ -1,6 +1,7 @@
 """What HTTP agents call about jobs: take one, say what it prints, keep what it leaves, end it."""
 
 import asyncio
+import hashlib
 import logging
 import re
 import shlex
@@ -341,11 +342,12 @@ async def put_log(
     frames = await bodies.read(req, PART_LIMIT_BYTES)
     _check_frames(frames, attempt, first, following)
     key = f"logs/{id}/{attempt}/{first:012d}"
-    stored = await store.objects.put(key, frames)
+    packed, sha256 = await asyncio.to_thread(lambda: (logs.pack(frames), hashlib.sha256(frames).hexdigest()))
+    await store.objects.put(key, packed)
     name = f"{attempt}:{first:012d}"
     record = {"attempt": attempt, "first": first, "next": following, "key": key, "size_bytes": len(frames)}
     await _attach(context, id, "logparts", name, record)
-    kept = {"job_id": id, "name": name, "size": stored.size_bytes, "sha256": stored.sha256}
+    kept = {"job_id": id, "name": name, "size": len(frames), "sha256": sha256}
     _declared(put_log).render(req, resp, kept)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from storage import archive, attempts, logs
 from storage.attempts import Claim, Holder
+from storage.calls import command
 from storage.errors import NotFound
 from storage.logs import Entry, Gap, Place
 from storage.store import Store
@@ -177,6 +178,45 @@ async def test_a_hole_between_parts_and_stream_is_told_where_it_is(job):
     log = await logs.read(job.store, job.id)
     assert (log.next, log.gap, log.more) == (50, None, True)
     assert (await logs.read(job.store, job.id, after=50)).gap == gap
+
+
+@pytest.mark.parametrize("count", [1, 3000])
+async def test_a_part_is_packed_where_that_gains_something(count):
+    frames = b"".join(logs.encode_frame(1, line, 1, "o", b"line %d\n" % line) for line in range(count))
+    packed = logs.pack(frames)
+    assert (len(packed) < len(frames) / 3) == (count > 1)
+
+    async def arriving():
+        for at in range(0, len(packed), 1000):
+            yield packed[at : at + 1000]
+
+    assert [entry.line for entry in [each async for each in logs.decode_stream(arriving())]] == list(
+        range(count)
+    )
+
+
+async def test_a_part_that_was_damaged_shows_as_a_gap(job):
+    frames = logs.encode_frame(1, 0, 100, "o", b"line\n" * 100)
+    key, record = "logs/damaged", {"attempt": 1, "first": 0, "next": 100, "key": "logs/damaged"}
+    packed = logs.pack(frames)
+    await job.store.objects.put(key, packed[:-9] + bytes(9))
+    step = attempts.attach(job.holder, job.id, job.claim.attempt, "logparts", "1:0", record)
+    await job.store.call(step)
+    await job.store.call(
+        attempts.output(
+            job.holder,
+            job.id,
+            1,
+            "o",
+            b"more\n",
+            first_line=100,
+            line_count=1,
+            live_bytes=1000,
+            limit_bytes=9999,
+        )
+    )
+    await job.store.call(command("HSET", f"h:job:{job.id}", "dropped", "500"))
+    assert [type(piece) for piece in await collect(job)] == [Gap, Entry]
 
 
 async def test_a_part_that_the_object_store_lost_shows_as_a_gap(job):

@@ -277,3 +277,34 @@ def test_a_spool_reads_what_was_written_in_memory_and_in_its_file(tmp_path: Path
     with pytest.raises(ValueError, match="closed"):
         spool.append(b"late")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_sending_goes_on_beside_a_part_that_is_being_stored_but_not_beyond_the_live_log(
+    line: FakeLine, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = asyncio.Event()
+    put_log = line.put_log
+
+    async def slow(*arguments: Any, **named: Any) -> None:
+        await let_go.wait()
+        await put_log(*arguments, **named)
+
+    monkeypatch.setattr(line, "put_log", slow)
+    output = make(live_bytes=10_000)
+    for _ in range(40):
+        output.feed("o", b"x" * 999 + b"\n")
+        await asyncio.sleep(0.005)
+    sent = len(line.of("job").text)
+    assert 5_000 < sent <= 8_500, "a part is under way, and what follows it is only in the live log"
+    let_go.set()
+    await output.delivered()
+    assert len(line.of("job").text) == 40_000
+    stored = b"".join(entry.data for _, _, frames in line.of("job").parts for entry in decode(frames))
+    assert stored == line.of("job").text
+
+
+async def test_the_quota_keeps_the_lines_that_fit_of_a_long_piece(line: FakeLine, make: Any) -> None:
+    output = make(limit_bytes=95)
+    output.feed("o", b"123456789\n" * 30)
+    await output.delivered()
+    assert line.of("job").text.startswith(b"123456789\n" * 9 + b"[hostler] output limit of 95 bytes")
