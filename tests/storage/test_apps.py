@@ -634,3 +634,18 @@ async def test_waiting_for_a_job_ends_with_it_or_with_patience(store: Store, nod
 async def test_an_unknown_action_names_those_there_are(store: Store, node: Node) -> None:
     with pytest.raises(Invalid, match="unknown action: dance"):
         await change(store, "dance")
+
+
+async def test_a_wish_is_checked_once_and_whoever_alters_it_gains_nothing_by_that(
+    store: Store, node: Node
+) -> None:
+    app, _ = await apps.install(store, "user:u", inline=manifest())
+    again = await apps.get(store, app.instance_id)
+    assert again.manifest is app.manifest  # a list of a thousand apps is read in a moment
+    key = f"h:app:{app.instance_id}"
+    await store.call(command("HSET", key, "wish", app.wish.replace(b'"running"', b'"stopped"')))
+    with pytest.raises(NotFound):
+        await apps.get(store, app.instance_id)
+    await store.call(command("HSET", "h:app:other", "wish", app.wish, "phase", "ready", "node", app.node))
+    with pytest.raises(NotFound):
+        await apps.get(store, "other")
