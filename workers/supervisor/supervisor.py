@@ -175,6 +175,17 @@ class Supervisor:
         except (HostlerError, OSError) as error:
             log.error("cannot care for an app", extra={"app": app.instance_id, "why": str(error)})
             return None
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ):  # which must not end the care for all others
+            if memory is None:
+                raise
+            log.exception("what is remembered of an app makes no sense", extra={"app": app.instance_id})
+            await supervised.close()
+            return await self._care_for(app, None)
         if known := self._apps.get(app.instance_id):  # taken in by somebody else meanwhile
             await supervised.close()
             return known

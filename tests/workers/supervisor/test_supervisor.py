@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from controls import (
     SEAL,
@@ -356,6 +357,28 @@ async def test_too_much_memory_ends_it(
     await soon(has(control, "a", small_0="running", web_0="failed"), "it was ended")
     assert "of memory" in control.instance("a", "web-0").message  # type: ignore[union-attr]
     await soon(lambda: [each for each in control.sampled if each.process == "small"], "samples are kept")
+
+
+async def test_a_memory_that_makes_no_sense_costs_no_process_and_no_other_app(
+    node: Running, control: FakeControl
+) -> None:
+    for name in ("a", "b"):
+        node.install(name, {"web": {"command": SLEEP}})
+    await soon(
+        lambda: {"a", "b"} <= set(control.told) and all(has(control, n, web_0="running")() for n in "ab"),
+        "run",
+    )
+    before = pids(control, "a"), pids(control, "b")
+    await node.end()
+    path = node.settings.apps_dir / "a" / "state.json"
+    remembered = orjson.loads(path.read_bytes())
+    remembered["lives"]["web-0"] = {"state": "?"}
+    path.write_bytes(orjson.dumps(remembered))
+    control.told.clear()
+    node.start()
+    for name in ("a", "b"):
+        await soon(has(control, name, web_0="running"), f"{name} is cared for")
+    assert (pids(control, "a"), pids(control, "b")) == before
 
 
 @pytest.mark.proves("F46")
