@@ -13,7 +13,7 @@ from falcon.asgi import WebSocket
 from api.endpoint import Context
 from api.errors import status_of
 from api.realtime import broadcast
-from api.realtime.frames import FRAMES
+from api.realtime.frames import FRAMES, frame
 from api.realtime.hub import Ended
 from api.realtime.messages import Live, Message
 from storage.errors import HostlerError, Unavailable
@@ -22,6 +22,8 @@ from storage.errors import HostlerError, Unavailable
 STANDING_S = 4.0
 #: A client that takes nothing for so long is given up.
 SEND_S = 30.0
+#: While a client has not taken so much, messages are written to it at once, past the layers that would wait for it.
+DIRECT_BYTES = 16 * 1024
 #: What a client may say: nothing that matters here, so little.
 MOST_INCOMING_BYTES = 4096
 MOST_INCOMING = 20  # in INCOMING_S seconds
@@ -83,15 +85,20 @@ async def _send(
     context: Context, ws: WebSocket, messages: AsyncGenerator[Message | Live, None]
 ) -> Closing | None:
     """Send all messages; answers how to close after the last one."""
+    write = context.request.scope.get("extensions", {}).get(FRAMES)
+    waiting_bytes = 0
     try:
         async for message in messages:
             if isinstance(message, Live):
-                write = context.request.scope["extensions"][FRAMES]
                 everything = broadcast.of(context.request.context.hub)
                 message.position = await everything.join(message.position, write)
                 continue
-            async with asyncio.timeout(SEND_S):
+            if write is not None and waiting_bytes < DIRECT_BYTES:
+                waiting_bytes = write(frame(message.text))
+                continue
+            async with asyncio.timeout(SEND_S):  # what was written before has to leave first
                 await ws.send_text(message.text)
+            waiting_bytes = 0
     except falcon.WebSocketDisconnected:
         return None
     except TimeoutError:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+import uvloop
 
 #: So many of the clients read what they are told; the others count frames.
 READERS = 20
@@ -97,4 +98,4 @@ async def main(url: str, api_key: str, count: int, expected: int, told: Path) ->
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])))
+    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])))
