@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, cast
@@ -20,7 +21,7 @@ from settings import Settings, __version__
 from storage import fleet, quarantine, queues, relay
 from storage.attempts import Holder
 from storage.calls import text
-from storage.errors import Conflict, Unavailable
+from storage.errors import Conflict, HostlerError, Unavailable
 from storage.store import Store
 from workers import startup, tasks
 from workers.forwarding import Forwarder
@@ -180,16 +181,23 @@ def _alive(pid: int) -> bool:
 
 @contextlib.asynccontextmanager
 async def _at_work(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have something done at the same time, until what is within has ended."""
+    """Have something done at the same time, until what is within has ended.
+
+    Should it fail, the worker is told to stop as by a signal, and then this raises HostlerError: whoever runs it starts
+    another, while one that went on with a part of itself would look well.
+    """
     task = asyncio.create_task(work)
-    task.add_done_callback(_say_when_it_fails)
+    task.add_done_callback(_stop_when_it_fails)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _say_when_it_fails(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a part of the worker has ended", exc_info=error)
+        raise HostlerError(f"A part of the worker has ended: {error!r}.") from error
+
+
+def _stop_when_it_fails(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a part of the worker has ended, so it stops", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from servers import free_port
 from settings import Settings
 from storage import fleet
 from storage.attempts import Holder
+from storage.errors import HostlerError
 from storage.store import Store
 from workers import platforms, startup
 from workers import worker as module
@@ -114,3 +116,18 @@ async def test_a_name_is_free_once_its_worker_is_surely_dead(
 def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
     assert startup.problem_with_name(name) is not None
     assert startup.problem_with_name("builder-1.example_x") is None
+
+
+async def test_a_worker_of_which_a_part_has_ended_stops_and_says_so() -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    async def part() -> None:
+        raise OSError("no lock")
+
+    loop.add_signal_handler(signal.SIGTERM, told.set)
+    try:
+        with pytest.raises(HostlerError, match="no lock"):
+            async with module._at_work(part()), asyncio.timeout(5):
+                await told.wait()
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
