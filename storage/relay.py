@@ -412,8 +412,12 @@ class _Clerk:
         """Say that this session answers."""
         words = ("SET", f"h:relay:session:{self.node}", self.session, "PX", int(SESSION_S * 1000))
         while True:
-            with contextlib.suppress(Unavailable):
+            try:
                 await self.store.call(command(*words))
+            except Unavailable:
+                pass
+            except Exception:  # what is wrong in Redis may be mended
+                log.exception("cannot say that this node answers")
             await asyncio.sleep(SAY_S)
 
     async def keep_taking(self) -> None:
@@ -429,6 +433,9 @@ class _Clerk:
                     pass
             except Unavailable:
                 await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
+            except Exception:  # as above; a node that takes no questions any more would look well
+                log.exception("cannot take questions to apps")
+                await asyncio.sleep(POLL_S)
 
     async def _take(self) -> bool:
         reply = await self.store.call(script("relay_take", self.node))

@@ -115,6 +115,20 @@ async def test_a_node_that_is_not_there_is_told_at_once_and_one_that_died_soon(s
             await relay.request(web, NODE, Ask(app="a"))
 
 
+async def test_what_somebody_has_spoilt_in_redis_holds_a_node_up_only_until_it_is_mended(
+    stores, redis_client, monkeypatch
+):
+    monkeypatch.setattr(relay, "POLL_S", 0.05)
+    monkeypatch.setattr(relay, "SAY_S", 0.05)
+    async with serving(stores) as web:
+        redis_client.set(f"h:relay:asks:{NODE}", "no list")
+        redis_client.delete(f"h:relay:session:{NODE}")
+        await until(lambda: is_there(web))
+        await asyncio.sleep(0.2)  # it has looked by then
+        redis_client.delete(f"h:relay:asks:{NODE}")
+        assert (await relay.request(web, NODE, Ask(app="a", body=b"x"))).body == b"x"
+
+
 async def test_limits_of_size_hold_on_both_sides(stores):
     async def flood(ask: Ask) -> AsyncGenerator[Head | bytes, None]:
         yield Head(200)
