@@ -198,12 +198,15 @@ class Building:
     async def _run_apart(self, root: Path, scripts: list[tuple[list[str], float]], *, network: bool) -> None:
         """Run what the package brings, as a user of no app or behind Landlock, in its own directory alone."""
         loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+        told = PROGRESS["script"]
 
         def hear(channel: str, data: bytes) -> None:
+            nonlocal told
             self._job.hear(channel, data)
             percent = progress.last(data)
-            if percent is not None:
-                done = PROGRESS["script"] + percent * (PROGRESS["whole"] - PROGRESS["script"]) // 100
+            done = PROGRESS["script"] + (percent or 0) * (PROGRESS["whole"] - PROGRESS["script"]) // 100
+            if done > told:  # each step once, however often a package says so
+                told = done
                 task = loop.create_task(self._job.tell(done, "Running the install step."))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
@@ -219,17 +222,19 @@ class Building:
             "HOSTLER_APP": self._job.app,
         }
         readable = [self._site.apps_dir / toolchains.FOLDER]
-        with Programs(self._site.isolation, self._job.id, hear=hear, readable=readable) as programs:
-            programs.prepare(root)
-            prefix = [] if network else await self._without_network(programs, root, environment)
-            for argv, timeout_s in scripts:
-                ended = await programs.run(
-                    [*prefix, *argv], directory=root, environment=environment, timeout_s=timeout_s
-                )
-                if not ended.succeeded:
-                    raise StepFailed(_why_step_failed(ended), ended.outcome.exit_code)
-            programs.reclaim(root)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            with Programs(self._site.isolation, self._job.id, hear=hear, readable=readable) as programs:
+                programs.prepare(root)
+                prefix = [] if network else await self._without_network(programs, root, environment)
+                for argv, timeout_s in scripts:
+                    ended = await programs.run(
+                        [*prefix, *argv], directory=root, environment=environment, timeout_s=timeout_s
+                    )
+                    if not ended.succeeded:
+                        raise StepFailed(_why_step_failed(ended), ended.outcome.exit_code)
+                programs.reclaim(root)
+        finally:
+            await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(remove_tree, scratch)
 
     async def _without_network(

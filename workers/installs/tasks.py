@@ -26,6 +26,8 @@ from workers.run import Ending
 
 #: Tasks of one app wait for one another: a cancelled install clears up before the app is removed.
 _LOCKS: "weakref.WeakValueDictionary[str, asyncio.Lock]" = weakref.WeakValueDictionary()
+#: Who is to end while it clears up goes on for so long at most.
+STUBBORN_S = 10.0
 
 
 # ---- install --------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ async def _settle(flow: Flow, file: JournalFile, data: Data, journal: Journal, a
     await flow.supervisor.apply(app)
     await data.drop()
     file.remove()
-    flow.releases.prune(each.dir for each in app.releases)
+    await asyncio.to_thread(flow.releases.prune, [each.dir for each in app.releases])
     await flow.shown(app)
     return f"{flow.app_id!r} runs release {note.version}."
 
@@ -318,11 +320,16 @@ async def _tidied(work: Awaitable[None], flow: Flow) -> None:
 
 
 async def _shielded(work: Awaitable[None]) -> None:
-    """See something through, however often this is cancelled meanwhile."""
+    """See something through, also when this is cancelled meanwhile, but then not for ever: Redis may be away."""
     task = asyncio.ensure_future(work)
+    limit_s = None
     while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
+        try:
+            done, _ = await asyncio.wait([task], timeout=limit_s)
+            if not done:
+                task.cancel()
+        except asyncio.CancelledError:
+            limit_s = STUBBORN_S
     task.result()
 
 

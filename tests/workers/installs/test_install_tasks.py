@@ -13,6 +13,7 @@ from storage.apps import Phase
 from storage.errors import Conflict, NotFound
 from storage.watch import events_after
 from workers import archives
+from workers.installs import tasks
 from workers.installs.tasks import TASKS
 
 
@@ -307,3 +308,41 @@ async def test_events_tell_of_an_install_from_begin_to_end(node: Node) -> None:
     assert (progress[-1], installs[-1]["status"]) == (100, "installed")
     assert {each["status"] for each in installs[:-1]} == {"installing"}
     assert json.dumps(installs)  # plain words
+
+
+async def test_an_install_step_that_says_the_same_progress_for_ever_is_told_of_once(node: Node) -> None:
+    await node.thing(
+        "1.0", '\n[install]\ncommand = "for i in 1 2 3 4 5 6; do echo ::progress 40; sleep 0.03; done"\n'
+    )
+    await node.install()
+    told = [event.fields async for page in events_after(node.store, "0-0") for event in page]
+    steps = [each for each in told if each.get("message") == "Running the install step."]
+    assert [each["progress"] for each in steps] == ["50", "64"]
+
+
+async def test_who_clears_up_while_redis_is_away_does_not_keep_the_worker_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks, "STUBBORN_S", 0.05)
+    clearing = asyncio.create_task(tasks._shielded(asyncio.Event().wait()))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    clearing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await clearing
+
+
+async def test_what_clears_up_is_seen_through_when_it_is_cancelled_meanwhile() -> None:
+    go_on, done = asyncio.Event(), []
+
+    async def clear_up() -> None:
+        await go_on.wait()
+        done.append(True)
+
+    clearing = asyncio.create_task(tasks._shielded(clear_up()))
+    await asyncio.sleep(0)
+    clearing.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await clearing
+    assert done

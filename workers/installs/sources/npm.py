@@ -88,7 +88,7 @@ class NpmPackage:
             packed = next(beside.glob("*.tgz"), None)
             if packed is None:
                 raise InstallFailed(f"npm fetched nothing for {self.package}@{resolved.version}.")
-            _compare(packed, resolved.origin.partition("#")[2])
+            await asyncio.to_thread(_compare, packed, resolved.origin.partition("#")[2])
             await unpack(packed, into, bench)
         finally:
             await asyncio.to_thread(remove_tree, beside)
