@@ -1,5 +1,6 @@
 """The configuration of a product, and the React components that it brings for it and for its details."""
 
+import contextlib
 import hashlib
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from api.cuby.product import Accepted, accepted
 from api.dialect import CUBY
 from api.endpoint import Context, Group, HTTPStatus, Role
 from storage import apps, relay
-from storage.apps import App
+from storage.apps import App, Phase
 from storage.errors import (
     BadGateway,
     Conflict,
@@ -35,6 +36,8 @@ _FETCH = (*_READ, Unavailable, BadGateway, GatewayTimeout)
 #: More than any component needs, React not being in it.
 COMPONENT_LIMIT_BYTES = 5 * 1024 * 1024
 _CONFIG_BYTES = 256 * 1024
+#: An install that has told how it went may still watch whether the app comes up; it is waited for so long.
+SETTLED_WITHIN_S = 10.0
 
 
 class HasConfig(Schema):
@@ -99,6 +102,10 @@ async def configure(context: Context, req: Request, resp: Response, *, instance_
     given = await bodies.json_object(req, _CONFIG_BYTES)
     app = await apps.get(context.store, instance_id)
     config = _unwrapped(app, given)
+    if app.job and app.phase in {Phase.NEEDS_CONFIG, Phase.READY}:
+        # clients configure as soon as they hear `needs_config` or `installed`, which is before that job has ended
+        with contextlib.suppress(NotFound):
+            await apps.finished(context.store, app.job, SETTLED_WITHIN_S)
     submitted = await apps.change(
         context.store, context.caller.actor, instance_id, "configure", config=config
     )

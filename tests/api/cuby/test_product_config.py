@@ -1,10 +1,11 @@
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from cuby.conftest import COMPONENTS, SCHEMA, Fleet
-from storage import apps
+from storage import apps, attempts
 from storage.errors import NotFound
 from storage.relay import Ask, Head
 
@@ -39,6 +40,30 @@ async def test_a_configuration_is_stored_and_deployed(fleet: Fleet) -> None:
     told = await config_of(fleet)
     assert (told["configured"], told["config"]) == (True, {"greeting": "hello", "token": "********"})
     assert fleet.node.done[-1] == (ENGINE, "configure")
+
+
+async def test_a_configuration_waits_for_the_install_that_asked_for_it(fleet: Fleet) -> None:
+    await fleet.offer(config=SCHEMA)
+    installing = await fleet.operator.post("/api/install", json={"products": [{"productId": ENGINE}]})
+    (claim,) = await fleet.node.claim()
+    holder, attempt = fleet.node.holder, (claim.job_id, claim.attempt)
+    await fleet.store.call(attempts.begin(holder, *attempt))
+    given, manifest = (
+        claim.read_spec(fleet.store.seal)["release"],
+        (await apps.get(fleet.store, ENGINE)).manifest,
+    )
+    assert manifest is not None
+    await apps.released(
+        fleet.store, holder, ENGINE, job=attempt, version="1.0.0", directory="1.0.0", source=given["source"],
+        manifest=manifest,
+    )  # fmt: skip
+    assert await fleet.status(ENGINE) == "needs_config"
+    asked = asyncio.create_task(configure(fleet, {"greeting": "hello", "token": "s3cret"}))
+    await asyncio.sleep(0.1)
+    assert not asked.done()
+    await fleet.store.call(attempts.settle(holder, *attempt, "completed", "", 0))
+    answer = await asked
+    assert (installing.status_code, answer.status_code) == (202, 202), answer.text
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
