@@ -27,8 +27,8 @@ demo: $(STAMP)  ## Run the main job on the embedded stack (PROJECT=path CMD='…
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py "$(PROJECT)" $(if $(CMD),--command "$$CMD")
 
 .PHONY: test
-test: $(STAMP)  ## Run every test
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(STAMP)  ## Run every test, those that hurt processes one after the other beside all others
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP)  ## Inject every fault of the catalogue (ONLY=F03,F17 SEEDS=5 to choose)
@@ -66,6 +66,10 @@ vendor:  ## Make React's ES modules anew from npm (api/cuby/vendored; commit wha
 fix: $(STAMP)  ## Format, and mend what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+.PHONY: load
+load: $(STAMP)  ## Put every load target on a whole Hostler (ONLY=L03,L07 LONG=1)
+	@$(BIN)/python -m bench.targets $(if $(ONLY),--only "$(ONLY)") $(if $(LONG),--long)
 
 .PHONY: bench
 bench: $(STAMP)  ## Measure every figure beside its anchors (ONLY=P3,P11 QUICK=1)

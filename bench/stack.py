@@ -43,7 +43,9 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        """Return the address of its Valkey."""
+        """Return the address of its Valkey, or of the one that it was given."""
+        if given := self.env.get("REDIS_URL"):
+            return given
         known = json.loads((self.data / "redis" / "hostler.json").read_text())
         return f"redis://:{known['password']}@127.0.0.1:{known['port']}/0"
 

@@ -43,13 +43,18 @@ def _up(bench: Bench) -> Stack:
     return stack(bench, workers=0, **NO_LIMIT)
 
 
-def curl(*arguments: str) -> float:
-    """Return how many seconds a transfer took."""
+def curl_command(*arguments: str) -> list[str]:
+    """Return the command of a transfer that fails with its answer. Raises Missing when there is no curl."""
     binary = shutil.which("curl")
     if binary is None:
         raise Missing("curl is not installed: apt-get install curl")
+    return [binary, "-sS", "-f", "-H", "Expect:", *arguments]
+
+
+def curl(*arguments: str) -> float:
+    """Return how many seconds a transfer took."""
     told = subprocess.run(
-        [binary, "-sS", "-f", "-H", "Expect:", "-o", "/dev/null", "-w", "%{time_total}", *arguments],
+        curl_command("-o", "/dev/null", "-w", "%{time_total}", *arguments),
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     if told.returncode:

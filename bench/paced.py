@@ -1,0 +1,221 @@
+"""HTTP load at a constant rate: requests leave when they are due, however slow the answers before them are.
+
+Each answer's time counts from when its request was due, not from when a connection was free for it, so that a server
+that stalls cannot hide it (what wrk2 calls coordinated omission). It runs as a process of its own:
+`python -m bench.paced` reads an order from its standard input and writes what it found.
+"""
+
+import asyncio
+import collections
+import contextlib
+import gc
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+import orjson
+import uvloop
+
+from bench.latency import quantiles
+from bench.processes import environment, python
+
+CONNECTIONS = 64
+#: Answers that take longer than this after the last request count as none.
+PATIENCE_S = 15.0
+NO_ANSWER = "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to send: the same request, `rate` times a second for `seconds`."""
+
+    url: str
+    rate: float
+    seconds: float
+    method: str = "GET"
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    connections: int = CONNECTIONS
+    keep: str = ""  #: a pattern; its first group in each body of a success is kept
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came back: how many of each status ("0": none), p50, p99 and the longest in ms, and what was kept."""
+
+    statuses: dict[str, int]
+    p50: float
+    p99: float
+    longest: float
+    kept: list[str]
+
+    @property
+    def sent(self) -> int:
+        """Return how many requests left."""
+        return sum(self.statuses.values())
+
+    def count(self, *statuses: str) -> int:
+        """Return how many answers had one of `statuses`, of which `2` stands for all from 200 to 299."""
+        return sum(n for each, n in self.statuses.items() if each.startswith(statuses))
+
+    def expect_success(self) -> "Answers":
+        """Return these answers. Raises RuntimeError unless all of them are successes."""
+        if self.count("2") != self.sent:
+            raise RuntimeError(f"Not all requests succeeded: {self.statuses}")
+        return self
+
+
+@contextlib.contextmanager
+def pacing(order: Order) -> Iterator["subprocess.Popen[bytes]"]:
+    """Send requests meanwhile; `collect` what came back."""
+    with subprocess.Popen(
+        python("-m", "bench.paced"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
+    ) as child:
+        assert child.stdin is not None  # noqa: S101  asked for above
+        child.stdin.write(orjson.dumps(asdict(order)))
+        child.stdin.close()
+        child.stdin = None
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+
+
+def collect(child: "subprocess.Popen[bytes]", order: Order) -> Answers:
+    """Wait for the end of a paced load and return what came back. Raises RuntimeError."""
+    told, _ = child.communicate(timeout=order.seconds + PATIENCE_S + 30)
+    if child.returncode:
+        raise RuntimeError(f"The load ended with exit code {child.returncode}.")
+    return Answers(**orjson.loads(told))
+
+
+def paced(order: Order) -> Answers:
+    """Send requests at a constant rate and return what came back. Raises RuntimeError."""
+    with pacing(order) as child:
+        return collect(child, order)
+
+
+class _Load:
+    """The connections, the requests that are due, and the answers."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, where = order, urlsplit(order.url)
+        self.host, self.port = where.hostname or "", where.port or 80
+        path = f"{where.path or '/'}{'?' + where.query if where.query else ''}"
+        lines = [f"{order.method} {path} HTTP/1.1", f"Host: {where.netloc}"]
+        lines += [f"{name}: {value}" for name, value in order.headers.items()]
+        if order.body:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(order.body.encode())}"]
+        self.request = ("\r\n".join(lines) + "\r\n\r\n" + order.body).encode()
+        self.keep = re.compile(order.keep.encode()) if order.keep else None
+        self.free: collections.deque[_Line] = collections.deque()
+        self.due: collections.deque[float] = collections.deque()
+        self.statuses: collections.Counter[str] = collections.Counter()
+        self.taken_ms: list[float] = []
+        self.kept: list[str] = []
+        self.lost: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Send all, and wait for the answers."""
+        await asyncio.gather(*(self.connect() for _ in range(self.order.connections)))
+        total = round(self.order.rate * self.order.seconds)
+        began = time.monotonic()
+        for number in range(total):
+            at = began + number / self.order.rate
+            if (pause := at - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            self.due.append(at)
+            self.send()
+        deadline = time.monotonic() + PATIENCE_S
+        while len(self.taken_ms) < total and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for _ in range(total - len(self.taken_ms)):
+            self.count(NO_ANSWER, deadline - PATIENCE_S)
+
+    async def connect(self) -> None:
+        """Open a connection; without one, what is due waits."""
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().create_connection(lambda: _Line(self), self.host, self.port)
+
+    def send(self) -> None:
+        """Send what is due as far as connections are free."""
+        while self.due and self.free:
+            self.free.popleft().send(self.due.popleft(), self.request)
+
+    def count(self, status: str, due: float, body: bytes = b"") -> None:
+        """Note an answer."""
+        self.statuses[status] += 1
+        self.taken_ms.append((time.monotonic() - due) * 1000)
+        if self.keep is not None and status.startswith("2") and (found := self.keep.search(body)):
+            self.kept.append(found[1].decode())
+
+    def replace(self) -> None:
+        """Open a connection in the place of one that was closed."""
+        task = asyncio.get_running_loop().create_task(self.connect())
+        self.lost.add(task)
+        task.add_done_callback(self.lost.discard)
+
+
+class _Line(asyncio.Protocol):
+    """One connection, with one request at a time."""
+
+    def __init__(self, load: _Load) -> None:
+        self.load = load
+        self.asked: float | None = None
+        self.body = b""
+        self.parser = httptools.HttpResponseParser(self)
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.load.free.append(self)
+        self.load.send()
+
+    def send(self, due: float, request: bytes) -> None:
+        self.asked, self.body = due, b""
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        if self.asked is None:
+            return  # nobody asked; the connection ends when its server says so
+        self.load.count(str(self.parser.get_status_code()), self.asked, self.body)
+        self.asked = None
+        if self.parser.should_keep_alive():
+            self.load.free.append(self)
+            self.load.send()
+        else:
+            self.transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self.asked is not None:
+            self.load.count(NO_ANSWER, self.asked)
+            self.asked = None
+        with contextlib.suppress(ValueError):
+            self.load.free.remove(self)
+        self.load.replace()
+
+
+async def _main() -> None:
+    order = Order(**orjson.loads(sys.stdin.buffer.read()))
+    gc.disable()  # its pauses would be the server's
+    load = _Load(order)
+    await load.run()
+    found = quantiles(load.taken_ms)
+    answers = Answers(dict(load.statuses), found["p50"], found["p99"], max(load.taken_ms), load.kept)
+    sys.stdout.buffer.write(orjson.dumps(asdict(answers)))
+
+
+if __name__ == "__main__":
+    uvloop.run(_main())
