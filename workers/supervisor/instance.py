@@ -19,7 +19,7 @@ from storage.manifests.parts import Command, Manifest, Process, Restart
 from workers.installs.toolchains import FOLDER
 from workers.log import log
 from workers.supervisor import health, logs, processes
-from workers.supervisor.life import Life, State, Step
+from workers.supervisor.life import ENDED, Life, State, Step
 from workers.supervisor.places import Places
 from workers.supervisor.processes import DiskFull, Ended, Kept, Processes, Start
 from workers.supervisor.restart import Budget
@@ -53,6 +53,7 @@ class Surroundings:
     obstacle: Callable[[Process], str | None]  # why nothing of this process can start now
     sweep: Callable[[], Awaitable[None]]  # kill what a killed keeper left
     changed: Callable[[], None]
+    ended: Callable[["Instance", Ended, int, int], None]  # told of each end: how, since when, and when (ms)
 
 
 class Instance:
@@ -68,6 +69,7 @@ class Instance:
         self.release = ""
         self.health = "unknown"
         self.usage: Usage | None = None
+        self.started_ms: int | None = None  # when the process began that there is, or was
         self._wake = asyncio.Event()
         self._why = ""  # we ended it, for this reason
         self._dirty = False  # its keeper was killed: something of it may be left
@@ -255,12 +257,14 @@ class Instance:
         self.life.wanted = True
         now = time.monotonic()
         self.life.began(now - max(0, ended_ms - started_ms) / 1000, adopted=True)
+        self.started_ms = started_ms or None
         self.life.ended(now, ended.exit_code, ended.signal, ended.message)
         self._explain()
+        self.around.ended(self, ended, started_ms, ended_ms or time.time_ns() // 1_000_000)
 
     def _attend(self, kept: Kept, *, fresh: bool) -> None:
         loop = asyncio.get_running_loop()
-        self._why, self.health = "", "unknown"
+        self._why, self.health, self.started_ms = "", "unknown", kept.started_ms
         kept.ended.add_done_callback(partial(self._ended, kept))
         if kept.ended.done():
             return
@@ -347,6 +351,7 @@ class Instance:
                 self.socket.unlink(missing_ok=True)
         self.life.ended(time.monotonic(), ended.exit_code, ended.signal, self._why or ended.message)
         self._explain()
+        self.around.ended(self, ended, kept.started_ms, time.time_ns() // 1_000_000)
         self._wake.set()
         self.around.changed()
 
@@ -381,7 +386,8 @@ class Instance:
         kept, life, usage = self.kept, self.life, self.usage
         return Shown(
             id=self.name, process=self.process.name, index=self.index, state=life.state.value,
-            pid=kept.pid if kept is not None else None, started_ms=kept.started_ms if kept is not None else None,
+            pid=kept.pid if kept is not None else None,
+            started_ms=self.started_ms if kept is not None or life.state in ENDED else None,
             restart_count=life.restart_count, exit_code=life.exit_code, signal=life.signal,
             cpu_percent=usage.cpu_percent if usage else None,
             memory_rss_bytes=usage.memory_rss_bytes if usage else None,

@@ -32,6 +32,8 @@ class Step(Enum):
 
 #: The states in which there is a process, or may be one.
 ALIVE = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
+#: Those of a process that has ended by itself.
+ENDED = frozenset({State.CRASHED, State.FAILED, State.COMPLETED})
 
 
 @dataclass(slots=True)

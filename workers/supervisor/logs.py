@@ -22,6 +22,8 @@ LINE_BYTES = 4096
 READ_BYTES, BACKLOG_BYTES = 64 * 1024, 4 * 1024 * 1024
 #: A log file is rotated once it takes so much room; so many older ones are kept.
 ROTATE_BYTES, OLDER_KEPT = 8 * 1024 * 1024, 2
+#: No more lines are read at once, however short: each of them is an entry in Redis.
+MOST_LINES = 1000
 _COPY_BYTES = 1024 * 1024
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2  # linux/falloc.h
 
@@ -80,7 +82,10 @@ class Tail:
         end = data.rfind(b"\n") + 1
         if not end and (finished or len(data) >= LINE_BYTES):
             end = len(data)
-        lines = data[:end].split(b"\n") if end else []
+        lines = data[:end].split(b"\n", MOST_LINES) if end else []
+        if len(lines) > MOST_LINES:  # the rest next time
+            end -= len(lines[-1])
+            lines[-1] = b""
         if lines and not lines[-1]:
             lines.pop()
         pieces = [

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from settings import Settings
-from storage.apps import App, Run, ScheduleState
+from storage.apps import KEPT_RUNS, App, Run, ScheduleState
 from storage.apps import Instance as Shown
 from storage.attempts import Unregistered
 from storage.errors import HostlerError, NotFound, Unavailable
@@ -23,7 +23,7 @@ from workers.log import log
 from workers.supervisor import events, places, processes, state
 from workers.supervisor.instance import Instance, Surroundings
 from workers.supervisor.life import ALIVE, State
-from workers.supervisor.processes import NotStarted, Processes
+from workers.supervisor.processes import Ended, NotStarted, Processes
 from workers.supervisor.reports import ControlPlane
 from workers.supervisor.samples import Usage
 from workers.supervisor.schedule import Timetable
@@ -84,6 +84,7 @@ class Supervised:
             tuple[str, int], Run
         ] = {}  # how runs ended that were asked for by hand, by number
         self._untold: list[Run] = []
+        self._asked_for: set[str] = set()  # oneshot processes whose run now was asked for by hand
         self._wanted: set[tuple[str, int]] = set()
         self._dirty = asyncio.Event()
         self._changes = self._told = 0  # how often something changed, and how much of that has been reported
@@ -93,7 +94,7 @@ class Supervised:
         self._around = Surroundings(
             app=app.instance_id, places=self.places, uid=self.uid, processes=node.processes, manifest=self._manifest,
             environment=self._environment, prepare=self._prepare, obstacle=self._obstacle, sweep=self._sweep,
-            changed=self._change,
+            changed=self._change, ended=self._ended,
         )  # fmt: skip
 
     # What instances ask
@@ -131,11 +132,21 @@ class Supervised:
             unchanged = False
         if not unchanged:
             self.places.write_config(content, self.uid)
-        if self._emitting is None:
-            self._emitting = events.Emitter(
-                self.app.instance_id, self.places.events, self.uid, self.node.control
-            )
-            await self._emitting.open()
+        await self._hear()
+
+    async def _hear(self) -> None:
+        """Listen to what it tells its watchers. Raises OSError; the next start tries again."""
+        if self._emitting is not None:
+            return
+        emitter = self._emitting = events.Emitter(
+            self.app.instance_id, self.places.events, self.uid, self.node.control
+        )
+        try:
+            await emitter.open()
+        except BaseException:
+            self._emitting = None
+            await emitter.close()
+            raise
 
     def _obstacle(self, process: Process) -> str | None:
         try:
@@ -203,6 +214,11 @@ class Supervised:
                 table.recall(self.memory.timetables[table.process.name])
         await self._adopt()
         await self._sweep()
+        if self.alive:
+            try:
+                await self._hear()
+            except OSError as error:
+                log.error("cannot hear an app", extra={"app": self.app.instance_id, "why": str(error)})
         if rebooted and not self.app.autostart and self.app.desired == "running":
             self.memory.held_back = self.app.generation
         self._reporting = asyncio.get_running_loop().create_task(self._keep_reporting())
@@ -242,7 +258,7 @@ class Supervised:
             if process.type == "scheduled":
                 self._runs[process.name, int(number)] = Begun(kept.started_ms if kept else self._now_ms())
 
-    async def close(self) -> None:
+    async def close(self, *, remember: bool = True) -> None:
         """Leave it as it is: its processes go on without us."""
         tasks = [*self._lives.values(), *([self._reporting] if self._reporting is not None else [])]
         for task in tasks:
@@ -250,15 +266,19 @@ class Supervised:
         await asyncio.gather(*tasks, return_exceptions=True)
         for instance in self.instances.values():
             await instance.close()
-        self._remember()
+        if remember:
+            self._remember()
         if self._emitting is not None:
             await self._emitting.close()
 
-    def measured(self, usage: Mapping[str, Usage]) -> None:
-        """Take note of what its instances use, by their names."""
+    def measured(self, usage: Mapping[str, Usage]) -> bool:
+        """Take note of what its instances use, by their names; answers whether they use anything."""
+        before = any(each.usage is not None for each in self.instances.values())
         for instance in self.instances.values():
             instance.measured(usage.get(instance.name))
-        self._dirty.set()
+        if usage or before:  # of what stands still there is nothing new to tell
+            self._dirty.set()
+        return bool(usage)
 
     # What shall be
 
@@ -343,7 +363,27 @@ class Supervised:
         self.memory.acted_on[f"{process.name} triggers"] = triggers
         instance = self.instances.get((process.name, 0))
         if running and acted_on is not None and triggers > acted_on and instance is not None:
+            self._asked_for.add(process.name)
             instance.replace()
+
+    def _ended(self, instance: Instance, ended: Ended, started_ms: int, ended_ms: int) -> None:
+        """Keep the run of a oneshot process that has ended."""
+        name = instance.process.name
+        if instance.process.type != "oneshot":
+            return
+        # one that was stopped to be run again was not yet the run that was asked for
+        asked = name in self._asked_for and instance.life.state is not State.STARTING
+        if asked:
+            self._asked_for.discard(name)
+        run_id = f"{self.app.instance_id}/{instance.name}/{started_ms}"
+        cause = "trigger" if asked else "start"
+        self._note(
+            Run(run_id, name, instance.index, started_ms, ended_ms, ended.exit_code, ended.signal, cause)
+        )
+
+    def _note(self, run: Run) -> None:
+        self._untold.append(run)
+        del self._untold[:-KEPT_RUNS]  # while Redis is away; no more are kept there
 
     def _release(self) -> str | None:
         try:
@@ -417,9 +457,11 @@ class Supervised:
                 f"{self.app.instance_id}/{key[0]}-{key[1]}/{begun.at_ms}", key[0], key[1], begun.at_ms, self._now_ms(),
                 life.exit_code, life.signal, "trigger" if begun.trigger else "schedule",
             )  # fmt: skip
-            self._untold.append(run)
+            self._note(run)
             if begun.trigger:
                 self._triggered[key[0], begun.trigger] = run
+                while len(self._triggered) > KEPT_RUNS:  # nobody waits for the oldest any more
+                    del self._triggered[next(iter(self._triggered))]
             self._remove(key)
             self._change()
 
@@ -525,8 +567,10 @@ class Supervised:
         changes = self._changes
         await self.node.control.observe(self.app, self.shown(), self.schedules(), self.message)
         while self._untold:
-            await self.node.control.ran(self.app.instance_id, self._untold[0])
-            self._untold.pop(0)
+            run = self._untold[0]
+            await self.node.control.ran(self.app.instance_id, run)
+            if run in self._untold:  # else so many came meanwhile that it was left out
+                self._untold.remove(run)
         self._told = changes
         done, self._reported = self._reported, asyncio.Event()
         done.set()

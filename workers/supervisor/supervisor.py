@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from settings import Settings
@@ -68,6 +68,7 @@ class Supervisor:
         self._outboxes: dict[str, Outbox] = {}
         self._missing_since: dict[str, float] = {}
         self._forgotten: set[str] = set()
+        self._going: dict[str, asyncio.Task[None]] = {}  # apps that are gone, and being stopped
         self._sampler = Sampler()
         self._wake = asyncio.Event()
         self._node = Node(
@@ -118,6 +119,9 @@ class Supervisor:
         self.begun.set()
 
     async def _end(self) -> None:
+        for task in self._going.values():
+            task.cancel()
+        await asyncio.gather(*self._going.values(), return_exceptions=True)
         with contextlib.suppress(HostlerError, OSError, TimeoutError):  # else the next worker tells it
             async with asyncio.timeout(LAST_WORDS_S):
                 await self._tell()
@@ -140,14 +144,15 @@ class Supervisor:
         self._wake.clear()
         found = {app.instance_id: app for app in await self._control.wished() if app.node == self.name}
         for app in found.values():
-            if app.instance_id not in self._apps and app.instance_id not in self._forgotten:
-                await self._take_in(app)
-            elif app.instance_id in self._apps:
-                self._apps[app.instance_id].desire(app)
+            with _alone_with(app.instance_id):
+                if app.instance_id not in self._apps and app.instance_id not in self._forgotten:
+                    await self._take_in(app)
+                elif app.instance_id in self._apps:
+                    self._apps[app.instance_id].desire(app)
         self._forgotten &= set(found)
         for supervised in list(self._apps.values()):
             await self._rest(supervised)
-        await self._stop_the_gone(set(found))
+        self._stop_the_gone(set(found))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(POLL_S):
                 await self._wake.wait()
@@ -169,23 +174,11 @@ class Supervisor:
             await self._care_for(app, state.read(root.state))
 
     async def _care_for(self, app: App, memory: state.Memory | None) -> Supervised | None:
-        try:
-            supervised = Supervised(app, self._node, memory)
-            await supervised.begin()
-        except (HostlerError, OSError) as error:
-            log.error("cannot care for an app", extra={"app": app.instance_id, "why": str(error)})
+        supervised = await self._begun_with(app, memory)
+        if supervised is None and memory is not None:  # what is remembered may make no sense: go on without
+            supervised = await self._begun_with(app, None)
+        if supervised is None:
             return None
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ):  # which must not end the care for all others
-            if memory is None:
-                raise
-            log.exception("what is remembered of an app makes no sense", extra={"app": app.instance_id})
-            await supervised.close()
-            return await self._care_for(app, None)
         if known := self._apps.get(app.instance_id):  # taken in by somebody else meanwhile
             await supervised.close()
             return known
@@ -194,20 +187,43 @@ class Supervisor:
         supervised.reconcile()
         return supervised
 
-    async def _stop_the_gone(self, known: set[str]) -> None:
-        """Stop apps that the control plane has not known for a while."""
+    async def _begun_with(self, app: App, memory: state.Memory | None) -> Supervised | None:
+        """Return an app in our care; None, and a word in the log, where that cannot be. Others go on either way."""
+        supervised = None
+        try:
+            supervised = Supervised(app, self._node, memory)
+            await supervised.begin()
+        except (HostlerError, OSError) as error:
+            log.error("cannot care for an app", extra={"app": app.instance_id, "why": str(error)})
+        except Exception:
+            log.exception("cannot care for an app", extra={"app": app.instance_id})
+        else:
+            return supervised
+        if supervised is not None:
+            await supervised.close(remember=False)
+        return None
+
+    def _stop_the_gone(self, known: set[str]) -> None:
+        """Stop apps that the control plane has not known for a while, which may take them a while, too."""
         now = time.monotonic()
         self._missing_since = {
             name: self._missing_since.get(name, now) for name in self._apps if name not in known
         }
         for name, since in list(self._missing_since.items()):
-            if now - since > GONE_S:
+            if now - since > GONE_S and name not in self._going:
                 log.warning(
                     "stopping an app that the control plane does not know any more", extra={"app": name}
                 )
+                self._going[name] = asyncio.get_running_loop().create_task(self._stop_gone(name))
+
+    async def _stop_gone(self, name: str) -> None:
+        try:
+            with _alone_with(name):
                 await self.forget(name)
                 self._forgotten.discard(name)
                 self.places(name).state.unlink(missing_ok=True)
+        finally:
+            del self._going[name]
 
     def _stir(self) -> None:
         if not self._stirred:
@@ -216,23 +232,24 @@ class Supervisor:
 
     def _stir_all(self) -> None:
         self._stirred = False
-        for supervised in self._apps.values():
-            supervised.look_again()
+        for name, supervised in self._apps.items():
+            with _alone_with(name):
+                supervised.look_again()
 
     async def _tick(self) -> None:
-        for supervised in self._apps.values():
-            supervised.tick()
+        for name, supervised in self._apps.items():
+            with _alone_with(name):
+                supervised.tick()
 
     async def _tell(self) -> None:
         for name, outbox in list(self._outboxes.items()):
-            supervised = self._apps[name]
+            if (supervised := self._apps.get(name)) is None:  # forgotten while others were told of
+                continue
             alive = {each.name for each in supervised.instances.values() if each.kept is not None}
-            try:
+            with contextlib.suppress(NotFound), _alone_with(name):
                 for _ in range(MOST_BATCHES):  # others have something to say, too
                     if not await outbox.send(self._control, alive):
                         break
-            except NotFound:
-                continue
 
     async def _measure(self) -> None:
         roots = {
@@ -250,8 +267,7 @@ class Supervisor:
                 for each in supervised.instances.values()
                 if (usage := found.get(f"{name}/{each.name}")) is not None
             }
-            supervised.measured(own)
-            if own:
+            if supervised.measured(own):
                 await self._keep_samples(supervised)
 
     async def _keep_samples(self, supervised: Supervised) -> None:
@@ -374,6 +390,17 @@ class Supervisor:
         if supervised.wish.process(name) is None or index < 0:
             raise NotFound(f"App {instance_id!r} has no process {name!r}.")
         return supervised.places.log(name, index)
+
+
+@contextlib.contextmanager
+def _alone_with(instance_id: str) -> Iterator[None]:
+    """Have an accident with one app cost the others nothing; what concerns all of them passes."""
+    try:
+        yield
+    except (Unavailable, Unregistered, NotFound):
+        raise
+    except Exception:
+        log.exception("an accident with an app", extra={"app": instance_id})
 
 
 class Lock:

@@ -53,6 +53,14 @@ def test_a_later_worker_goes_on_behind_what_was_told(log: Path) -> None:
     assert (take(again), again.number) == ([b"three"], 3)
 
 
+def test_very_many_very_short_lines_are_read_a_part_at_a_time(log: Path) -> None:
+    write(log, b"\n" * 2500 + b"x\n")
+    tail = Tail.of(log)
+    found = [take(tail) for _ in range(4)]
+    assert [len(each) for each in found] == [1000, 1000, 501, 0]
+    assert found[2][-1] == b"x"
+
+
 def test_a_line_too_long_is_told_in_pieces(log: Path) -> None:
     write(log, b"x" * (LINE_BYTES * 2 + 5) + b"\n")
     assert [len(line) for line in take(Tail.of(log))] == [LINE_BYTES, LINE_BYTES, 5]
@@ -110,7 +118,7 @@ def test_without_holes_a_file_is_cut_when_nothing_is_waiting(
 ) -> None:
     monkeypatch.setattr(logs, "_punch", lambda fd, start, length: False)
     tail = Tail.of(log)
-    write(log, b"line\n" * 3000)
+    write(log, b"quite a long line\n" * 800)
     take(tail)
     tail.rotate(limit_bytes=10_000)
     assert (log.stat().st_size, tail.position) == (0, 0)

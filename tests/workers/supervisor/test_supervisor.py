@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -541,3 +542,69 @@ async def test_an_app_that_is_stopped_has_no_address(node: Running, control: Fak
             node.now.address("a", process, 0)
         with pytest.raises(NotFound):
             node.now.log_file("a", process, 0)
+
+
+async def test_an_app_that_was_taken_over_still_tells_its_watchers(
+    node: Running, control: FakeControl
+) -> None:
+    node.install("a", {"web": {"command": SLEEP}})
+    await soon(has(control, "a", web_0="running"), "it runs")
+    supervisor = await node.again()
+    await soon(has(control, "a", web_0="running"), "it was taken over")
+    transport = httpx.AsyncHTTPTransport(uds=str(supervisor.places("a").events))
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        assert (await client.post("/emit", json={"event": "tick"})).status_code == 204
+    assert control.emitted == [("a", "tick", "null")]
+
+
+async def test_each_run_of_a_oneshot_process_is_kept_whatever_brought_it_about(
+    node: Running, control: FakeControl
+) -> None:
+    node.install("a", {"once": {"command": "exit 4", "type": "oneshot", "restart": {"policy": "never"}}})
+    await soon(lambda: [run.cause for run in control.runs.values()] == ["start"], "its first run is kept")
+    told = control.instance("a", "once-0")
+    (run,) = control.runs.values()
+    assert told is not None
+    assert (run.exit_code, run.started_ms, run.process) == (4, told.started_ms, "once")
+    control.change("a", wishes=wished(control.apps["a"], "once", triggers=1))
+    await soon(
+        lambda: [run.cause for run in control.runs.values()] == ["start", "trigger"], "the second, too"
+    )
+
+
+async def test_an_accident_with_one_app_does_not_silence_the_others(
+    node: Running, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = 'while [ ! -e "$HOSTLER_DATA_DIR/go" ]; do sleep 0.05; done; echo here; exec sleep 600'
+    for name in ("a", "b"):
+        node.install(name, {"web": {"command": shell(waits)}})
+        await soon(has(control, name, web_0="running"), "it runs")
+    assert node.now is not None
+
+    async def accident(*_: object) -> bool:
+        raise RuntimeError("an accident")
+
+    node.now._outboxes["a"] = SimpleNamespace(send=accident)  # type: ignore[assignment]
+    monkeypatch.setattr(node.now.supervised("a"), "tick", lambda: 1 / 0)
+    for name in ("a", "b"):
+        (node.now.places(name).data / "go").touch()
+    await soon(lambda: control.text == ["here"], "the other one is told of")
+
+
+async def test_an_app_that_is_gone_and_ends_slowly_holds_nobody_up(
+    node: Running, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GONE_S", 0)
+    stubborn = {"command": shell("trap '' TERM; while :; do sleep 0.1; done"), "stop_timeout_s": 3}
+    node.install("a", {"web": stubborn})
+    await soon(has(control, "a", web_0="running"), "it runs")
+    pid = pids(control, "a")["web-0"]
+    del control.apps["a"]
+    control.wake()
+    supervisor = node.now
+    assert supervisor is not None
+    await soon(lambda: supervisor._going, "it is being stopped")
+    node.install("b", {"web": {"command": SLEEP}})
+    await soon(has(control, "b", web_0="running"), "another one was begun")
+    assert alive(pid)
+    await soon(lambda: not alive(pid), "it has ended")
