@@ -1,5 +1,6 @@
 """What processes have used, and what one-shot processes have done, as cbox-init's clients ask for it."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from api.cbox.words import BadParameter, Named
 from api.dialect import CBOX
 from api.endpoint import Context, Group, Role
 from storage import apps
-from storage.apps import KEPT_RUNS, KEPT_SAMPLES
+from storage.apps import KEPT_RUNS, KEPT_SAMPLES, Run
 from storage.errors import Invalid, NotFound, Unavailable
 
 group = Group("Process history", "/api/v1", CBOX)
@@ -164,25 +165,29 @@ async def oneshot_history(context: Context, query: dict[str, Any]) -> dict[str, 
         chosen = [await words.find(context.store, query["process"])]
     else:
         chosen = [each for app in await apps.every(context.store) for each in words.named(app)]
-    found: list[tuple[int, dict[str, Any]]] = []
-    for each in chosen:
-        if each.process.type != "oneshot":
-            continue
-        for run in await apps.runs(context.store, each.app.instance_id, process=each.process.name):
-            lasted_ms = max(0, run.ended_ms - run.started_ms)
-            shown = {
-                "id": run.id,
-                "process_name": each.name,
-                "instance_id": f"{each.name}-{run.index}",
-                "started_at": words.rfc3339(run.started_ms),
-                "finished_at": words.rfc3339(run.ended_ms),
-                "exit_code": exit_code(run),
-                "success": run.exit_code == 0,
-                "duration": f"{lasted_ms / 1000:g}s",
-                "duration_ms": lasted_ms,
-                "trigger_type": cause(run),
-                **({"error": failure(run)} if failure(run) else {}),
-            }
-            found.append((run.ended_ms, shown))
-    executions = [shown for _, shown in sorted(found, key=lambda pair: -pair[0])][:limit]
+    newest: list[tuple[Named, Run]] = []
+    for some in words.batches([each for each in chosen if each.process.type == "oneshot"]):
+        read = await asyncio.gather(
+            *(apps.runs(context.store, each.app.instance_id, process=each.process.name) for each in some)
+        )
+        newest += [(each, run) for each, runs in zip(some, read, strict=True) for run in runs]
+        newest = sorted(newest, key=lambda pair: -pair[1].ended_ms)[:limit]
+    executions = [_execution(each, run) for each, run in newest]
     return {"executions": executions, "count": len(executions), "limit": limit}
+
+
+def _execution(each: Named, run: Run) -> dict[str, Any]:
+    lasted_ms = max(0, run.ended_ms - run.started_ms)
+    return {
+        "id": run.id,
+        "process_name": each.name,
+        "instance_id": f"{each.name}-{run.index}",
+        "started_at": words.rfc3339(run.started_ms),
+        "finished_at": words.rfc3339(run.ended_ms),
+        "exit_code": exit_code(run),
+        "success": run.exit_code == 0,
+        "duration": f"{lasted_ms / 1000:g}s",
+        "duration_ms": lasted_ms,
+        "trigger_type": cause(run),
+        **({"error": failure(run)} if failure(run) else {}),
+    }

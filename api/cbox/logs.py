@@ -1,5 +1,6 @@
 """What processes print, as cbox-init's clients read and follow it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
@@ -118,14 +119,17 @@ async def process_logs(context: Context, name: str, query: dict[str, Any]) -> di
 async def all_logs(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """Read the newest lines of all processes, in the order of their times."""
     limit = _limit(query)
-    found: list[tuple[int, dict[str, Any]]] = []
-    for app in await apps.every(context.store):
-        by_process = {each.process.name: each for each in words.named(app)}
-        for line in await apps.lines(context.store, app.instance_id, limit=limit):
-            if (each := by_process.get(line.process)) is not None:
-                found.append((line.at_ms, _entry(each, line)))
-    newest = [entry for _, entry in sorted(found, key=lambda pair: pair[0])][-limit:]
-    return {"scope": "stack", "limit": limit, "count": len(newest), "logs": newest}
+    newest: list[tuple[Named, LogLine]] = []
+    for some in words.batches(await apps.every(context.store)):
+        read = await asyncio.gather(
+            *(apps.lines(context.store, app.instance_id, limit=limit) for app in some)
+        )
+        for app, lines in zip(some, read, strict=True):
+            by_process = {each.process.name: each for each in words.named(app)}
+            newest += [(by_process[line.process], line) for line in lines if line.process in by_process]
+        newest = sorted(newest, key=lambda pair: pair[1].at_ms)[-limit:]
+    logs = [_entry(each, line) for each, line in newest]
+    return {"scope": "stack", "limit": limit, "count": len(logs), "logs": logs}
 
 
 @group.endpoint(

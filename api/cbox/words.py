@@ -1,8 +1,9 @@
 """How cbox-init's clients see apps: names, state words, and the fields of a process."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from marshmallow import Schema, fields
 
@@ -12,6 +13,10 @@ from storage.errors import Invalid, NotFound
 from storage.manifests import Process
 from storage.store import Store
 
+T = TypeVar("T")
+
+#: So many apps are asked about at once.
+AT_ONCE = 50
 #: cbox-init has no word for a restart that is pending, nor for a node that is silent.
 _STATES = {"crashed": "starting", "unknown": "failed"}
 #: What a process of an app does that is not ready.
@@ -64,6 +69,12 @@ class Named:
 def named(app: App) -> list[Named]:
     """Return the processes of an app."""
     return [Named(app, process) for process in app.processes]
+
+
+def batches(many: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield what is asked about one by one in parts: each takes one round trip, and what comes back fits in memory."""
+    for at in range(0, len(many), AT_ONCE):
+        yield many[at : at + AT_ONCE]
 
 
 async def find(store: Store, name: str) -> Named:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from whole import Hostler
 
+from api.cbox import words
 from storage import apps
 from storage.apps import Run, Sample, ScheduleState
 
@@ -197,3 +198,40 @@ async def test_runs_are_listed_for_schedules_and_for_one_shot_processes(fleet: A
     (only,) = executions
     assert (only["process_name"], only["exit_code"], only["duration"]) == ("tasks.migrate", -1, "1.5s")
     assert only["error"] == "ended by signal 9"
+
+
+async def test_what_many_apps_have_said_and_done_is_asked_for_together_and_the_newest_is_shown(
+    fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "AT_ONCE", 2)
+    under_way, most = 0, 0
+
+    def counted(read: Any) -> Any:
+        async def counting(*args: Any, **how: Any) -> Any:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await read(*args, **how)
+            finally:
+                under_way -= 1
+
+        return counting
+
+    monkeypatch.setattr(apps, "lines", counted(apps.lines))
+    monkeypatch.setattr(apps, "runs", counted(apps.runs))
+    for number in range(3):
+        name = f"app{number}"
+        await fleet.install(name, {"migrate": TASKS["migrate"]})
+        await fleet.node.say(name, "migrate", f"from {name}")
+        run = Run(f"r{number}", "migrate", 0, 1_700_000_000_000, 1_700_000_001_000 - number, 0, None, "start")
+        await fleet.hostler.store.call(apps.ran(fleet.node.holder, name, run))
+    said = (await fleet.viewer.get("/api/v1/logs", params={"limit": "2"})).json()["logs"]
+    assert [each["message"] for each in said] == ["from app1", "from app2"]
+    assert most == 2
+    most = 0
+    done = (await fleet.viewer.get("/api/v1/oneshot/history", params={"limit": "2"})).json()["executions"]
+    assert [(each["process_name"], each["trigger_type"]) for each in done] == [
+        ("app0", "startup"), ("app1", "startup")
+    ]  # fmt: skip
+    assert most == 2
