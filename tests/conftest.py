@@ -17,6 +17,7 @@ from scoreboard import (  # noqa: F401  pytest finds its hooks and fixtures here
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_generate_tests,
+    pytest_runtest_logreport,
     pytest_runtest_makereport,
     pytest_sessionfinish,
     pytest_terminal_summary,

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+#: Rooms whose tests start whole stacks and hurt them; their patience is measured in seconds.
+_OF_PROCESSES = {"stack", "chaos", "security"}
 _RESULTS: dict[str, list[tuple[str, float, str]]] = {}
 
 
@@ -39,6 +41,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if only & {word for each in ids_of(item) for word in (each, each[0])}]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+    for item in items:  # with `-n 2 --dist loadgroup`: what starts and kills processes keeps to one of the two
+        where = item.path.relative_to(Path(__file__).parent)
+        group = "processes" if where.parts[0] in _OF_PROCESSES else str(where)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -71,9 +77,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             why = report.longrepr[2].removeprefix("Skipped: ")
         elif word == "FAIL":
             why = f"{item.name}: {str(report.longrepr).strip().splitlines()[-1][:200]}"
-        for each in ids:
-            _RESULTS.setdefault(each, []).append((word, report.duration, why))
+        report.proves = [(each, word, report.duration, why) for each in ids]  # goes with it to another process
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for each, word, duration_s, why in getattr(report, "proves", ()):
+        _RESULTS.setdefault(each, []).append((word, duration_s, why))
 
 
 def _verdict(results: list[tuple[str, float, str]]) -> str:
