@@ -41,6 +41,9 @@ INDEXES = (
     "h:needs:", "h:children:", *(f"rq:{each}:" for each in (*RQ_REGISTRIES, "wip")),
 )  # fmt: skip
 
+#: What a record leaves out when there is nothing to say.
+LEFT_OUT = dict.fromkeys(("key", "tags", "hook", "once", "reason", "backoff"), "")
+
 _EVERYTHING = """
 local all = {}
 for i, key in ipairs(redis.call('KEYS', '*')) do
@@ -75,8 +78,8 @@ class Image:
 
     @property
     def jobs(self) -> dict[str, dict[str, str]]:
-        """Return the records by id."""
-        return dict(self.named("h:job:"))
+        """Return the records by id, with what they leave out."""
+        return {job_id: {**LEFT_OUT, **record} for job_id, record in self.named("h:job:")}
 
     def named(self, prefix: str) -> Iterator[tuple[str, Any]]:
         """Yield what lies under a prefix, by what follows it."""

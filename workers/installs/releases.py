@@ -69,7 +69,7 @@ class Releases:
 
     def finish(self, name: str, note: Note) -> None:
         """Declare a release whole. Raises OSError."""
-        self._notes.mkdir(exist_ok=True)
+        self._notes.mkdir(mode=0o700, exist_ok=True)  # what is installed here is no other app's business
         write_whole(self._note(name), json.dumps(asdict(note)).encode())
 
     def discard(self, name: str) -> None:
