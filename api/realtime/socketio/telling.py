@@ -233,6 +233,7 @@ class Telling:
             stale, self._stale = self._stale, set()
             try:
                 await self._read(stale)
+                self._follow_newcomers()
                 await self.server.emit("products:status", self._statuses(), namespace="/")
                 for name in {plugin_of(each) for each in self.server.manager.get_namespaces()} - {None}:
                     if name and ((app := self._apps.get(name)) is None or app.status not in _UP):
@@ -242,6 +243,7 @@ class Telling:
                 await asyncio.sleep(random.uniform(0.5, 1))  # noqa: S311  jitter
             except Exception:
                 log.exception("telling what products do broke")
+                self._mark(None)
                 await asyncio.sleep(1)
 
     async def _read(self, stale: Iterable[str] | None) -> None:
@@ -249,11 +251,13 @@ class Telling:
         if stale is None:
             self._apps = {app.instance_id: app for app in await apps.every(self.store)}
             return
-        for name in stale:
-            try:
-                self._apps[name] = await apps.get(self.store, name)
-            except NotFound:
-                self._apps.pop(name, None)
+        await asyncio.gather(*(self._read_one(name) for name in stale))
+
+    async def _read_one(self, name: str) -> None:
+        try:
+            self._apps[name] = await apps.get(self.store, name)
+        except NotFound:
+            self._apps.pop(name, None)
 
     def _statuses(self) -> dict[str, Any]:
         return {name: words.process_entry(app) for name, app in self._apps.items()}
@@ -305,8 +309,15 @@ class Telling:
         """Return the instances that a name means: that of an instance, or of a product."""
         return [each for each, app in self._apps.items() if name in {each, app.product}]
 
+    def _follow_newcomers(self) -> None:
+        """Follow instances that have come since somebody asked for their product's logs."""
+        for name, app in self._apps.items():
+            if self._rooms(name, app.product):
+                self._follow_log(name)
+
     def _follow_log(self, instance_id: str) -> None:
-        if instance_id not in self._logs and not self.server.leaving:
+        known = self._logs.get(instance_id)
+        if (known is None or known.done()) and not self.server.leaving:
             self._heeded[instance_id] = asyncio.Event()
             task = self._logs[instance_id] = asyncio.create_task(self._tell_log(instance_id))
             task.add_done_callback(lambda done: self._log_ended(instance_id, done))
@@ -343,6 +354,9 @@ class Telling:
                     if isinstance(error, Ended):
                         raise
                     await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311  jitter
+                except Exception:
+                    log.exception("telling what an app prints broke")
+                    await asyncio.sleep(1)
 
     async def _tell_lines(self, item: AppLines) -> None:
         app = self._apps.get(item.instance_id)

@@ -197,6 +197,24 @@ async def test_log_lines_come_to_those_who_asked_and_to_nobody_else(site):
     assert nobody.all("product:log") == []
 
 
+async def test_who_follows_a_product_hears_also_instances_that_come_later(site):
+    await site.app("web")
+    client = await site.client()
+    assert await client.io.call("subscribe:logs", {"productId": "web"}) == {"ok": True}
+    manifest = (await apps.get(site.store, "web")).manifest
+    await apps.install(site.store, "test", inline=manifest, alias="two")
+    await site.node.carry_out()
+    await client.hears("products:status", lambda said: "web__two" in said)
+    telling = site.application.telling
+    async with asyncio.timeout(5):
+        while "web__two" not in telling._heeded:
+            await asyncio.sleep(0.01)
+        await telling._heeded["web__two"].wait()
+    await site.node.say("web__two", "web", "here")
+    line = await client.hears("product:log", lambda said: said["line"] == "here")
+    assert (line["productId"], line["instanceId"]) == ("web", "web__two")
+
+
 async def test_a_log_that_nobody_writes_is_not_followed(site):
     client = await site.client()
     for said in (None, {}, {"productId": ""}, {"productId": 3}, {"productId": "x" * 300}, "nothing"):
