@@ -1,13 +1,12 @@
 """multipart/form-data, split while it streams: one file, and a few small fields around it."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import falcon
 from falcon.asgi.multipart import BodyPart
 from falcon.media.multipart import MultipartParseError, MultipartParseOptions
 
-from api.body import BODY_IDLE_S
+from api.body import BODY_IDLE_S, Patience
 from api.errors import UnsupportedMediaType
 from storage.errors import Invalid
 
@@ -68,6 +67,7 @@ class FormReader:
         self._at = 0
         self._parts = 0
         self._around_bytes = 0
+        self._patience: Patience | None = None
 
     async def file(self, name: str) -> Part:
         """Go to the content of the file sent as `name`. Raises Invalid when the form has none."""
@@ -157,8 +157,12 @@ class FormReader:
         self._at = 0
 
     async def _chunk(self) -> bytes:
+        if self._patience is None:
+            self._patience = Patience(BODY_IDLE_S)
         try:
-            async with asyncio.timeout(BODY_IDLE_S):
-                return await anext(self._chunks, b"")
+            chunk = await self._patience.next(self._chunks)
         except TimeoutError:
             raise Invalid(f"The body stopped arriving for {BODY_IDLE_S} s.") from None
+        if not chunk:
+            self._patience.close()
+        return chunk

@@ -488,7 +488,11 @@ class _Sending:
                 await self._ship()
             taken, rest = rest[: PART_BYTES - self._filled], rest[PART_BYTES - self._filled :]
             end = self._filled + len(taken)
-            self._filling[self._filled : end] = taken  # grows a new buffer, overwrites a used one
+            if end > len(self._filling):
+                self._filling += taken  # a new buffer grows
+            else:
+                with memoryview(self._filling) as used:  # a slice of the buffer itself would copy twice
+                    used[self._filled : end] = taken
             self._filled = end
         self.size_bytes += len(chunk)
 
