@@ -542,6 +542,12 @@ def test_a_command_cannot_signal_the_worker_or_another_command(isolated):
         assert b"not permitted" in complaint
 
 
+def test_a_command_does_not_inherit_that_its_launcher_goes_first(isolated):
+    _, said, _ = isolated.run("sh", "-c", "nice; cat /proc/self/autogroup || true")
+    assert int(said.split()[0]) == os.nice(0)
+    assert b"nice -" not in said
+
+
 def test_a_command_gains_no_privilege(isolated):
     _, status, _ = isolated.run("cat", "/proc/self/status")
     assert b"NoNewPrivs:\t1\n" in status

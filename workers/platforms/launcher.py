@@ -52,6 +52,7 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEA
 M_ARENA_MAX, THREAD_STACK_BYTES = -8, 256 * 1024  # malloc.h
 SYS_LANDLOCK_RESTRICT_SELF = 446  # one number on every architecture, as for all system calls since Linux 5.1
 
+FIRST = -15  # the launcher's nice value
 KILL_PASSES = 200  # so often is a fork bomb chased; each pass kills whole process groups at one stroke
 PROBED_PIDS = 64  # when more pids than that are new, listing /proc is cheaper than asking for each
 WINDING_UP_S = 5.0  # how long the launcher waits for what it killed, after its worker's death
@@ -347,7 +348,11 @@ class Launcher:
             stage = DIRECTORY
             os.chdir(request.directory)
             stage = EXECUTE
-            pid = self.spawn_confined(request, fds) if len(fds) > 2 else request.execute(fds)
+            try:
+                pid = self.spawn_confined(request, fds) if len(fds) > 2 else request.execute(fds)
+            finally:  # before anything else, since the command could signal this process until then
+                if uid >= 0:
+                    os.setresuid(0, 0, 0)
             self.jobs[pid] = Job(request, pid)
             if request.memory_limit_bytes >= 0:
                 with contextlib.suppress(OSError):  # it has ended, or has a lower one
@@ -362,6 +367,7 @@ class Launcher:
             if uid >= 0:
                 os.setresuid(0, 0, 0)
                 os.setresgid(0, 0, 0)
+            os.chdir("/")  # the directory goes with its last user: the next spawn would wait for the disk
 
     def spawn_confined(self, request: Request, fds: list[int]) -> int:
         """Start a command from a thread that confines itself and ends: Landlock holds for a thread and its children."""
@@ -501,6 +507,20 @@ def give_up_powers(isolation: str) -> None:
     os.chdir("/")
 
 
+def go_first() -> None:
+    """Let this process run before the commands, which do not inherit that; nothing where it is not allowed.
+
+    It has little to do, all slots wait for it, and a command that runs before it is back to being root could signal it.
+    """
+    if os.getpriority(os.PRIO_PROCESS, 0) != 0:  # the commands would no longer inherit that
+        return
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, 0, FIRST)
+        with open("/proc/self/autogroup", "wb", buffering=0) as file:  # sched(7): there, the session's counts
+            file.write(b"%d" % FIRST)
+
+
 def guard(launcher: int) -> None:
     """Wait for the launcher's end; a SIGTERM, which says that it hangs, brings it about."""
     signal.signal(signal.SIGTERM, lambda *_: signal_if_there(os.kill, launcher, signal.SIGKILL))
@@ -532,6 +552,7 @@ def main() -> None:
     if pid == 0:
         with socket.socket(fileno=int(sys.argv[1])) as sock:
             launcher = Launcher(sock, obituaries)
+            go_first()
             launcher.serve(guardian)
             wind_up(users, launcher.bury)  # before the worker hears of it
         os._exit(0)
