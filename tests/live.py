@@ -125,7 +125,7 @@ async def serve(settings: Settings) -> AsyncIterator[Live]:
 
 async def next_message(socket: ClientConnection) -> dict[str, Any]:
     """Return the next message as JSON."""
-    return json.loads(await asyncio.wait_for(socket.recv(), 10))
+    return json.loads(await asyncio.wait_for(socket.recv(), 10))  # noqa: TID251
 
 
 async def messages(socket: ClientConnection, until: str = "") -> list[dict[str, Any]]:

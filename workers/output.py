@@ -321,7 +321,8 @@ class Output:
         attempts = 1 + int(self._offer.spec.get("retries") or 0)  # they share what is kept in Redis
         if self.bytes_kept > self._live_bytes // attempts and not self.lost:
             try:
-                await asyncio.wait_for(self._store_rest(), STORE_PATIENCE_S)
+                async with asyncio.timeout(STORE_PATIENCE_S):
+                    await self._store_rest()
             except TimeoutError:
                 log.error("the log could not be stored whole", extra={"job": self._offer.job_id})
                 self.truncated = True

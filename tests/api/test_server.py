@@ -163,7 +163,7 @@ async def test_a_websocket_outlives_the_clock_of_its_handshake(port: int) -> Non
     from websockets.asyncio.client import connect
 
     async with connect(f"ws://127.0.0.1:{port}/") as ws:
-        assert await asyncio.wait_for(ws.recv(), 3) == "still here"
+        assert await asyncio.wait_for(ws.recv(), 3) == "still here"  # noqa: TID251
 
 
 def test_workers_leave_when_their_master_was_killed(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ async def test_hurry_cuts_the_grace_short(output: Output) -> None:
     stopping = asyncio.create_task(family.stop())
     await asyncio.sleep(0)
     family.hurry()
-    await asyncio.wait_for(stopping, 5)
+    await asyncio.wait_for(stopping, 5)  # noqa: TID251
 
 
 async def test_what_a_process_started_ends_with_it(output: Output) -> None:
@@ -161,7 +161,7 @@ async def test_stopping_ends_a_process_that_is_being_started(output: Output) -> 
     family = Processes(output)
     family.start(python("web", OBSTINATE.replace("15", "10")))
     await asyncio.sleep(0)
-    await asyncio.wait_for(family.stop(), 5)
+    await asyncio.wait_for(family.stop(), 5)  # noqa: TID251
     assert family.pid("web") is None
 
 
@@ -169,7 +169,7 @@ async def test_stopping_does_not_wait_for_a_backoff(output: Output) -> None:
     family = Processes(output)
     family.start(python("web", "raise SystemExit(1)"))
     await until(lambda: family.ends("web"))
-    await asyncio.wait_for(family.stop(), 0.5)
+    await asyncio.wait_for(family.stop(), 0.5)  # noqa: TID251
 
 
 async def test_output_that_nobody_reads_any_more_harms_nobody() -> None:

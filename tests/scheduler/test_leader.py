@@ -52,7 +52,7 @@ async def until(condition: Any, patience_s: float = 5) -> None:
 
 async def stopped(one: Leader, task: "asyncio.Task[None]") -> None:
     one.stop()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 5)  # noqa: TID251
 
 
 async def test_a_leader_does_its_duties_until_it_is_stopped_and_steps_down(

@@ -115,7 +115,7 @@ async def test_those_who_wait_when_the_connection_breaks_are_told_at_once(
         await asyncio.sleep(0.01)
     redis_client.client_kill_filter(_type="normal", skipme=True)
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 2)  # noqa: TID251
 
 
 async def test_where_nobody_listens_is_unavailable_and_soon_said() -> None:
@@ -187,11 +187,11 @@ async def test_a_listener_hears_every_message_and_is_told_of_each_new_connection
     )
     try:
         for _ in range(3):
-            await asyncio.wait_for(connected.get(), 5)
+            await asyncio.wait_for(connected.get(), 5)  # noqa: TID251
             await asyncio.sleep(0.25)
             for channel in ("one", "two"):
                 redis_client.publish(channel, f"to {channel}")
-                assert await asyncio.wait_for(heard.get(), 5) == (channel.encode(), f"to {channel}".encode())
+                assert await asyncio.wait_for(heard.get(), 5) == (channel.encode(), f"to {channel}".encode())  # noqa: TID251
             redis_client.client_kill_filter(_type="pubsub")
         assert heard.empty()
     finally:
@@ -209,11 +209,11 @@ async def test_a_listener_notices_that_the_other_side_fell_silent(
         listen(Address.of(own_valkey.url), ["c"], lambda *_: None, lambda: connected.put_nowait(None))
     )
     try:
-        await asyncio.wait_for(connected.get(), 5)
+        await asyncio.wait_for(connected.get(), 5)  # noqa: TID251
         own_valkey.process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.8)
         own_valkey.process.send_signal(signal.SIGCONT)
-        await asyncio.wait_for(connected.get(), 5)
+        await asyncio.wait_for(connected.get(), 5)  # noqa: TID251
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -59,7 +59,7 @@ async def start(line: FakeLine, root: Path) -> AsyncIterator[Start]:
         line.away = False
         for one, task in running:
             one.stop()
-            await asyncio.wait_for(task, 15)
+            await asyncio.wait_for(task, 15)  # noqa: TID251
 
 
 def ends(line: FakeLine, *ids: str) -> Callable[[], bool]:

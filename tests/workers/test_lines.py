@@ -108,7 +108,7 @@ async def test_a_heartbeat_without_a_registration_loses_all_at_once_and_register
     await register(store, "w", "r2", proof="r1")
     registrar.gate.clear()
     for _ in range(2):
-        beaten = await asyncio.wait_for(line.beat([offer], running=1, current=None), 2)
+        beaten = await asyncio.wait_for(line.beat([offer], running=1, current=None), 2)  # noqa: TID251
         assert beaten.lost == [offer.job_id]
     await until(lambda: registrar.count == 1, "it registers, once")
     with pytest.raises(Unregistered):
@@ -123,10 +123,10 @@ async def test_work_and_cancels_are_heard_of(line: RedisLine, store: Store) -> N
     woken, cancelled = asyncio.Event(), list[str]()
     task = line.listen(lambda queue: woken.set(), cancelled.append)
     try:
-        await asyncio.wait_for(woken.wait(), 5)  # once it listens
+        await asyncio.wait_for(woken.wait(), 5)  # once it listens  # noqa: TID251
         woken.clear()
         job_id = await submit(store)
-        await asyncio.wait_for(woken.wait(), 5)
+        await asyncio.wait_for(woken.wait(), 5)  # noqa: TID251
         await line.claim(most=1, startable=1)
         assert await jobs.cancel(store, "user:u", job_id) == State.RUNNING
         await until(lambda: cancelled == [job_id], "the wish to cancel is heard")
@@ -140,10 +140,10 @@ async def test_a_new_set_of_tags_is_served_as_soon_as_it_is_heard_of(line: Redis
     woken = asyncio.Event()
     task = line.listen(lambda queue: woken.set(), lambda job_id: None)
     try:
-        await asyncio.wait_for(woken.wait(), 5)
+        await asyncio.wait_for(woken.wait(), 5)  # noqa: TID251
         woken.clear()
         job_id = await submit(store, tags=["gpu"])
-        await asyncio.wait_for(woken.wait(), 5)
+        await asyncio.wait_for(woken.wait(), 5)  # noqa: TID251
         await until(lambda: line._tag_sets is None, "it asks anew")
         assert [offer.job_id for offer in await line.claim(most=1, startable=1)] == [job_id]
     finally:

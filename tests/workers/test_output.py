@@ -194,7 +194,7 @@ async def test_while_the_object_store_is_away_the_live_log_goes_on(line: FakeLin
     await asyncio.sleep(0.05)
     assert not waiting.done()
     line.store_away = False
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 5)  # noqa: TID251
     stored = b"".join(entry.data for _, _, frames in line.of("job").parts for entry in decode(frames))
     assert len(stored) == 20_000
 
@@ -206,7 +206,7 @@ async def test_a_result_does_not_wait_for_ever_for_a_log_that_cannot_be_stored(
     output = make(live_bytes=1000)
     line.store_away = True
     output.feed("o", b"x" * 2000 + b"\n")
-    await asyncio.wait_for(output.delivered(), 5)
+    await asyncio.wait_for(output.delivered(), 5)  # noqa: TID251
     assert output.truncated
 
 

@@ -137,7 +137,7 @@ async def test_a_held_job_that_may_run_once_does_not_start_if_it_is_no_longer_ou
 ) -> None:
     line.stale.add(("job", 1))
     run = begin(f"touch {root}/started", ahead=True, at_most_once=True)
-    await asyncio.wait_for(run.task, 5)
+    await asyncio.wait_for(run.task, 5)  # noqa: TID251
     assert line.of("job").ends == []
     assert not (root / "started").exists()
     assert run.slot_free.done()
@@ -159,7 +159,7 @@ async def test_any_other_held_job_starts_at_once_and_is_killed_if_it_is_no_longe
 ) -> None:
     line.stale.add(("job", 1))
     run = begin("sleep 600", ahead=True)
-    await asyncio.wait_for(run.task, 5)
+    await asyncio.wait_for(run.task, 5)  # noqa: TID251
     assert line.begun == [("job", 1)]
     assert run.child is not None
     assert run.child.outcome().signal == signal.SIGKILL
@@ -169,7 +169,7 @@ async def test_any_other_held_job_starts_at_once_and_is_killed_if_it_is_no_longe
 async def test_artifacts_wait_for_the_object_store_and_hold_no_slot(line: FakeLine, begin: Any) -> None:
     line.store_away = True
     run = begin("echo 1 > a", artifacts=["a"])
-    await asyncio.wait_for(run.slot_free, 5)
+    await asyncio.wait_for(run.slot_free, 5)  # noqa: TID251
     await asyncio.sleep(0.05)
     assert line.of("job").ends == []
     line.store_away = False
@@ -188,14 +188,14 @@ async def test_a_cancelled_job_leaves_no_artifacts(line: FakeLine, begin: Any) -
 async def test_a_result_that_is_refused_is_not_told_again(line: FakeLine, begin: Any) -> None:
     run = begin("sleep 0.1")
     line.stale.add(("job", 1))
-    await asyncio.wait_for(run.task, 5)
+    await asyncio.wait_for(run.task, 5)  # noqa: TID251
     assert line.of("job").ends == []
 
 
 async def test_a_cancel_after_the_end_changes_nothing(line: FakeLine, begin: Any) -> None:
     line.store_away = True
     run = begin("echo 1 > a", artifacts=["a"])
-    await asyncio.wait_for(run.slot_free, 5)
+    await asyncio.wait_for(run.slot_free, 5)  # noqa: TID251
     run.stop("cancelled")
     line.store_away = False
     assert (await end(line))[:3] == ("completed", "", 0)
@@ -215,7 +215,7 @@ async def test_a_job_that_is_cancelled_at_any_moment_ends_once(
     run = begin("cat f; sleep 0.02; echo 1 > a", file="f", artifacts=["a"])
     await asyncio.sleep(number * 0.005)
     run.stop("cancelled")
-    await asyncio.wait_for(run.task, 5)
+    await asyncio.wait_for(run.task, 5)  # noqa: TID251
     outcome, reason, exit_code, _ = await end(line)
     assert (outcome, reason) in {("completed", ""), ("cancelled", "cancelled")}
     assert outcome == "cancelled" or exit_code == 0

@@ -42,7 +42,7 @@ def platform() -> Any:
 
 async def registered(worker: Worker, store: Store, platform: Platform, registration: str = "r") -> None:
     try:
-        await asyncio.wait_for(worker._register(store, Holder(worker.name, registration), platform), 10)
+        await asyncio.wait_for(worker._register(store, Holder(worker.name, registration), platform), 10)  # noqa: TID251
     finally:
         worker.connection.close()
 
@@ -55,7 +55,7 @@ async def test_a_worker_is_made_though_redis_is_away(settings: Settings) -> None
     platform = platforms.choose("none", slots=1)
     try:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(worker._register(store, Holder("w", "r"), platform), 0.3)  # it waits
+            await asyncio.wait_for(worker._register(store, Holder("w", "r"), platform), 0.3)  # it waits  # noqa: TID251
     finally:
         platform.close()
         await store.close()
@@ -82,7 +82,7 @@ async def test_a_worker_waits_while_another_of_its_name_is_online(
     await register(store, "w", hostname="elsewhere", pid=1)
     worker = Worker(settings, name="w", slots=1, tags=())
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(worker._register(store, Holder("w", "r2"), platform), 0.3)
+        await asyncio.wait_for(worker._register(store, Holder("w", "r2"), platform), 0.3)  # noqa: TID251
     worker.connection.close()
 
 
@@ -108,7 +108,7 @@ async def test_a_name_is_free_once_its_worker_is_surely_dead(
         assert (await store.call(fleet.record("w")))["registration"] == "r2"
     else:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(worker._register(store, Holder("w", "r2"), platform), 0.2)
+            await asyncio.wait_for(worker._register(store, Holder("w", "r2"), platform), 0.2)  # noqa: TID251
         worker.connection.close()
 
 

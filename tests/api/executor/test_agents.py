@@ -300,7 +300,7 @@ async def test_an_agent_that_leaves_while_it_waits_swallows_no_job(
     await asyncio.sleep(0.3)
     assert not serving.done()
     leave.set()
-    await asyncio.wait_for(serving, 2)
+    await asyncio.wait_for(serving, 2)  # noqa: TID251
     job_id = await submit(hostler)
     await asyncio.sleep(0.1)
     assert redis_client.lrange("rq:queue:jobs.normal", 0, -1) == [job_id.encode()]

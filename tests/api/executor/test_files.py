@@ -416,7 +416,7 @@ async def test_too_much_is_refused_before_it_is_read(port, nothing_left):
         + BOUNDARY
         + b"\r\n\r\n--"  # Falcon asks us once the first bytes are there
     )
-    answer = await asyncio.wait_for(reader.read(), 5)  # to the end: the server closes the connection
+    answer = await asyncio.wait_for(reader.read(), 5)  # to the end: the server closes the connection  # noqa: TID251
     assert answer.startswith(b"HTTP/1.1 400")
     assert b'"error":"Invalid file","message":"File size exceeds 500MB limit"' in answer
     writer.close()

@@ -243,11 +243,11 @@ async def test_a_cancel_at_any_step_leaves_nothing(node: Node, at: str) -> None:
     if at != "script":
         job._step = lambda name: _cancel(job, task) if name == at else None
     else:
-        await asyncio.wait_for(reached.wait(), 5)
+        await asyncio.wait_for(reached.wait(), 5)  # noqa: TID251
         while not leftovers(offer.job_id):
             await asyncio.sleep(0.01)
         _cancel(job, task)
-    ending = await asyncio.wait_for(task, 10)
+    ending = await asyncio.wait_for(task, 10)  # noqa: TID251
     await node.settle(offer, ending)
     assert ending.outcome == "cancelled"
     assert node.files() == set()
@@ -278,7 +278,7 @@ async def test_an_update_that_is_cancelled_while_it_tries_goes_back(node: Node) 
         return True
 
     node.supervisor.until = never  # type: ignore[method-assign]
-    ending = await asyncio.wait_for(task, 10)
+    ending = await asyncio.wait_for(task, 10)  # noqa: TID251
     await node.settle(offer, ending)
     assert ending.outcome == "cancelled"
     app = await node.app()
