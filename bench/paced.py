@@ -15,15 +15,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
-import httptools
 import orjson
 import uvloop
 
 from bench.latency import quantiles
 from bench.processes import environment, python
+from bench.wire import Line, request
 
 CONNECTIONS = 64
 #: Answers that take longer than this after the last request count as none.
@@ -108,19 +107,15 @@ class _Load:
     def __init__(self, order: Order) -> None:
         self.order, where = order, urlsplit(order.url)
         self.host, self.port = where.hostname or "", where.port or 80
-        path = f"{where.path or '/'}{'?' + where.query if where.query else ''}"
-        lines = [f"{order.method} {path} HTTP/1.1", f"Host: {where.netloc}"]
-        lines += [f"{name}: {value}" for name, value in order.headers.items()]
-        if order.body:
-            lines += ["Content-Type: application/json", f"Content-Length: {len(order.body.encode())}"]
-        self.request = ("\r\n".join(lines) + "\r\n\r\n" + order.body).encode()
+        self.request = request(order.method, order.url, order.headers, order.body)
         self.keep = re.compile(order.keep.encode()) if order.keep else None
-        self.free: collections.deque[_Line] = collections.deque()
-        self.due: collections.deque[float] = collections.deque()
+        self.free: collections.deque[Line] = collections.deque()
+        self.waiting: collections.deque[float] = collections.deque()
+        self.due: dict[Line, float] = {}  # by the connection that has asked
         self.statuses: collections.Counter[str] = collections.Counter()
         self.taken_ms: list[float] = []
         self.kept: list[str] = []
-        self.lost: set[asyncio.Task[None]] = set()
+        self.opening: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Send all, and wait for the answers."""
@@ -131,80 +126,53 @@ class _Load:
             at = began + number / self.order.rate
             if (pause := at - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
-            self.due.append(at)
+            self.waiting.append(at)
             self.send()
-        deadline = time.monotonic() + PATIENCE_S
-        while len(self.taken_ms) < total and time.monotonic() < deadline:
+        over = time.monotonic()
+        while len(self.taken_ms) < total and time.monotonic() < over + PATIENCE_S:
             await asyncio.sleep(0.01)
-        for _ in range(total - len(self.taken_ms)):
-            self.count(NO_ANSWER, deadline - PATIENCE_S)
+        for at in [*self.waiting, *self.due.values()]:
+            self.count(NO_ANSWER, at)
 
     async def connect(self) -> None:
         """Open a connection; without one, what is due waits."""
         with contextlib.suppress(OSError):
-            await asyncio.get_running_loop().create_connection(lambda: _Line(self), self.host, self.port)
+            await asyncio.get_running_loop().create_connection(
+                lambda: Line(self.offer, self.answered, self.replace), self.host, self.port
+            )
+
+    def offer(self, line: Line) -> None:
+        """Take a connection that can be asked."""
+        self.free.append(line)
+        self.send()
 
     def send(self) -> None:
         """Send what is due as far as connections are free."""
-        while self.due and self.free:
-            self.free.popleft().send(self.due.popleft(), self.request)
+        while self.waiting and self.free:
+            line = self.free.popleft()
+            self.due[line] = self.waiting.popleft()
+            line.send(self.request)
 
-    def count(self, status: str, due: float, body: bytes = b"") -> None:
+    def answered(self, line: Line, status: int, body: bytes) -> None:
         """Note an answer."""
-        self.statuses[status] += 1
-        self.taken_ms.append((time.monotonic() - due) * 1000)
-        if self.keep is not None and status.startswith("2") and (found := self.keep.search(body)):
+        self.count(str(status), self.due.pop(line))
+        if self.keep is not None and 200 <= status < 300 and (found := self.keep.search(body)):
             self.kept.append(found[1].decode())
 
-    def replace(self) -> None:
+    def count(self, status: str, due: float) -> None:
+        """Count an answer, or that there was none."""
+        self.statuses[status] += 1
+        self.taken_ms.append((time.monotonic() - due) * 1000)
+
+    def replace(self, line: Line) -> None:
         """Open a connection in the place of one that was closed."""
-        task = asyncio.get_running_loop().create_task(self.connect())
-        self.lost.add(task)
-        task.add_done_callback(self.lost.discard)
-
-
-class _Line(asyncio.Protocol):
-    """One connection, with one request at a time."""
-
-    def __init__(self, load: _Load) -> None:
-        self.load = load
-        self.asked: float | None = None
-        self.body = b""
-        self.parser = httptools.HttpResponseParser(self)
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.load.free.append(self)
-        self.load.send()
-
-    def send(self, due: float, request: bytes) -> None:
-        self.asked, self.body = due, b""
-        self.transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
-
-    def on_body(self, body: bytes) -> None:
-        self.body += body
-
-    def on_message_complete(self) -> None:
-        if self.asked is None:
-            return  # nobody asked; the connection ends when its server says so
-        self.load.count(str(self.parser.get_status_code()), self.asked, self.body)
-        self.asked = None
-        if self.parser.should_keep_alive():
-            self.load.free.append(self)
-            self.load.send()
-        else:
-            self.transport.close()
-
-    def connection_lost(self, _: Exception | None) -> None:
-        if self.asked is not None:
-            self.load.count(NO_ANSWER, self.asked)
-            self.asked = None
+        if line in self.due:
+            self.count(NO_ANSWER, self.due.pop(line))
         with contextlib.suppress(ValueError):
-            self.load.free.remove(self)
-        self.load.replace()
+            self.free.remove(line)
+        task = asyncio.get_running_loop().create_task(self.connect())
+        self.opening.add(task)
+        task.add_done_callback(self.opening.discard)
 
 
 async def _main() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import shutil
 import socket
@@ -13,9 +14,9 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import redis
 
 from bench.anchors import bullmq, true
@@ -24,6 +25,7 @@ from bench.figure import Bench, Figure, Goal, Measure
 from bench.latency import RATE_HZ, count, quantiles
 from bench.processes import cpu_s, environment, process, python
 from bench.stack import NO_LIMIT, NO_LIMIT_NOTE, Stack, stack
+from bench.wire import Client
 from storage import jobs
 from storage.jobs import Order
 
@@ -219,15 +221,14 @@ def idling(bench: Bench) -> Iterator[Measure]:
 async def agents_cost(up: Stack, seconds: float) -> float:
     """Return what web and Redis use while agents do nothing but wait and send heartbeats, % of a core."""
     server = [*up.pids("web"), *up.pids("redis")]
-    limits = httpx.Limits(max_connections=2 * AGENTS, max_keepalive_connections=2 * AGENTS)
-    async with httpx.AsyncClient(base_url=up.url, trust_env=False, timeout=60, limits=limits) as client:
-        waiting = []
-        for number in range(AGENTS):
-            name = f"bench-{time.monotonic_ns()}"
-            known = {"workerId": name, "hostname": "bench", "slots": 1}
-            answer = await client.post("/api/workers/register", json=known, headers=up.headers)
-            token = {"x-worker-token": answer.raise_for_status().json()["token"]}
-            waiting.append(asyncio.create_task(_agent(client, name, token, number / AGENTS)))
+    with contextlib.ExitStack() as open_lines:
+        lines = [(Client(up.url), Client(up.url)) for _ in range(AGENTS)]
+        for client in itertools.chain.from_iterable(lines):
+            open_lines.callback(client.close)
+        waiting = [
+            asyncio.create_task(_agent(up, *pair, f"bench-{time.monotonic_ns()}", number / AGENTS))
+            for number, pair in enumerate(lines)
+        ]
         try:
             await asyncio.sleep(6)  # until their first heartbeats are over
             before, began = cpu_s(*server), time.monotonic()
@@ -241,24 +242,35 @@ async def agents_cost(up: Stack, seconds: float) -> float:
                 raise RuntimeError(f"{len(failed)} agents ended: {failed[0]!r}")
 
 
-async def _agent(client: httpx.AsyncClient, name: str, token: dict[str, str], share: float) -> None:
+async def _agent(up: Stack, polling: Client, beating: Client, name: str, share: float) -> None:
     """Wait for work in one long poll after the other, and send heartbeats as often as the API wants them."""
+    known = json.dumps({"workerId": name, "hostname": "bench", "slots": 1})
+    token = {"x-worker-token": (await _ask(beating, "POST", "register", up.headers, known))["token"]}
 
     async def poll() -> None:
         while True:
-            (await client.get("/api/jobs/get-job?wait=20", headers=token)).raise_for_status()
+            status, body = await polling.ask("GET", "/api/jobs/get-job?wait=20", token)
+            if status != 204:
+                raise RuntimeError(f"{name} was told {status} {body[:200]!r}")
 
     async def beat() -> None:
         pause_s = 5.0
-        said = {"workerId": name, "status": "idle"}
-        await client.post("/api/workers/heartbeat", json=said, headers=token)
+        said = json.dumps({"workerId": name, "status": "idle"})
+        await _ask(beating, "POST", "heartbeat", token, said)
         await asyncio.sleep(share * pause_s)
         while True:
-            answer = await client.post("/api/workers/heartbeat", json=said, headers=token)
-            pause_s = answer.raise_for_status().json().get("nextCheckIn", 5000) / 1000
+            answer = await _ask(beating, "POST", "heartbeat", token, said)
+            pause_s = answer.get("nextCheckIn", 5000) / 1000
             await asyncio.sleep(pause_s)
 
     await asyncio.gather(beat(), poll())
+
+
+async def _ask(client: Client, method: str, path: str, headers: dict[str, str], body: str) -> dict[str, Any]:
+    status, answer = await client.ask(method, f"/api/workers/{path}", headers, body)
+    if status >= 300:
+        raise RuntimeError(f"{path} was answered {status} {answer[:200]!r}")
+    return dict(json.loads(answer))
 
 
 def warm_start_s(bench: Bench) -> float:
