@@ -31,6 +31,24 @@ EACH = 4
 APP = {"id": "shop", "processes": {"web": {"command": "x"}}, "routes": {"prefix": "/plugins/shop", "process": "web"},
        "links": {"engine_url": "http://127.0.0.1:8000"}}  # fmt: skip
 
+#: The example under "Socket.IO mit JavaScript" on Cuby's page, as it stands there.
+EXAMPLE = """import { io } from 'socket.io-client';
+
+const socket = io('http://localhost:3847', { auth: { apiKey: 'DEIN_API_KEY' } });
+
+// Status-Updates empfangen
+socket.on('products:status', (statuses) => { console.log('Produkt-Status:', statuses); });
+
+// Install-Fortschritt empfangen
+socket.on('install:status', ({ productId, progress, message }) => {
+  console.log(`[${productId}] ${progress}% — ${message}`);
+});
+
+// Logs abonnieren
+socket.emit('subscribe:logs', { productId: 'processcube-engine' });
+socket.on('product:log', ({ productId, line }) => { console.log(`[${productId}] ${line}`); });
+"""
+
 
 @pytest.fixture(scope="module")
 def modules(request: pytest.FixtureRequest) -> Path:
@@ -219,6 +237,42 @@ async def test_an_apps_namespace_comes_and_goes_with_it_for_every_kind_of_client
         assert await clients.hear(name, "disconnect") == "io server disconnect"
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_the_example_of_cubys_page_works_as_it_stands(site: Site, modules: Path) -> None:
+    example = modules.parent / "example.mjs"  # beside the modules, which is where an import looks for them
+    example.write_text(
+        EXAMPLE.replace("http://localhost:3847", site.web.url).replace("DEIN_API_KEY", site.clients.key)
+    )
+    await apps.install(site.store, "test", inline=manifests.load({**APP, "id": "processcube-engine"}))
+    await site.node.carry_out()
+    process = await asyncio.create_subprocess_exec(
+        "node", str(example), stdout=asyncio.subprocess.PIPE, executable=shutil.which("node")
+    )
+    printed: list[str] = []
+
+    async def listen() -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            printed.append(line.decode().rstrip())
+
+    listening = asyncio.create_task(listen())
+    try:
+        await soon(
+            lambda: any(each.startswith("Produkt-Status: {") for each in printed), "it hears of products"
+        )
+        await apps.install(site.store, "test", inline=manifests.load(APP))
+        await site.node.carry_out()
+        await soon(
+            lambda: any(each.startswith("[shop] 100% —") for each in printed), "it hears of an install"
+        )
+        await site.node.say("processcube-engine", "web", "a line")
+        await soon(lambda: "[processcube-engine] a line" in printed, "it hears a line")
+        assert not any(each.startswith("[undefined]") for each in printed)
+    finally:
+        process.kill()
+        await process.wait()
+        await listening
 
 
 async def test_clients_come_back_when_processes_are_replaced_and_when_one_is_killed(site: Site) -> None:
