@@ -25,7 +25,6 @@ from bench.processes import environment, python
 from bench.wire import Line, request
 
 CONNECTIONS = 64
-#: Answers that take longer than this after the last request count as none.
 PATIENCE_S = 15.0
 NO_ANSWER = "0"
 
@@ -41,6 +40,7 @@ class Order:
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     connections: int = CONNECTIONS
+    patience_s: float = PATIENCE_S  #: what has no answer so long after the last request has none
     keep: str = ""  #: a pattern; its first group in each body of a success is kept
 
 
@@ -89,7 +89,7 @@ def pacing(order: Order) -> Iterator["subprocess.Popen[bytes]"]:
 
 def collect(child: "subprocess.Popen[bytes]", order: Order) -> Answers:
     """Wait for the end of a paced load and return what came back. Raises RuntimeError."""
-    told, _ = child.communicate(timeout=order.seconds + PATIENCE_S + 30)
+    told, _ = child.communicate(timeout=order.seconds + order.patience_s + 30)
     if child.returncode:
         raise RuntimeError(f"The load ended with exit code {child.returncode}.")
     return Answers(**orjson.loads(told))
@@ -101,7 +101,7 @@ def paced(order: Order) -> Answers:
         return collect(child, order)
 
 
-class _Load:
+class Load:
     """The connections, the requests that are due, and the answers."""
 
     def __init__(self, order: Order) -> None:
@@ -115,6 +115,7 @@ class _Load:
         self.statuses: collections.Counter[str] = collections.Counter()
         self.taken_ms: list[float] = []
         self.kept: list[str] = []
+        self.ended = False
         self.opening: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -129,10 +130,11 @@ class _Load:
             self.waiting.append(at)
             self.send()
         over = time.monotonic()
-        while len(self.taken_ms) < total and time.monotonic() < over + PATIENCE_S:
+        while len(self.taken_ms) < total and time.monotonic() < over + self.order.patience_s:
             await asyncio.sleep(0.01)
         for at in [*self.waiting, *self.due.values()]:
             self.count(NO_ANSWER, at)
+        await self.end()
 
     async def connect(self) -> None:
         """Open a connection; without one, what is due waits."""
@@ -141,6 +143,15 @@ class _Load:
                 lambda: Line(self.offer, self.answered, self.replace), self.host, self.port
             )
 
+    async def end(self) -> None:
+        """Close the connections."""
+        self.ended = True
+        lines = [*self.free, *self.due]
+        self.due.clear()
+        for line in lines:
+            line.transport.abort()
+        await asyncio.gather(*self.opening)
+
     def offer(self, line: Line) -> None:
         """Take a connection that can be asked."""
         self.free.append(line)
@@ -148,7 +159,7 @@ class _Load:
 
     def send(self) -> None:
         """Send what is due as far as connections are free."""
-        while self.waiting and self.free:
+        while self.waiting and self.free and not self.ended:
             line = self.free.popleft()
             self.due[line] = self.waiting.popleft()
             line.send(self.request)
@@ -170,6 +181,8 @@ class _Load:
             self.count(NO_ANSWER, self.due.pop(line))
         with contextlib.suppress(ValueError):
             self.free.remove(line)
+        if self.ended:
+            return
         task = asyncio.get_running_loop().create_task(self.connect())
         self.opening.add(task)
         task.add_done_callback(self.opening.discard)
@@ -178,7 +191,7 @@ class _Load:
 async def _main() -> None:
     order = Order(**orjson.loads(sys.stdin.buffer.read()))
     gc.disable()  # its pauses would be the server's
-    load = _Load(order)
+    load = Load(order)
     await load.run()
     found = quantiles(load.taken_ms)
     answers = Answers(dict(load.statuses), found["p50"], found["p99"], max(load.taken_ms), load.kept)

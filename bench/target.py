@@ -31,7 +31,8 @@ class Target:
     limits: tuple[Goal, ...]  #: without anchors
     measure: Callable[[Bench], Found | Awaitable[Found]]  #: may raise Missing
     overrides: tuple[str, ...] = ()  #: what differs from production's defaults, and why
-    notes: tuple[str, ...] = ()  #: what a reader must know, such as the reason of a miss
+    notes: tuple[str, ...] = ()  #: what a reader must know
+    reason: str = ""  #: why it is missed where it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def run(target: Target, *, long: bool = False) -> Verdict:
         except Exception as error:  # noqa: BLE001, RUF100  one that breaks must not hide the others
             return Verdict(target=target, outcome="FAIL", why=f"{type(error).__name__}: {error}")
     missed = [each.metric for each in target.limits if not each.holds(found.figures[each.metric])]
-    why = f"({', '.join(missed)}) {' '.join(target.notes)}".strip() if missed else ""
+    why = f"({', '.join(missed)}) {target.reason}".strip() if missed else ""
     return Verdict(target=target, outcome="FAIL" if missed else "PASS", found=found, why=why)
 
 

@@ -94,6 +94,11 @@ class Client:
         self._line.send(request(method, self.url + path, headers, body))
         return await self._answer
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether there is a connection."""
+        return self._line is not None
+
     def close(self) -> None:
         """End the connection."""
         if self._line is not None:
