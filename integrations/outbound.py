@@ -25,7 +25,6 @@ from typing import Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 import httpcore
-import httpx
 
 from settings import __version__
 from storage.errors import Conflict, Invalid, TooLarge, Unavailable
@@ -107,8 +106,12 @@ def _connect(address: str, port: int, timeout_s: float) -> socket.socket:
     return socket.create_connection((address, port), timeout=timeout_s)
 
 
-# Public authorities, or those of SSL_CERT_FILE. Reading them takes tens of milliseconds, so once a process.
-_public_authorities = functools.cache(httpx.create_ssl_context)
+@functools.cache
+def _public_authorities() -> ssl.SSLContext:
+    """Return public authorities, or those of SSL_CERT_FILE; reading them takes tens of milliseconds."""
+    import httpx  # noqa: PLC0415  with its command line it takes 6 MiB, which processes that call nobody can spare
+
+    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
