@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import random
 import re
 import shlex
 import time
@@ -29,8 +30,9 @@ group = Group("Jobs, for agents", "/api/jobs", EXECUTOR)
 
 #: A longer `wait` counts as this: proxies cut connections that stay silent for 30 s.
 MOST_WAIT_S = 25.0
-#: How often an agent that waits looks by itself, should the word that there is work get lost.
-LOOK_S = 2.0
+#: How often an agent that waits looks by itself, should the word that there is work get lost. A subscription that is
+#: lost is noticed sooner, and then everybody looks.
+LOOK_S = 10.0
 OUTPUT_LIMIT_BYTES = 4 * MIB
 RESULT_LIMIT_BYTES = 16 * MIB
 PART_LIMIT_BYTES = 16 * MIB
@@ -80,7 +82,7 @@ async def next_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | 
     gone = downloads.left(context.request)
     try:
         return await _wait(context, holder, held, min(query["wait"], MOST_WAIT_S), gone)
-    except Ended:  # this process stops; the agent asks the next one
+    except (Ended, _Silent):  # this process stops, so that the agent asks the next one; or the agent is dead
         return None
     finally:
         gone.cancel()
@@ -97,25 +99,38 @@ async def _wait(
     hub, deadline = context.request.context.hub, time.monotonic() + wait_s
     served: set[str] = set()
     async with hub.wake_up(served.__contains__) as waiter:
-        gone.add_done_callback(lambda _: waiter.wake())
+        gone.add_done_callback(lambda _: waiter.leave())
         while not gone.done():
-            tag_sets, seen, (now_s, micros) = await context.store.calls(
-                command("SMEMBERS", "h:tagsets"),
-                command("HGET", f"h:worker:{holder.worker}", "seen"),
-                command("TIME"),
-            )
-            silent_ms = int(now_s) * 1000 + int(micros) // 1000 - int(seen or 0)
-            if held.beats and silent_ms >= context.store.settings.lease_s * 1000:
-                break
-            sets = [text(each) for each in tag_sets]
-            served.update(queues.served(sets, held.tags))
-            if (taken := await _claim(context, holder, held, sets)) is not None:
-                return taken
+            try:
+                sets = await _tag_sets_unless_silent(context, holder, held)
+                served.update(queues.served(sets, held.tags))
+                if (taken := await _claim(context, holder, held, sets)) is not None:
+                    return taken
+            except BaseException:
+                waiter.wake()  # what it was woken for is still there: its leaving wakes the others
+                raise
             left_s = deadline - time.monotonic()
             if left_s <= 0 or hub.watch is None:  # raises Ended once the process stops
                 break
-            await waiter.wait(min(left_s, LOOK_S))
+            await waiter.wait(min(left_s, LOOK_S * random.uniform(0.8, 1.2)))  # noqa: S311  jitter
     return None
+
+
+async def _tag_sets_unless_silent(context: Context, holder: Holder, held: Held) -> list[str]:
+    """Return the tag sets that jobs ask for. Raises _Silent for an agent that has missed its heartbeats."""
+    tag_sets, seen, (now_s, micros) = await context.store.calls(
+        command("SMEMBERS", "h:tagsets"),
+        command("HGET", f"h:worker:{holder.worker}", "seen"),
+        command("TIME"),
+    )
+    silent_ms = int(now_s) * 1000 + int(micros) // 1000 - int(seen or 0)
+    if held.beats and silent_ms >= context.store.settings.lease_s * 1000:
+        raise _Silent
+    return [text(each) for each in tag_sets]
+
+
+class _Silent(Exception):
+    """The agent has missed its heartbeats for a lease."""
 
 
 async def _hold(context: Context, holder: Holder) -> tuple[Held, list[str]]:

@@ -115,22 +115,28 @@ class Waiter:
 
     def __init__(self, serves: Callable[[str], bool]) -> None:
         self.serves = serves
-        self._woken = asyncio.Event()
-        self._ended = False
+        self._bell = asyncio.Event()
+        self._woken = self._left = self._ended = False
 
     @property
     def is_woken(self) -> bool:
-        """Whether it has been woken and not come back since."""
-        return self._woken.is_set()
+        """Whether it has been woken and has not come back for it since."""
+        return self._woken
 
     def wake(self) -> None:
         """Let it look for work."""
-        self._woken.set()
+        self._woken = True
+        self._bell.set()
+
+    def leave(self) -> None:
+        """Let it wait no longer; what it has been woken for is left to others."""
+        self._left = True
+        self._bell.set()
 
     def end(self) -> None:
         """Let it stop waiting for good."""
         self._ended = True
-        self._woken.set()
+        self._bell.set()
 
     async def wait(self, timeout_s: float) -> bool:
         """Return True once there may be work, or may have been since the last time; False after `timeout_s` seconds.
@@ -139,12 +145,13 @@ class Waiter:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                await self._woken.wait()
+                await self._bell.wait()
         except TimeoutError:
             return False
         if self._ended:
             raise Ended
-        self._woken.clear()
+        self._bell.clear()
+        self._woken = self._woken and self._left
         return True
 
 

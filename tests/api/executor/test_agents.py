@@ -262,7 +262,24 @@ async def test_a_waiting_agent_gets_a_job_as_soon_as_there_is_one(hostler: Hostl
     began = time.monotonic()
     job_id = await submit(hostler)
     assert (await waiting)["jobId"] == job_id
-    assert time.monotonic() - began < 1.5, "it is woken, and does not only look every two seconds"
+    assert time.monotonic() - began < 1.5, "it is woken, and does not only look now and then"
+
+
+async def test_a_job_that_woke_a_dead_agent_goes_to_the_next(
+    hostler: Hostler, redis_client: redis.Redis
+) -> None:
+    dead, living = await hostler.agent("dead"), await hostler.agent("living")
+    for agent in (dead, living):
+        await agent.post("/api/workers/heartbeat", json={"status": "idle"})
+    waits_for_nobody = asyncio.ensure_future(dead.get("/api/jobs/get-job", params={"wait": 20}))
+    await asyncio.sleep(0.3)
+    waiting = asyncio.ensure_future(taken(living, wait=20))
+    await asyncio.sleep(0.3)
+    redis_client.hset("h:worker:dead", "seen", 1)  # a host that died leaves its connections open
+    began, job_id = time.monotonic(), await submit(hostler)
+    assert (await waiting)["jobId"] == job_id
+    assert time.monotonic() - began < 1.5
+    assert (await waits_for_nobody).status_code == 204
 
 
 async def test_a_wait_ends_empty_handed_in_its_time(hostler: Hostler) -> None:

@@ -151,6 +151,19 @@ async def test_work_that_came_while_looking_is_not_slept_through(hub, store):
             assert await waiter.wait(10)
 
 
+async def test_work_for_one_that_has_left_wakes_the_next(hub, store):
+    async with hub.wake_up(lambda queue: True) as second:
+        async with hub.wake_up(lambda queue: True) as first:
+            for waiter in (first, second):  # the longer one waits, the sooner it is woken
+                hub._waiters.remove(waiter)
+                hub._waiters.append(waiter)
+            hub.woken("jobs.normal")
+            first.leave()
+            assert await first.wait(5)
+            assert not second.is_woken
+        assert second.is_woken
+
+
 async def test_finished_waits_for_the_end(hub, store):
     holder = await engine.register(store)
     job_id = await engine.submit(store)
