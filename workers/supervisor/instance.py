@@ -307,15 +307,14 @@ class Instance:
     async def _execute(self, command: Command, timeout_s: float) -> bool:
         """Run the command of a health check beside it, isolated in the same way."""
         what = await self._described_check(command, timeout_s)
-        kept: Kept | None = None
+        starting = asyncio.ensure_future(self.around.processes.start(what))
         try:
-            kept = await self.around.processes.start(what)
+            kept = await asyncio.shield(starting)
             return (await asyncio.shield(kept.ended)).exit_code == 0
         except (HostlerError, OSError):
             return False
         finally:
-            if kept is not None:
-                kept.kill()
+            starting.add_done_callback(_kill)  # also one that is given up before it is there
 
     async def _described_check(self, command: Command, timeout_s: float) -> Start:
         port, release = self.port, self.around.places.release()
@@ -400,6 +399,11 @@ class Instance:
     def remembered(self) -> dict[str, Any]:
         """Return what a later worker must know of it."""
         return self.life.remembered(time.monotonic())
+
+
+def _kill(starting: "asyncio.Future[Kept]") -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().kill()
 
 
 def argv(command: Command) -> list[str]:

@@ -142,6 +142,7 @@ class Places:
             if keep_data and path == self.data:
                 continue
             if path.is_dir() and not path.is_symlink():
+                _open_up(path)
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
@@ -154,6 +155,17 @@ def of(apps_dir: Path, instance_id: str) -> Places:
     if not _NAME.fullmatch(instance_id):
         raise Invalid(f"{instance_id!r} cannot be the name of an app's directory.")
     return Places(apps_dir / instance_id)
+
+
+def _open_up(path: Path) -> None:
+    """Make what lies below a directory removable, whatever modes an app has given its own. Raises OSError."""
+    if os.getuid() == 0:  # root removes everything
+        return
+    path.chmod(0o700)
+    for _, folders, _, fd in os.fwalk(path):
+        for name in folders:
+            if not stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                os.chmod(name, 0o700, dir_fd=fd)
 
 
 def _make(directory: Path, mode: int, uid: int | None = None) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import os
 import pwd
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,13 +87,3 @@ def give(path: Path, uid: int | None) -> None:
         for name in (*folders, *files):
             os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
     os.chown(path, uid, uid, follow_symlinks=False)
-
-
-def take_back(path: Path) -> None:
-    """Take a directory back from an app, so that the worker can remove it. Raises OSError."""
-    if os.getuid() == 0:  # root removes everything
-        return
-    for _, folders, _, fd in os.fwalk(path):
-        for name in folders:
-            if not stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-                os.chmod(name, 0o700, dir_fd=fd)

@@ -1,8 +1,10 @@
 """Where apps lie: who may write what, and that nothing leads elsewhere."""
 
 import os
+import shutil
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,28 @@ def test_giving_a_release_away_follows_no_link(tmp_path: Path) -> None:
     give(tmp_path / "release", APP_USERS[0])
     assert (tmp_path / "foreign").stat().st_uid == 0
     assert (tmp_path / "release" / "link").lstat().st_uid == APP_USERS[0]
+
+
+def test_what_an_app_has_closed_is_opened_to_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    top = Path(tempfile.mkdtemp(prefix="hostler-test-"))  # short: its sockets lie within
+    app = places.of(top, "app")
+    app.make(None)
+    inner = app.data / "closed" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "file").touch()
+    inner.chmod(0o500)
+    inner.parent.chmod(0)
+    monkeypatch.setattr(os, "getuid", lambda: 1000)  # root would remove it anyway
+    modes: dict[str, int] = {}
+    remove = shutil.rmtree
+
+    def seen(path: Path) -> None:
+        modes.update(
+            {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.rglob("*") if each.is_dir()}
+        )
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", seen)
+    app.remove(keep_data=False)
+    assert (modes["closed"], modes["inner"]) == (0o700, 0o700)
+    top.rmdir()

@@ -608,3 +608,26 @@ async def test_an_app_that_is_gone_and_ends_slowly_holds_nobody_up(
     await soon(has(control, "b", web_0="running"), "another one was begun")
     assert alive(pid)
     await soon(lambda: not alive(pid), "it has ended")
+
+
+async def test_a_check_that_is_given_up_before_it_has_begun_leaves_nothing(
+    node: Running, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, begun = processes.Processes.start, asyncio.Event()
+
+    async def slow(self: processes.Processes, what: processes.Start) -> processes.Kept:
+        kept = await start(self, what)
+        if what.record.name == "~web-0":
+            begun.set()
+            await asyncio.sleep(0.5)
+        return kept
+
+    monkeypatch.setattr(processes.Processes, "start", slow)
+    check = {**CHECK, "kind": "exec", "command": "exec sleep 600"}
+    node.install("a", {"web": {"command": SLEEP, "health": check}})
+    async with asyncio.timeout(20):
+        await begun.wait()
+    control.change("a", desired="stopped")
+    await soon(has(control, "a", web_0="stopped"), "it is stopped")
+    record = node.settings.apps_dir / "a" / "records" / "~web-0"
+    await soon(lambda: not processes.is_kept(record), "the check has ended, too")
