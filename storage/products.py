@@ -1,6 +1,7 @@
 """Products: what can be installed, as releases that are archives of ours or packages of a registry."""
 
 import asyncio
+import functools
 import re
 import tempfile
 from collections.abc import Mapping
@@ -56,6 +57,11 @@ class Release:
         return signed(seal, "release", f"{self.product}:{self.version}", fields)
 
 
+#: To check and read a release takes a millisecond or more, and lists show hundreds, which never change.
+_KNOWN = 1024
+
+
+@functools.lru_cache(maxsize=_KNOWN)
 def _opened(seal: Seal, name: str, raw: bytes) -> Release:
     fields = opened(seal, "release", name, raw)
     manifest = fields["manifest"]
@@ -186,7 +192,7 @@ async def newest(store: Store, product: str) -> Release:
 async def page(store: Store, *, limit: int, offset: int) -> tuple[list[list[Release]], int]:
     """Return products in the order of their ids, each as its releases, newest first, and how many there are."""
     names = sorted(text(each) for each in await store.call(command("ZRANGE", "h:products", 0, -1)))
-    found = [await releases(store, each) for each in names[offset : offset + limit]]
+    found = await asyncio.gather(*(releases(store, each) for each in names[offset : offset + limit]))
     return [each for each in found if each], len(names)
 
 

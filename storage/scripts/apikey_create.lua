@@ -6,7 +6,8 @@ local now_ms, actor, owner, id, digest, record, limit = unpack(ARGV)
 if redis.call('EXISTS', 'h:user:' .. owner) == 0 then
   return 'missing'
 end
-if redis.call('HLEN', 'h:apikeys:' .. owner) >= tonumber(limit) then
+local again = redis.call('HEXISTS', 'h:apikeys:' .. owner, id) == 1
+if not again and redis.call('HLEN', 'h:apikeys:' .. owner) >= tonumber(limit) then
   return 'full'
 end
 keep_apikey(owner, id, digest, record)

@@ -176,3 +176,15 @@ async def test_a_chosen_secret_of_somebody_else_is_not_taken_over(store: Store) 
     assert identity.user_id == ada.id
     with pytest.raises(Denied):
         await api_keys.adopt(store, bob, "another-token-at-all", name="mine", role="a")
+
+
+async def test_a_chosen_secret_is_taken_again_by_who_has_as_many_keys_as_may_be(store: Store) -> None:
+    caller = await new_caller(store, "ada", "w")
+    token = "chosen-elsewhere-long-ago"
+    key = await api_keys.adopt(store, caller, token, name="cbox", role="w")
+    await asyncio.gather(
+        *(api_keys.create(store, caller, name=f"key {n}", role="r") for n in range(LIMIT - 1))
+    )
+    assert (await api_keys.adopt(store, caller, token, name="cbox", role="r")).id == key.id
+    with pytest.raises(Denied):
+        await api_keys.adopt(store, caller, f"{token}-another", name="cbox", role="r")
