@@ -14,7 +14,8 @@ from falcon.asgi import Request, Response, WebSocket
 
 import api
 from api import auth, errors, listeners
-from api.endpoint import Group, mount
+from api.direct import Direct, endpoints
+from api.endpoint import Endpoint, Group, mount
 from api.realtime.hub import Hub
 from settings import Listener, Settings
 from storage.store import Store
@@ -65,10 +66,15 @@ class _Around:
         await self.store.close()
 
     async def process_request(self, req: Request, resp: Response) -> None:
-        offered = req.get_header("X-Request-Id") or ""
-        req.context.request_id = offered if _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
-        resp.set_headers({**_HEADERS, "X-Request-Id": req.context.request_id})
+        resp.set_headers({**_HEADERS, "X-Request-Id": self.begin(req)})
+
+    def begin(self, req: Request) -> str:
+        """Give a request what its endpoint needs; answers the id by which it is known."""
+        offered = req.get_header("X-Request-Id")
+        request_id = offered if offered and _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
+        req.context.request_id = request_id
         self._equip(req)
+        return request_id
 
     async def process_request_ws(self, req: Request, ws: WebSocket) -> None:
         req.context.request_id = secrets.token_hex(8)
@@ -93,6 +99,8 @@ class Api(falcon.asgi.App[Request, Response]):
 
     hub: Hub
     by_port: Mapping[int, falcon.asgi.App[Request, Response]]
+    direct: Direct
+    straight: Mapping[tuple[str, str], Endpoint] = {}
 
     async def __call__(  # type: ignore[override]  # falcon declares that of its WSGI parent
         self, scope: Any, receive: Any, send: Any
@@ -102,6 +110,8 @@ class Api(falcon.asgi.App[Request, Response]):
         alone: Any = None if scope["type"] == "lifespan" else self.by_port.get(port)
         if alone is not None:
             await alone(scope, receive, send)
+        elif scope["type"] == "http" and (endpoint := self.straight.get((scope["method"], scope["path"]))):
+            await self.direct.serve(endpoint, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -117,8 +127,11 @@ def create_app(settings: Settings, *, check_response: Any = None) -> Api:
     """
     store = Store(settings)
     hub = Hub(store)
-    app = _configured(Api(middleware=[_Around(store, hub, check_response)]), groups())
+    around = _Around(store, hub, check_response)
+    app = _configured(Api(middleware=[around]), groups())
     app.hub = hub
+    app.direct = Direct(app, _HEADERS, around.begin)
+    app.straight = endpoints(groups())
     app.by_port = {
         listener.port: _configured(
             falcon.asgi.App(middleware=[_Around(store, hub, check_response, listener=listener)]),
@@ -132,7 +145,7 @@ def create_app(settings: Settings, *, check_response: Any = None) -> Api:
 def _configured(app: App, served: Iterable[Group]) -> App:
     app.req_options.strip_url_path_trailing_slash = True
     app.req_options.keep_blank_qs_values = True
-    app.ws_options.max_receive_queue = 4
+    app.ws_options.max_receive_queue = 0  # each socket is listened to all the time; a queue is a task more
     app.add_error_handler(Exception, errors.handle)
     app.add_error_handler(falcon.HTTPError, errors.handle)
     mount(app, served)

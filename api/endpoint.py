@@ -195,7 +195,7 @@ class Endpoint:
         if found is None:
             return None
         carrier, identity = found
-        if identity.scope not in {"", self.group.dialect.name} or not ROLES_OF[identity.role] & self.role:
+        if identity.scope not in {"", self.group.dialect.name} or identity.role not in _letters(self.role):
             return None
         return Context(carrier, identity, req, resp)
 
@@ -209,6 +209,12 @@ class Endpoint:
                 raise
             return None  # limits live in Redis; what needs neither it nor an identity goes on without
         return identity
+
+
+@cache
+def _letters(role: Role) -> frozenset[str]:
+    """Return the letters of users and keys that `role` admits; flags are slow to compare."""
+    return frozenset(letter for letter, roles in ROLES_OF.items() if roles & role)
 
 
 _loader = cache(compiled.loader)

@@ -5,17 +5,25 @@ on, so that parked connections hold a deploy for the whole timeout. Both are men
 """
 
 import asyncio
+import gc
 import os
 import signal
 import sys
+from enum import Enum, auto
+from math import inf
 from typing import Any
+from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
+import httptools
 from gunicorn.arbiter import Arbiter
 from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from uvicorn_worker import UvicornWorker
 
+from api.exchange import WHOLE, Exchange
 from api.realtime.frames import FRAMES
 
 MOST_HEADERS = 100
@@ -30,107 +38,217 @@ MASTER_CHECK_S = 1.0
 #: What is read on of a body that was answered before its end, so that its sender hears the answer and no reset.
 LINGER_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
+#: How often deadlines are looked at.
+TICK_S = 0.25
+#: Fields that say whom a message is for and where it ends.
+_DECIDING = frozenset({b"host", b"expect", b"content-length", b"transfer-encoding"})
+
+
+class _Phase(Enum):
+    """What a connection is waiting for, and what happens when it has waited too long."""
+
+    HEAD = auto()  #: its first head, or the rest of one: 408, or closed without a word where nothing has come
+    BODY = auto()  #: more of a body: closed, unless it is we who do not read
+    LINGER = auto()  #: the end of a body that was answered before it: closed
+    SERVING = auto()  #: an answer, which has no deadline here
+    IDLE = auto()  #: another request: closed
+
+
+class _Clock:
+    """One timer for all connections of a process; one each, set anew by every request, took a tenth of its time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.watched: set[GuardedProtocol] = set()
+        self.ticks = False
+
+    def watch(self, connection: "GuardedProtocol") -> None:
+        """Look at a connection's deadline from now on."""
+        self.watched.add(connection)
+        if not self.ticks:
+            self.ticks = True
+            self.loop.call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        for connection in [each for each in self.watched if each.due <= now]:
+            connection.out_of_time()
+        self.ticks = bool(self.watched)
+        if self.ticks:
+            self.loop.call_later(TICK_S, self._tick)
+
+
+_clocks: WeakKeyDictionary[ServerState, _Clock] = WeakKeyDictionary()
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 as uvicorn speaks it, refusing heads that are too long, too many or too slow."""
+    """HTTP/1.1 as uvicorn speaks it, refusing heads that are too long, too many, too slow or ambiguous."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._head_bytes = 0
         self._in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._body_timer: asyncio.TimerHandle | None = None
-        self._linger_bytes: int | None = None  # what may still come of a body that nobody wants
+        self._linger_bytes = 0  # what may still come of a body that nobody wants
+        self._phase = _Phase.HEAD
+        self.due = inf  #: by the loop's clock
+        clock = _clocks.get(self.server_state)
+        if clock is None or clock.loop is not self.loop:
+            clock = _clocks[self.server_state] = _Clock(self.loop)
+        self._clock = clock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_too_slow)
+        self._await(_Phase.HEAD, HEAD_DEADLINE_S)
+        self._clock.watch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
-        self._stop_clock()
+        self._clock.watched.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives before a head is complete."""
         if self._in_head:
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_too_slow)
+            if self._phase is not _Phase.HEAD:
+                self._await(_Phase.HEAD, HEAD_DEADLINE_S)
             self._head_bytes += len(data)
-        if self._body_timer is not None and self._linger_bytes is None:
-            self._expect_body()
+        elif self._phase is _Phase.BODY:
+            self._await(_Phase.BODY, BODY_IDLE_S)
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
             self._refuse(431, "Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        self._in_head = True
         super().on_message_begin()
+        self._in_head = True
+        self._fields_bytes = self._hosts = self._lengths = 0
+        self._odd_coding = False
 
     def on_url(self, url: bytes) -> None:
         """Refuse a URI that is too long."""
-        super().on_url(url)
+        self.url += url
         if len(self.url) > URI_LIMIT_BYTES:
             self._refuse(414, "URI Too Long")
 
-    def on_headers_complete(self) -> None:
-        """End a head; refuse it where it has too many headers, or one that makes its length ambiguous."""
-        self._in_head, self._head_bytes = False, 0
-        self._stop_clock()
-        self._expect_body()  # called off at once where there is none: the message is then complete
-        names = [name for name, _ in self.headers]
-        size_bytes = sum(len(name) + len(value) for name, value in self.headers)
-        if len(names) > MOST_HEADERS or size_bytes > HEAD_LIMIT_BYTES:
-            self._refuse(431, "Request Header Fields Too Large")
-        elif not self._is_plain(names):
-            self._refuse(400, "Bad Request")
-        if not self.transport.is_closing():
-            super().on_headers_complete()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one field of a head, and note what decides where the message ends and whom it is for."""
+        name = name.lower()
+        self.headers.append((name, value))
+        self._fields_bytes += len(name) + len(value)
+        if name not in _DECIDING:
+            return
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect":
+            self.expect_100_continue = self.expect_100_continue or value.lower() == b"100-continue"
+        else:
+            self._lengths += 1
+            self._odd_coding |= name == b"transfer-encoding" and value.lower() != b"chunked"
 
-    def _is_plain(self, names: list[bytes]) -> bool:
-        """Tell whether the head is one that everybody reads alike: its version, its host, where its body ends."""
+    def on_headers_complete(self) -> None:
+        """End a head; refuse it where it is too long or ambiguous, else begin to serve it."""
+        self._in_head, self._head_bytes = False, 0
+        self._await(
+            _Phase.BODY, BODY_IDLE_S
+        )  # called off at once where there is none: the message is then complete
         version = self.parser.get_http_version()
+        if len(self.headers) > MOST_HEADERS or self._fields_bytes > HEAD_LIMIT_BYTES:
+            self._refuse(431, "Request Header Fields Too Large")
+        elif not self._is_plain(version):
+            self._refuse(400, "Bad Request")
+        if self.transport.is_closing():
+            return
+        scope = self.scope
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return
+        url = self.url
+        if url[:1] == b"/" and b"#" not in url:
+            raw_path, _, scope["query_string"] = url.partition(b"?")
+        else:
+            parsed = httptools.parse_url(url)
+            raw_path, scope["query_string"] = parsed.path, parsed.query or b""
+        path = raw_path.decode("ascii")
+        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        scope["raw_path"] = self.root_path.encode("ascii") + raw_path if self.root_path else raw_path
+        before = self.cycle
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        self.cycle = Exchange(self, keep_alive=keep_alive)
+        scope["extensions"] = {WHOLE: self.cycle.answer}  # type: ignore[dict-item]  # one the standard does not know
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:  # pipelined: in turn
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _is_plain(self, version: str) -> bool:
+        """Tell whether the head is one that everybody reads alike: its version, its host, where its body ends."""
         return (
             version in {"1.0", "1.1"}
-            and names.count(b"host") <= 1
-            and (b"host" in names or version == "1.0")  # RFC 9112, section 3.2
-            and names.count(b"content-length") + names.count(b"transfer-encoding") <= 1
-            and all(
-                value.lower() == b"chunked" for name, value in self.headers if name == b"transfer-encoding"
-            )
+            and self._hosts <= 1
+            and (self._hosts == 1 or version == "1.0")  # RFC 9112, section 3.2
+            and self._lengths <= 1
+            and not self._odd_coding
         )
 
     def on_body(self, body: bytes) -> None:
-        """Count what comes of a body that nobody wants."""
+        """Hand on a piece of a body; count what comes of one that nobody wants."""
+        if self.cycle is None or self.transport.is_closing():
+            return  # of a head that was refused
         super().on_body(body)
-        if self._linger_bytes is not None:
+        if self._phase is _Phase.LINGER:
             self._linger_bytes -= len(body)
             if self._linger_bytes < 0:
                 self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Set a limit to what is read of a body that was answered before its end."""
-        super().on_response_complete()
-        unread = not self.pipeline and self.cycle is not None and self.cycle.more_body
-        if unread and not self.transport.is_closing():
-            self._stop_clock()
+        """Go on to the next request; set a limit to what is read of a body that was answered before its end."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self.cycle.more_body:
             self._linger_bytes = LINGER_LIMIT_BYTES
-            self._body_timer = self.loop.call_later(LINGER_S, self.transport.close)
+            self._await(_Phase.LINGER, LINGER_S)
+        elif self._phase is _Phase.SERVING:
+            self._await(_Phase.IDLE, self.timeout_keep_alive)
 
     def on_message_complete(self) -> None:
-        """Wait for the next head."""
-        self._stop_clock()
-        self._linger_bytes = None
+        """Wait for the answer, and for the next head."""
+        if self.cycle is None or self.transport.is_closing():
+            return  # of a head that was refused
         super().on_message_complete()
         self._in_head = True
+        if self._phase is _Phase.LINGER:
+            self.cycle.more_body = False
+            self._await(_Phase.IDLE, self.timeout_keep_alive)
+        else:
+            self._phase, self.due = _Phase.SERVING, inf
 
     def handle_websocket_upgrade(self) -> None:
         """Leave the connection to the WebSocket protocol, which has a clock of its own."""
-        self._stop_clock()
+        self._clock.watched.discard(self)
         super().handle_websocket_upgrade()
+
+    def out_of_time(self) -> None:
+        """Do what the connection's phase says: its deadline has passed."""
+        self.due = inf
+        if self.transport.is_closing():
+            return
+        if self._phase is _Phase.HEAD and self._head_bytes:
+            self._refuse(408, "Request Timeout")
+        elif self._phase is _Phase.BODY and self.flow.read_paused:
+            self._await(_Phase.BODY, BODY_IDLE_S)
+        else:
+            self.transport.close()
+
+    def _await(self, phase: _Phase, patience_s: float) -> None:
+        self._phase, self.due = phase, self.loop.time() + patience_s
 
     def _refuse(self, status: int, phrase: str) -> None:
         if self.transport.is_closing():
@@ -138,29 +256,6 @@ class GuardedProtocol(HttpToolsProtocol):
         head = f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         self.transport.write(head.encode())
         self.transport.close()
-
-    def _head_too_slow(self) -> None:
-        if self._in_head and self._head_bytes:
-            self._refuse(408, "Request Timeout")
-        elif self._in_head and not self.transport.is_closing() and self.cycle is None:
-            self.transport.close()  # connected, and said nothing
-
-    def _expect_body(self) -> None:
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-        self._body_timer = self.loop.call_later(BODY_IDLE_S, self._body_too_slow)
-
-    def _body_too_slow(self) -> None:
-        if self.flow.read_paused:  # it is we who do not read
-            self._expect_body()
-        elif not self.transport.is_closing():
-            self.transport.close()
-
-    def _stop_clock(self) -> None:
-        for timer in (self._head_timer, self._body_timer):
-            if timer is not None:
-                timer.cancel()
-        self._head_timer = self._body_timer = None
 
 
 class FramesProtocol(WebSocketsSansIOProtocol):
@@ -217,6 +312,8 @@ class Worker(UvicornWorker):
         """Serve as the stock worker does, with our server."""
         self.config.app = self.wsgi
         server = _Server(config=self.config)
+        gc.freeze()  # what was read before the first request lives as long as the process: never looked through again
+        gc.set_threshold(10_000, 20, 50)
         self._install_sigquit_handler()
         watch = asyncio.create_task(self._leave_with_master(server))
         await server.serve(sockets=self.sockets)

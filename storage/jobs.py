@@ -8,7 +8,7 @@ quarantined, invalid, integrity. Terminal states never change; a retry on reques
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,12 @@ _SPEC = (
 )  # fmt: skip
 
 
+#: Those of which the script that accepts the order needs to know nothing more.
+_PLAIN = frozenset({
+    "command", "argv", "file_url", "working_directory", "timeout_s", "priority", "env", "artifacts", "name", "metadata",
+})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """What a submit promises: the same for every repetition under one idempotency key."""
@@ -151,26 +157,27 @@ _FIELDS = (
     "progress", "wait", "due", "cancel", "failures", "deaths", "schedule", "origin", "estimate", "lines", "out",
     "err", "webhook", "cpu_ms", "max_rss_bytes", "signal", "message", "truncated",
 )  # fmt: skip
-_FIELDS_IN_REDIS = tuple(name.encode() for name in _FIELDS)
+_NAMES = {name.encode(): name for name in _FIELDS}
+_STATES = {state.value.encode(): state for state in State}
 _FACTS = ("cpu_ms", "max_rss_bytes", "signal", "message", "truncated")
 
 
-def _read(job_id: str, values: Sequence[bytes | None]) -> Job:
-    """Read a record. Raises ValueError for one that Hostler did not write."""
-    row = {name: value for name, value in zip(_FIELDS, values, strict=True) if value not in (None, b"")}
+def _read(job_id: str, values: Iterable[tuple[str | None, bytes | None]]) -> Job:
+    """Read a record: its fields by name, None for one of another's. Raises ValueError for one that is not Hostler's."""
+    row = {name: value for name, value in values if value and name}
 
     def number(name: str) -> int | None:
         return int(row[name]) if name in row else None
 
     def word(name: str) -> str | None:
-        return text(row[name]) if name in row else None
+        return row[name].decode("utf-8", "replace") if name in row else None
 
     spec = orjson.loads(row.get("spec", b"{}"))
     if not isinstance(spec, dict):
         raise ValueError("Its spec is no object.")
     return Job(
         id=job_id,
-        state=State(text(row["state"])),
+        state=_STATES[row["state"]] if row.get("state") in _STATES else State(word("state") or ""),
         spec=spec,
         actor=word("actor") or "",
         queue=word("queue") or "",
@@ -230,30 +237,22 @@ def submission(
             given_spec["hidden"] = store.seal.encrypt_json("arguments", dict(work.hidden), bound_to=job_id)
     spec = orjson.dumps({"task": task.name, **given_spec})
     queue = queues.of_job(order.priority, order.tags) if work is None else queues.of_node(work.node)
-    options: dict[str, Any] = {
-        "retries": order.retries and str(order.retries),
-        "key": order.concurrency_key,
-        "at_most_once": order.at_most_once,
-        "webhook": order.webhook is not None,
-        "tags": order.tags,
-        "tag_set": queues.tag_set(order.tags),
-        "file": order.file,
-        "depends_on": list(dict.fromkeys(order.depends_on)),
-        "not_before": order.not_before_ms,
-        "delay_ms": int(order.delay_s * 1000) if order.delay_s else None,
-        "schedule": schedule,
-        "retry_of": retry_of,
-        "sealed": _sealed_webhook(store, job_id, order.webhook),
+    extra: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("schedule", schedule),
+            ("retry_of", retry_of),
+            ("schedule_record", schedule_record),
+        )
+        if value is not None
     }
-    if order.retries:
-        backoff = order.backoff
-        options["backoff"] = f"{int(backoff.delay_s * 1000)} {backoff.factor} {int(backoff.max_s * 1000)}"
     if work is not None:
-        options["app"] = dict(work.change)
-    if schedule_record is not None:
-        options["schedule_record"] = schedule_record
+        extra["app"] = dict(work.change)
     if idempotency is not None:
-        options["idempotency_key"], options["body_hash"] = idempotency
+        extra["idempotency_key"], extra["body_hash"] = idempotency
+    waits = order.not_before_ms is not None or order.delay_s is not None
+    if waits or order.webhook is not None or not given_spec.keys() <= _PLAIN:
+        extra |= _options(store, job_id, order)
 
     def read(reply: list[bytes]) -> Submitted:
         outcome = text(reply[0])
@@ -270,13 +269,33 @@ def submission(
         return Submitted(text(reply[1]), int(reply[2]), int(reply[3]) if reply[3] else None)
 
     signature = store.seal.signature("job", job_id, spec)
-    given = {name: value for name, value in options.items() if value not in (None, "", [], False, 0)}
     described = order.name or order.command or " ".join(order.argv or [])
     return script(
         "submit", job_id, actor, queue, spec, signature, tasks.rq_data(task, job_id), rq_time(),
-        order.timeout_s, described[:200], orjson.dumps(given) if given else b"",
+        order.timeout_s, described[:200], orjson.dumps(extra) if extra else b"",
         *(outlook.words() if outlook is not None else ()), read=read,
     )  # fmt: skip
+
+
+def _options(store: Store, job_id: str, order: Order) -> dict[str, Any]:
+    """Return what the script must know of an order beyond its spec: where it has to wait, and what it is kept by."""
+    backoff = order.backoff
+    options: dict[str, Any] = {
+        "retries": order.retries and str(order.retries),
+        "key": order.concurrency_key,
+        "at_most_once": order.at_most_once,
+        "webhook": order.webhook is not None,
+        "tags": order.tags,
+        "tag_set": queues.tag_set(order.tags),
+        "file": order.file,
+        "depends_on": list(dict.fromkeys(order.depends_on)),
+        "not_before": order.not_before_ms,
+        "delay_ms": int(order.delay_s * 1000) if order.delay_s else None,
+        "sealed": _sealed_webhook(store, job_id, order.webhook),
+    }
+    if order.retries:
+        options["backoff"] = f"{int(backoff.delay_s * 1000)} {backoff.factor} {int(backoff.max_s * 1000)}"
+    return {name: value for name, value in options.items() if value not in (None, "", [], False, 0)}
 
 
 def _sealed_webhook(store: Store, job_id: str, webhook: Mapping[str, str] | None) -> str | None:
@@ -319,8 +338,7 @@ def fetch(job_id: str) -> Call[Job]:
     def read(reply: list[bytes]) -> Job:
         if not reply:
             raise NotFound("Job not found")
-        row = dict(zip(reply[::2], reply[1::2], strict=True))
-        return _read(job_id, [row.get(name) for name in _FIELDS_IN_REDIS])
+        return _read(job_id, zip(map(_NAMES.get, reply[::2]), reply[1::2], strict=True))
 
     # whole: of so small a hash, one walk through it is cheaper than a search for each field
     return command("HGETALL", f"h:job:{_known(job_id)}", read=read)
@@ -340,7 +358,7 @@ async def get(store: Store, job_id: str) -> Job:
 
 def archived_job(record: Mapping[str, str]) -> Job:
     """Read a record that was archived as the hash it was."""
-    return _read(record["id"], [record[name].encode() if name in record else None for name in _FIELDS])
+    return _read(record["id"], [(name, record[name].encode()) for name in _FIELDS if name in record])
 
 
 #: What a list may be ordered by, and the index that is in that order.
@@ -369,7 +387,7 @@ async def page(
         found = []
         for job, values in reply[1]:
             try:
-                found += [] if values[0] is None else [_read(text(job), values)]
+                found += [] if values[0] is None else [_read(text(job), zip(_FIELDS, values, strict=True))]
             except ValueError as error:  # one that somebody else wrote must not hide all others
                 log.error("a job's record cannot be read", extra={"job": text(job), "why": str(error)})
         return found, reply[0]
