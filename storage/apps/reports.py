@@ -117,7 +117,9 @@ async def released(
     release = Release(version, directory, store.now_ms(), dict(source), manifests.as_json(manifest))
     for _ in range(_ATTEMPTS):
         before = await get(store, instance_id)
-        after, dropped = _with_release(store, before, release, manifest, discard)
+        # a release that is only tried does not take the place of one that is kept
+        most = KEPT_RELEASES + (phase is Phase.UPDATING)
+        after, dropped = _with_release(store, before, release, manifest, discard=discard, most=most)
         then = phase or _phase_of(before, after)
         change = change_of(store, before, replace(after, phase=then), audit="")
         said = {
@@ -137,14 +139,14 @@ async def released(
 
 
 def _with_release(
-    store: Store, before: App, release: Release, manifest: Manifest, discard: Collection[str]
+    store: Store, before: App, release: Release, manifest: Manifest, *, discard: Collection[str], most: int
 ) -> tuple[App, list[str]]:
     """Return the app with another active release, and the directories that it then keeps no longer."""
     earlier = (each for each in before.releases if each.dir not in {release.dir, *discard})
     releases = (release, *earlier)
     after = replace(
         before, version=release.version, source=release.source, manifest=manifest,
-        releases=releases[:KEPT_RELEASES], generation=before.generation + 1,
+        releases=releases[:most], generation=before.generation + 1,
     )  # fmt: skip
     if manifest.config is None:
         after = replace(after, configured=True)
@@ -154,7 +156,7 @@ def _with_release(
     for process in manifest.processes if not before.releases else ():
         if process.initial == "stopped" and process.name not in after.wishes:
             after = after.with_wish(process.name, desired="stopped")
-    return after, [each.dir for each in releases[KEPT_RELEASES:]]
+    return after, [each.dir for each in releases[most:]]
 
 
 def _cube(manifest: Manifest) -> str | None:

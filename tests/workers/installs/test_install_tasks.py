@@ -214,6 +214,11 @@ async def test_five_releases_are_kept(node: Node) -> None:
     assert {path.name for path in (node.root() / "releases").iterdir()} == kept
     assert {each.dir for each in (await node.app()).releases} == kept
 
+    await node.thing("8.0", sick="")  # one that was taken back costs none of them
+    assert (await node.change("update")).outcome == "failed"
+    assert {path.name for path in (node.root() / "releases").iterdir()} == kept
+    assert {each.dir for each in (await node.app()).releases} == kept
+
 
 async def test_an_uninstall_keeps_data_only_when_told_so(node: Node) -> None:
     await node.thing("1.0")
