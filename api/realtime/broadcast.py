@@ -15,7 +15,7 @@ from storage.watch import Event, Output, moment
 #: A client that has not taken so much reads what it has missed by itself, at its own pace.
 MOST_WAITING_BYTES = 1024 * 1024
 #: While there are many clients, they hear of several things at once: so long each client's write is waited for …
-PACE_S = 50e-6
+PACE_S = 100e-6
 #: … but no longer than this in all.
 LONGEST_PACE_S = 0.05
 
