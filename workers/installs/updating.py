@@ -126,6 +126,21 @@ def runs(app: App) -> bool:
     return any(as_ready.wanted(each).running and each.type != "scheduled" for each in as_ready.processes)
 
 
+def converge(places: Places, wished: str) -> None:
+    """Bring an update to an end whose job was given up: to the release `wished`, which the record says runs.
+
+    Nothing of the app may run meanwhile. Safe to repeat. Raises NotFound, OSError.
+    """
+    journal, releases = JournalFile(places).read(), Releases(places.root)
+    if journal is not None:
+        copy = places.root / "snapshot"
+        if journal.stage != STOPPING and wished == journal.origin and copy.is_dir():
+            snapshots.restore(copy, places.data)
+        if releases.current() != wished:
+            releases.switch(wished)
+    clear_up(releases, places)
+
+
 def clear_up(releases: Releases, places: Places) -> None:
     """Remove what an update that is over may have left."""
     JournalFile(places).remove()

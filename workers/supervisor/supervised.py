@@ -18,6 +18,7 @@ from storage.errors import HostlerError, NotFound, Unavailable
 from storage.manifests import Manifest, Process
 from storage.seal import Seal
 from workers.forwarding import identity_key
+from workers.installs import updating
 from workers.installs.toolchains import search_path
 from workers.log import log
 from workers.supervisor import events, places, processes, state
@@ -91,6 +92,7 @@ class Supervised:
         self._reported = asyncio.Event()
         self._reporting: asyncio.Task[None] | None = None
         self._emitting: events.Emitter | None = None
+        self._preparing = asyncio.Lock()
         self._around = Surroundings(
             app=app.instance_id, places=self.places, uid=self.uid, processes=node.processes, manifest=self._manifest,
             environment=self._environment, prepare=self._prepare, obstacle=self._obstacle, sweep=self._sweep,
@@ -122,8 +124,15 @@ class Supervised:
             "HOSTLER_IDENTITY_KEY": identity_key(self.node.seal, self.app.instance_id),
         }
 
+    def _left_updating(self) -> bool:
+        """Tell whether an update was under way when an earlier worker ended, and no job has gone on with it yet."""
+        return not self.taken_up and (self.places.root / JOURNAL).exists()
+
     async def _prepare(self) -> None:
         """Make the directories, the socket for events and the configuration. Raises HostlerError, OSError."""
+        async with self._preparing:
+            if self._left_updating() and self.app.releases and not self.alive:  # its job was given up
+                await asyncio.to_thread(updating.converge, self.places, self.app.releases[0].dir)
         self.places.make(self.uid)
         content = orjson.dumps(self.wish.config(self.node.seal), option=orjson.OPT_INDENT_2)
         try:
@@ -155,7 +164,7 @@ class Supervised:
             return f"Its directory cannot be used: {error.strerror}."
         if free_bytes < DISK_FLOOR_BYTES:
             return f"The disk of this node is full, with {free_bytes} bytes left: nothing starts before there is room."
-        if not self.taken_up and (self.places.root / JOURNAL).exists():
+        if self.app.phase == "updating" and self._left_updating():
             return "It waits for its update to go on."
         for name in process.depends_on:
             if why := self._unready(name):

@@ -30,7 +30,10 @@ from controls import (
 from servers import SECRET_KEY
 
 from settings import Settings
+from storage.apps import Phase
 from storage.errors import NotFound, NotRunning
+from workers.installs import updating
+from workers.installs.releases import Note, Releases
 from workers.supervisor import ending, processes, state, supervised
 from workers.supervisor import supervisor as module
 from workers.supervisor.supervisor import Supervisor
@@ -631,3 +634,34 @@ async def test_a_check_that_is_given_up_before_it_has_begun_leaves_nothing(
     await soon(has(control, "a", web_0="stopped"), "it is stopped")
     record = node.settings.apps_dir / "a" / "records" / "~web-0"
     await soon(lambda: not processes.is_kept(record), "the check has ended, too")
+
+
+@pytest.mark.proves("F51")
+@pytest.mark.parametrize(("stage", "data"), [("stopping", "new"), ("switching", "old"), ("back", "old")])
+async def test_an_app_whose_update_was_given_up_runs_the_release_that_is_wished(
+    node: Running, control: FakeControl, stage: str, data: str
+) -> None:
+    print_release = shell('basename "$(pwd -P)"; cat "$HOSTLER_DATA_DIR/kept"; exec sleep 600')
+    node.install("a", {"web": {"command": print_release}}, desired="stopped")
+    await soon(lambda: "a" in control.told, "it is known")
+    assert node.now is not None
+    app = node.now.places("a")
+    await node.end()
+    releases = Releases(app.root)
+    for name in ("1.0.0", "2.0.0"):
+        lay_out(node.settings.apps_dir, "a", name)
+        releases.finish(name, Note(name, name))
+    (app.data / "kept").write_text("new\n")
+    (app.root / "snapshot").mkdir()
+    (app.root / "snapshot" / "kept").write_text("old\n")
+    updating.JournalFile(app).write(updating.Journal("a job", "1.0.0", "2.0.0", stage, True))
+    control.change("a", desired="running", phase=Phase.UPDATING)
+    await node.again()
+    await soon(
+        lambda: "waits for its update" in control.told.get("a", (0, [], {}, ""))[3], "it waits for its job"
+    )
+    control.change("a", phase=Phase.READY)
+    await soon(lambda: len(control.text) == 2, "it runs")
+    assert control.text == ["1.0.0", data]
+    assert not updating.JournalFile(app).path.exists()
+    assert not (app.root / "snapshot").exists()
