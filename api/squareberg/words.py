@@ -15,6 +15,8 @@ from storage.store import Store
 STATUSES = ("stopped", "running", "error")
 #: The start page of a frontend, and how long a node is asked for it while apps are listed.
 INDEX, ASK_S = "index.html", 2.0
+#: So many frontends are remembered.
+MOST_KNOWN = 5000
 _ERRORS = frozenset({Status.FAILED, Status.CRASHED, Status.UNKNOWN})
 
 
@@ -92,20 +94,29 @@ async def frontend_path(store: Store, app: App) -> str | None:
     if directory is None:
         return None
     release = app.releases[0].dir if app.releases else ""
-    key = f"frontend {app.instance_id} {app.created_ms} {release}"
-    if key not in store.cache:
+    key = f"{app.instance_id} {app.created_ms} {release}"
+    known = _known(store)
+    if key not in known:
         ask = Ask(app=app.instance_id, kind="file", within=f"{directory}/dist", path=INDEX, timeout_s=ASK_S)
         try:
             await relay.request(store, app.node, ask)
         except NotFound:
-            store.cache[key] = directory
+            known[key] = directory
         except (Unavailable, GatewayTimeout):
             return f"{directory}/dist"
         except BadGateway:  # it is there, and too large to be handed over
-            store.cache[key] = f"{directory}/dist"
+            known[key] = f"{directory}/dist"
         else:
-            store.cache[key] = f"{directory}/dist"
-    return str(store.cache[key])
+            known[key] = f"{directory}/dist"
+    return known[key]
+
+
+def _known(store: Store) -> dict[str, str]:
+    """Return what nodes have said of frontends; releases come and go, so it is begun anew now and then."""
+    known = store.cache.get("frontends")
+    if not isinstance(known, dict) or len(known) > MOST_KNOWN:
+        known = store.cache["frontends"] = {}
+    return known
 
 
 def app_answer(settings: Settings, app: App, frontend: str | None) -> dict[str, Any]:

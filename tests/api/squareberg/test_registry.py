@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from whole import Hostler
 
 from api.squareberg import registry
 from settings import Listener
+from api.squareberg import words
 from storage import apps, manifests, relay
 from storage.calls import command
 from storage.errors import BadGateway, NotFound
@@ -298,3 +300,12 @@ async def test_a_frontend_runs_on_a_port_of_its_own_and_nowhere_else(hub: Hub) -
         assert "sandbox" not in policy
         assert "frame-ancestors 'self'" in policy
     assert "sandbox" in (await own.get("/registry/hello/view")).headers["Content-Security-Policy"]
+
+
+def test_what_nodes_have_said_of_frontends_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "MOST_KNOWN", 2)
+    store: Any = SimpleNamespace(cache={})
+    for number in range(10):
+        words._known(store)[str(number)] = "dist"
+        assert words._known(store).get(str(number), "dist") == "dist"
+    assert len(store.cache["frontends"]) <= 3
