@@ -13,9 +13,8 @@ import pytest
 from machines import Machine, machine
 from whole import Hostler
 
-from api.squareberg import registry
+from api.squareberg import registry, words
 from settings import Listener
-from api.squareberg import words
 from storage import apps, manifests, relay
 from storage.calls import command
 from storage.errors import BadGateway, NotFound
