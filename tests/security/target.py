@@ -23,6 +23,8 @@ import redis
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 40.0
+#: Starting is all CPU, and others may use most of that.
+START_S = 120.0
 PASSWORD = "correct horse battery"
 ENROLL_SECRET = "enrol-" + secrets.token_hex(12)
 REDIS_PASSWORD = "redis-" + secrets.token_hex(12)
@@ -120,7 +122,7 @@ class Target:
             except httpx.TransportError:
                 return False
 
-        until(answers, f"{name} answers")
+        until(answers, f"{name} answers", START_S)
 
     def worker(
         self, name: str, *, tags: str = "", slots: int = 4, prefix: tuple[str, ...] = (), **env: str
@@ -138,7 +140,7 @@ class Target:
             answer = admin.get(f"/api/workers/{name}")
             return answer.status_code == 200 and answer.json()["worker"]
 
-        return dict(until(online, f"{name} is online"))
+        return dict(until(online, f"{name} is online", START_S))
 
     def logged(self, name: str) -> str:
         """Return what a process has logged."""

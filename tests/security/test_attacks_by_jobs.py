@@ -1,16 +1,15 @@
 """Attacks by people and jobs who may work here: taking too much, and reading what is not theirs."""
 
-import contextlib
 import json
 import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ears import Outside
+from probe import PROBE, argv_of_all, value_of
 from target import ENROLL_SECRET, PASSWORD, REDIS_PASSWORD, ROOT, Target, until
 
 
@@ -57,7 +56,7 @@ def test_no_secret_turns_up_where_others_look(target: Target, outside: Outside, 
         webhook=hook,
         fileUrl=f"{outside.url}/f?t={canary['filequery']}",
     )
-    argv = _argv_of_all()
+    argv = argv_of_all()
     target.finished(job_id)
     failing = target.submit(
         "true", fileUrl=f"{outside.url}/redirect?t={canary['filequery']}", env={"S": canary["environment"]}
@@ -83,7 +82,7 @@ def test_no_secret_turns_up_where_others_look(target: Target, outside: Outside, 
         "/api/workers/register", json={"workerId": "c", "enrollSecret": canary["enrol"]}
     )
     until(lambda: any(path.startswith("/hook") for path, _, _ in outside.asked), "the webhook is told")
-    places: dict[str, str] = {"argv": argv + _argv_of_all(), "logs": target.all_logs()}
+    places: dict[str, str] = {"argv": argv + argv_of_all(), "logs": target.all_logs()}
     for path in (
         *(f"/api/jobs/status?jobId={each}" for each in (job_id, failing, schedule)), f"/api/jobs/{job_id}/why",
         "/api/jobs/list?limit=1000", f"/api/jobs/{job_id}/artifacts", f"/api/jobs/{job_id}/log", "/api/schedules",
@@ -98,7 +97,7 @@ def test_no_secret_turns_up_where_others_look(target: Target, outside: Outside, 
         for name in (b"h:events", b"h:audit"):
             places[name.decode()] = repr(client.xrange(name))
         places["RQ"] = repr([client.hgetall(name) for name in client.keys("rq:job:*")])
-        kept = {name: repr(_value(client, name)) for name in client.scan_iter(count=1000)}
+        kept = {name: repr(value_of(client, name)) for name in client.scan_iter(count=1000)}
     ours = {
         "secret key": target.env["HOSTLER_SECRET_KEY"], "enrolment secret": ENROLL_SECRET, "a password": PASSWORD,
         "Redis's password": REDIS_PASSWORD, "S3's secret": target.env["S3_SECRET_ACCESS_KEY"],
@@ -121,26 +120,6 @@ def test_no_secret_turns_up_where_others_look(target: Target, outside: Outside, 
     )
 
 
-def _value(client: Any, name: bytes) -> Any:
-    kind = client.type(name)
-    read = {
-        b"string": client.get, b"hash": client.hgetall, b"set": client.smembers,
-        b"list": lambda key: client.lrange(key, 0, -1), b"stream": client.xrange,
-        b"zset": lambda key: client.zrange(key, 0, -1),
-    }  # fmt: skip
-    return read[kind](name) if kind in read else b""
-
-
-def _argv_of_all() -> str:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes()
-            if b"pytest" not in words:
-                found.append(words.decode(errors="replace"))
-    return "\n".join(found)
-
-
 # Jobs
 
 
@@ -160,28 +139,6 @@ def walled(target: Target) -> Iterator[str]:
     yield "walled"
     process.terminate()
     process.wait(20)
-
-
-PROBE = r"""
-exec 2>/dev/null
-try() { what=$1; shift; if "$@" >/dev/null; then echo "OPEN $what"; else echo "shut $what"; fi; }
-for pid in $PIDS; do
-  try "environ of $pid" grep -c . /proc/$pid/environ
-  try "memory of $pid" dd if=/proc/$pid/mem bs=1 count=1
-  try "descriptors of $pid" ls /proc/$pid/fd/0
-  try "root of $pid" ls /proc/$pid/root/etc
-  try "signal to $pid" kill -0 $pid
-done
-try "list of the worker's" ls "$(dirname "$PWD")"
-try "other job" cat "$OTHER/secret"
-try "other job's list" ls "$OTHER"
-try "write into other job" touch "$OTHER/x"
-try "write beside" touch ../x
-try "secret of the service" cat "$SECRET"
-try "shadow" cat /etc/shadow
-try "write into the code" touch "$CODE/x"
-try "raised" sh -c 'grep -q "NoNewPrivs:.*0" /proc/self/status'
-"""
 
 
 def _probe(target: Target, worker: str, tags: list[str]) -> tuple[str, list[str]]:

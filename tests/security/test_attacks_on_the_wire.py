@@ -465,7 +465,7 @@ def test_what_is_public_tells_nothing_and_no_page_elsewhere_may_read(
     ]
     private = [*target.users.values(), *target.users, "operator@example.org", socket.gethostname(), "worker-"]
     for path in [*public, "/metrics", "/api/metrics", "/api/health", "/api/health/live", "/api/health/ready"]:
-        if "{" in path or "openapi" in path or "docs" in path:
+        if "{" in path or "openapi" in path or "docs" in path or "shim" in path:  # files of the repository
             continue
         answer = target.client().get(path)
         for word in private:
