@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -20,7 +21,6 @@ import httpx
 from cli.embedded import Server, redis_server, s3_server, write_private
 from cli.processes import Process, Processes
 from settings import BadSettings, Listener, Settings
-from storage.bootstrap import prepare as make_bucket_and_admin
 from storage.errors import Conflict, HostlerError, Invalid, NotConfigured, Unavailable
 
 if sys.platform != "win32":
@@ -37,6 +37,15 @@ FIRST_ADMIN = "admin@localhost"
 Prepare = Callable[[Settings], Awaitable[Any]]
 #: Names the processes to run, given the number of workers and the environment.
 Specify = Callable[[int, Mapping[str, str]], list[Process]]
+
+
+async def make_bucket_and_admin(settings: Settings) -> Any:
+    """Do what storage/bootstrap.py does, whose code is read while the servers start."""
+    return await (await _read_bootstrap()).prepare(settings)
+
+
+async def _read_bootstrap() -> Any:
+    return await asyncio.to_thread(importlib.import_module, "storage.bootstrap")
 
 
 def up(
@@ -192,6 +201,7 @@ async def _run(
 ) -> None:
     for server in stack.servers:
         stack.processes.start(server.process)
+    reading = asyncio.create_task(_read_bootstrap()) if prepare is make_bucket_and_admin else None
     # Hostler's own processes want Redis when they start; they read their code while S3 is still about to answer
     for server in stack.servers:
         if server.process.name == "redis":
@@ -200,6 +210,8 @@ async def _run(
         stack.processes.start(process)
     for server in stack.servers:
         await stack.until(f"{server.process.name} answers", server.answers)
+    if reading is not None:
+        await reading
     await _first_admin(stack.data, stack.url, Settings.from_env(environ), prepare)
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         await stack.until("Hostler is ready", lambda: _is_ready(client, stack.url))
