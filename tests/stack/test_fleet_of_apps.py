@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from processes import ROOT, Stack, new_stack, processes_with, until
+from processes import PATIENCE_S, ROOT, Stack, new_stack, processes_with, until
 from servers import S3, free_port
 
 from storage import bootstrap
@@ -35,7 +35,7 @@ class Fleet:
             s3, PORT=str(self.ports["main"]), HOSTLER_HOST="127.0.0.1", HOSTLER_LISTEN=listen, WEB_CONCURRENCY="1",
         )  # fmt: skip
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
-        self.http = httpx.Client(timeout=20, trust_env=False)
+        self.http = httpx.Client(timeout=PATIENCE_S, trust_env=False)
 
     def ask(self, dialect: str, method: str, path: str, body: Any = None) -> Any:
         url = f"http://127.0.0.1:{self.ports[dialect]}{path}"
@@ -62,7 +62,7 @@ class Fleet:
             return seen[-1] == words
 
         with suppress(AssertionError):
-            until(now, f"{app} is {words}", 20)
+            until(now, f"{app} is {words}", PATIENCE_S)
         assert seen[-1] == words, f"{app} has not become {words}, but was {set(seen)}"
 
     def pids(self, app: str) -> dict[str, int]:
@@ -120,7 +120,7 @@ def _publish(fleet: Fleet, folder: Path) -> None:
     manifest = release / "hostler.toml"
     text = manifest.read_text()
     for before, after in (
-        ("period_s = 2", "period_s = 0.2"),
+        ("period_s = 2", "period_s = 0.2\nfailures = 100"),
         ("attempts = 3", "attempts = 3\nbackoff_s = 2"),
     ):
         assert before in text
