@@ -25,8 +25,11 @@ def loader(schema: Schema) -> _Take:
     if not _plain(schema, "pre_load", "post_load", "validates"):
         return schema.load
     by_key = {field.data_key or name: (name, field) for name, field in schema.load_fields.items()}
-    # in the order of the schema, which is the order of the result
-    defaults = [(key, name, field.load_default) for key, (name, field) in by_key.items()]
+    defaults = {
+        name: field.load_default for name, field in by_key.values() if field.load_default is not missing
+    }
+    made = {name: default for name, default in defaults.items() if callable(default)}
+    constant = {name: default for name, default in defaults.items() if name not in made}
     required = {key for key, (_, field) in by_key.items() if field.required}
     checks = [getattr(schema, name) for name, _, _ in schema._hooks["validates_schema"]]
 
@@ -34,18 +37,15 @@ def loader(schema: Schema) -> _Take:
         if type(data) is not dict or not required <= data.keys():
             return schema.load(data)
         try:
-            given = {}
+            result = constant.copy()
             for key, value in data.items():
                 if key not in by_key:
                     return schema.load(data)
                 name, field = by_key[key]
-                given[name] = field.deserialize(value, key, data)
-            result = {}
-            for _, name, default in defaults:
-                if name in given:
-                    result[name] = given[name]
-                elif default is not missing:
-                    result[name] = default() if callable(default) else default
+                result[name] = field.deserialize(value, key, data)
+            for name, default in made.items():
+                if name not in result:
+                    result[name] = default()
             for check in checks:
                 check(result, partial=None, many=False, unknown=RAISE)
         except ValidationError:

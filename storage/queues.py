@@ -20,7 +20,7 @@ class Priority(StrEnum):
 
 def tag_set(tags: Iterable[str]) -> str:
     """Return the canonical name of a set of tags, e.g. `gpu+linux`; empty for none."""
-    return "+".join(sorted(set(tags)))
+    return "+".join(sorted(set(tags))) if tags else ""
 
 
 def of_job(priority: str, tags: Iterable[str]) -> str:

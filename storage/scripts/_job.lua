@@ -1,7 +1,5 @@
--- What every script of the job engine starts with: the time by Redis's clock, and a job's deciding fields.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local now_text = string.format('%d', now)
+-- What every script of the job engine starts with: the time, and a job's deciding fields.
+-- include now
 local FIELDS = {'state', 'attempt', 'worker', 'queue', 'created', 'key', 'kids', 'hook', 'retries', 'failures',
   'deaths', 'once', 'cancel', 'wait', 'backoff', 'ahead', 'app'}
 -- what is counted with: a record that somebody else wrote into must not stop a step that sees to many jobs

@@ -1,18 +1,11 @@
 -- How a queued job gets into its queue, or waits outside of it for a stated reason.
 -- needs: job, event
+-- include line
 
 -- RQ's registries for what waits outside a queue; `rq info` shows them
 local RQ_WAIT = {delay = 'scheduled', backoff = 'scheduled', schedule = 'scheduled', dependency = 'deferred',
   key = 'deferred'}
 setmetatable(RQ_WAIT, {__index = function() return 'deferred' end})     -- a word that somebody else wrote
-
--- the last step of getting into a queue, for a job whose record already says so
-local function line_up(job, front)
-  local queue = 'rq:queue:' .. job.queue
-  redis.call('SADD', 'rq:queues', queue)
-  redis.call(front and 'LPUSH' or 'RPUSH', queue, job.id)
-  redis.call('PUBLISH', 'h:wake', job.queue)
-end
 
 local function push(job, front)
   if job.wait ~= '' then

@@ -1,9 +1,7 @@
 -- Make the next jobs of an accepted batch; safe to run by several at once. ARGV: batch most -> how many are left
--- include job
+-- include now
 -- include event
--- include queue
--- include accept
--- include finish
+-- include write
 local WORDS = 8
 local name = 'h:batch:' .. ARGV[1]
 local meta = redis.call('HMGET', name, 'actor', 'created', 'iso')
@@ -26,7 +24,17 @@ local function flush()
   scores, lines = {}, {}
 end
 
+local more
+local function with_more()                               -- set up only where a job asks for it
+-- include job
+-- include queue
+-- include accept
+-- include finish
+  return {due_of = due_of, place = place, finish = finish, load = load}
+end
+
 local function extraordinary(A, o)
+  more = more or with_more()
   local unmet, dead = {}, false
   for _, parent in ipairs(o.depends_on or {}) do
     local state = redis.call('HGET', 'h:job:' .. parent, 'state')
@@ -36,10 +44,10 @@ local function extraordinary(A, o)
     end
   end
   if o.file then redis.call('SADD', 'h:file:' .. o.file .. ':jobs', A[1]) end
-  local due = due_of(o)
+  local due = more.due_of(o)
   write_job(A, o, due, '', created)
-  place(A, o, due, unmet, created)
-  if dead then finish(load(A[1]), 'cancelled', 'dependency', '', iso) end
+  more.place(A, o, due, unmet, created)
+  if dead then more.finish(more.load(A[1]), 'cancelled', 'dependency', '', iso) end
 end
 
 for i = 1, #words, WORDS do

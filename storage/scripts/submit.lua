@@ -3,13 +3,20 @@
 --       known of who serves it: their slots, how many are free, how long jobs run (ms, '' = unknown), the lists before it
 -- -> {'ok' | 'replay', id, created, estimate} | {'conflict'} | {'parent', id, state | 'unknown'} | {'file'}
 --    | {'app', why, detail}: the change of an app that comes with it (_app.lua) was refused
--- include job
+-- include now
 -- include event
 -- include audit
+-- include line
+-- include write
+-- what only few orders need: each of these functions would be made anew at every run
+local function with_more()
+-- include job
 -- include queue
 -- include accept
 -- include finish
 -- include overtake
+  return {due_of = due_of, place = place, refusal = app_refusal, change = app_change, overtake = overtake}
+end
 local A = ARGV
 local id, actor, queue, o = A[1], A[2], A[3], A[10] ~= '' and cjson.decode(A[10]) or {}
 local idem = o.idempotency_key and 'h:idem:' .. actor .. ':' .. o.idempotency_key
@@ -21,8 +28,10 @@ if idem then
     return {'replay', first, created, estimate}
   end
 end
-local made = redis.call('HMGET', 'h:job:' .. id, 'created', 'estimate')      -- an occurrence that was made before
-if made[1] then return {'replay', id, made[1], made[2] or ''} end
+if o.schedule then
+  local made = redis.call('HMGET', 'h:job:' .. id, 'created', 'estimate')    -- an occurrence that was made before
+  if made[1] then return {'replay', id, made[1], made[2] or ''} end
+end
 local unmet = {}
 for _, parent in ipairs(o.depends_on or {}) do
   local state = redis.call('HGET', 'h:job:' .. parent, 'state')
@@ -31,7 +40,8 @@ for _, parent in ipairs(o.depends_on or {}) do
   if state ~= 'completed' then unmet[#unmet + 1] = parent end
 end
 if o.file and redis.call('HGET', 'h:file:' .. o.file, 'state') ~= 'ready' then return {'file'} end
-local no = o.app and app_refusal(o.app)
+local more = A[10] ~= '' and with_more()
+local no = o.app and more.refusal(o.app)
 if no then return {'app', no[1], no[2]} end
 -- nothing above has written anything; nothing below can refuse
 local estimate = ''                                      -- seconds: the jobs before it, shared by the slots that serve it
@@ -48,14 +58,21 @@ if idem then
   redis.call('SET', idem, table.concat({o.body_hash, id, now_text, estimate}, ' '), 'EX', 86400)
 end
 if o.file then redis.call('SADD', 'h:file:' .. o.file .. ':jobs', id) end      -- keeps it from being deleted
-local due = due_of(o)
+local due = more and more.due_of(o)
 write_job(A, o, due, estimate, now_text)
-place(A, o, due, unmet, now_text)
+if more then
+  more.place(A, o, due, unmet, now_text)
+else
+  redis.call('ZADD', 'h:jobs', now_text, id)
+  redis.call('ZADD', 'h:jobs:queued', now_text, id)
+  line_up({id = id, queue = queue}, false)
+  event('job.queued', 'id', id, 'by', actor, 'q', queue)
+end
 if o.schedule and o.schedule_record and #unmet == 0 then -- its first occurrence brings the schedule with it
   redis.call('HSET', 'h:schedule:' .. o.schedule, 'record', o.schedule_record,
     'job', id, 'next', string.format('%d', due), 'actor', actor, 'created', now_text)
   redis.call('ZADD', 'h:schedules', string.format('%d', due), o.schedule)
 end
-if o.app then overtake(app_change(o.app, actor, id), actor, A[7]) end
+if o.app then more.overtake(more.change(o.app, actor, id), actor, A[7]) end
 audit(now_text, actor, 'job.submit', id)
 return {'ok', id, now_text, estimate}
