@@ -55,6 +55,13 @@ _PATIENCE: dict[str, dict[str, Any]] = {
         "read_timeout": 15,
         "retries": {"mode": "standard", "total_max_attempts": 3},
     },
+    # urllib3 takes the time to connect for the time within which a body must have left as a whole too, and many
+    # parts share what the store takes in
+    "parts": {
+        "connect_timeout": 15,
+        "read_timeout": 15,
+        "retries": {"mode": "standard", "total_max_attempts": 3},
+    },
     "public": {"connect_timeout": 2, "read_timeout": 15},
     "probe": {
         "connect_timeout": 2,
@@ -241,7 +248,7 @@ class Objects:
         transfer = TransferConfig(
             multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=PARTS_IN_FLIGHT
         )
-        client = self._client()
+        client = self._client("parts")
         with _in_our_words(key):
             client.upload_file(
                 str(path), self.bucket, key, ExtraArgs={"ContentType": content_type}, Config=transfer
@@ -554,7 +561,7 @@ class _Sending:
 
     async def _ask(self, operation: str, **arguments: Any) -> Any:
         def ask() -> Any:
-            client = self._objects._client()
+            client = self._objects._client("parts" if operation == "upload_part" else "work")
             with _in_our_words(self._target["Key"]):
                 return getattr(client, operation)(**self._target, **arguments)
 
