@@ -179,8 +179,11 @@ def pack(frames: bytes) -> bytes:
 async def _unpacked(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """Yield the frames of a stored part. Raises ValueError when it is damaged."""
     held: list[bytes] = []
+    packed: bool | None = None  # not known before the first byte
     async for chunk in chunks:
-        if held or chunk.startswith(_PACKED):
+        if packed is None and chunk:
+            packed = chunk.startswith(_PACKED)
+        if packed:
             held.append(chunk)  # what is packed is short, and would unpack to any length if it came by itself
         else:
             yield chunk
