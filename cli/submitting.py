@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cli import following, rendering
+from cli import batching, following, rendering
 from cli.artifacts import download_all
 from cli.client import Client
 from cli.options import ApiKey, Json, Url, connect
@@ -91,6 +91,14 @@ def submit(
         str | None,
         typer.Option("--idempotency-key", help="Submitting again under one key makes no second job."),
     ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch",
+            metavar="FILE",
+            help='Submit a job for each line of JSON, e.g. {"command": "make"}; \'-\' reads standard input.',
+        ),
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -102,9 +110,18 @@ def submit(
 
     Prints the job's id. With --follow the exit code is the job's own; 124 when it ran out of time, 130 when it was
     cancelled, and 125 when it was lost or could not start.
+
+    --batch submits many jobs, up to 1,000 of them all or none. A line holds what the API takes; the other options count
+    for each job that does not say otherwise. Prints an id a line.
     """
     argv = ctx.meta.get("hostler.argv")
-    order = _command(words or [], argv)
+    if batch is not None and (words or argv or follow or download or cron):
+        raise typer.BadParameter(
+            "takes its commands from a file: no other command, and no --follow, --download or --cron.",
+            param_hint="--batch",
+        )
+    orders = [] if batch is None else batching.read(batch)
+    order = {} if batch is not None else _command(words or [], argv)
     order |= {
         "workingDirectory": cwd,
         "timeout": timeout,
@@ -127,10 +144,14 @@ def submit(
     with connect(url, api_key) as client:
         if file is not None:
             order["fileUrl"] = upload(client, file)["url"]
+        order = {label: value for label, value in order.items() if value not in (None, {}, [])}
+        if batch is not None:
+            batching.submit(client, orders, common=order, idempotency_key=idempotency_key, as_json=as_json)
+            return
         submitted = client.call(
             "POST",
             "/api/jobs/submit",
-            body={label: value for label, value in order.items() if value not in (None, {}, [])},
+            body=order,
             headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
             repeatable=True,
         )

@@ -70,6 +70,38 @@ def test_submit_of_a_schedule(server: FakeServer) -> None:
     }
 
 
+def test_a_batch_is_submitted_a_thousand_at_a_time_with_the_options_for_whoever_says_nothing_else(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Asked] = []
+
+    def accept(request: Asked) -> Answer:
+        asked.append(request)
+        count = len(request.json["jobs"])
+        return Answer(201, {"jobIds": [f"job-{len(asked)}-{n}" for n in range(count)], "total": count})
+
+    server.on("POST /api/jobs/submit-batch", accept)
+    lines = ['{"command": "a", "timeout": 9}', "", *['{"argv": ["b"]}'] * 1000]
+    path = tmp_path / "jobs.jsonl"
+    path.write_text("\n".join(lines))
+    assert main(["submit", "--batch", str(path), "--timeout", "5", "--idempotency-key", "mine"]) == 0
+    assert asked[0].json["jobs"][:2] == [{"command": "a", "timeout": 9}, {"argv": ["b"], "timeout": 5}]
+    assert [len(each.json["jobs"]) for each in asked] == [1000, 1]
+    assert [each.headers["idempotency-key"] for each in asked] == ["mine", "mine.1"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["job-1-999", "job-2-0"]
+
+
+@pytest.mark.parametrize("text", ["", '{"command": "a"}\n["b"]', '{"command": '])
+def test_a_batch_that_is_no_file_of_json_objects_submits_nothing(
+    server: FakeServer, tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(text)
+    assert main(["submit", "--batch", str(path)]) == 2
+    assert main(["submit", "a", "--batch", str(path)]) == 2
+    assert not server.asked
+
+
 def test_words_after_two_dashes_are_run_without_a_shell(server: FakeServer) -> None:
     server.on("POST /api/jobs/submit", SUBMITTED)
     assert main(["submit", "--timeout", "5", "--", "python3", "-c", "print(1)", "--json"]) == 0

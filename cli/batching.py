@@ -1,0 +1,83 @@
+"""`hostler submit --batch`: many jobs from a file of JSON lines."""
+
+import json
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cli import rendering
+from cli.client import Client
+
+#: What one request takes; it is accepted whole or not at all.
+MOST_JOBS = 1000
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the orders in a file, an object a line, as POST /api/jobs/submit takes them; `-` is standard input.
+
+    Raises typer.BadParameter naming the first line that is none.
+    """
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--batch") from None
+    orders = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            order = json.loads(line)
+        except ValueError:
+            order = None
+        if not isinstance(order, dict):
+            raise typer.BadParameter(f"line {number} of {path} is no JSON object.", param_hint="--batch")
+        orders.append(order)
+    if not orders:
+        raise typer.BadParameter(f"{path} holds no jobs.", param_hint="--batch")
+    return orders
+
+
+def submit(
+    client: Client,
+    orders: list[dict[str, Any]],
+    *,
+    common: dict[str, Any],
+    idempotency_key: str | None,
+    as_json: bool,
+) -> None:
+    """Submit the orders, with what `common` says where one does not say otherwise, and print their ids in order.
+
+    A thousand at a time, each thousand whole or not at all. Raises Invalid, Failed.
+    """
+    key = idempotency_key or uuid.uuid4().hex
+    ids: list[str] = []
+    for number, part in enumerate(_parts(orders)):
+        try:
+            answer = client.call(
+                "POST",
+                "/api/jobs/submit-batch",
+                body={"jobs": [{**common, **order} for order in part]},
+                headers={"Idempotency-Key": f"{key}.{number}" if number else key},
+                repeatable=True,
+            )
+        except Exception:
+            if ids:
+                rendering.say(
+                    f"The first {len(ids)} jobs are submitted; the ones after them are not, as far as is known."
+                )
+            raise
+        ids += answer["jobIds"]
+        if not as_json:
+            for job_id in answer["jobIds"]:
+                rendering.stdout().print(job_id)
+    if as_json:
+        rendering.write_json({"jobIds": ids, "total": len(ids)})
+
+
+def _parts(orders: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    for start in range(0, len(orders), MOST_JOBS):
+        yield orders[start : start + MOST_JOBS]
