@@ -38,6 +38,10 @@ def test_an_address_that_leads_inside_is_refused_unasked(
         for order in ({"fileUrl": url}, {"webhook": url}, {"webhook": {"url": url, "secret": "s"}}):
             answer = operator.post("/api/jobs/submit", json={"command": "true", **order})
             assert answer.status_code == 400, f"{order}: {answer.text}"
+        neighbour = target.client("admin").put(
+            "/api/processcubes/sub-cubies/inside", json={"url": url, "apiKey": "k"}
+        )
+        assert neighbour.status_code == 400, f"{url}: {neighbour.text}"
     with listening() as another:  # the same words for an open port and a closed one
         closed = another.port
     words = set()
@@ -48,7 +52,7 @@ def test_an_address_that_leads_inside_is_refused_unasked(
         words.add(answer.text.replace(str(port), ""))
     assert len(words) == 1
     assert not ear.heard()
-    evidence.append(f"{len(INSIDE)} addresses as fileUrl and webhook: 400, nobody connected")
+    evidence.append(f"{len(INSIDE)} addresses as fileUrl, webhook and sub-Cuby: 400, nobody connected")
 
 
 @pytest.mark.proves("A33")

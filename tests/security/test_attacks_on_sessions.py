@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -325,8 +326,8 @@ def test_guessing_is_slowed_down_whatever_address_is_claimed(target: Target, evi
 class Strict:
     """A web process with a rate of 10 a second, behind a proxy that it trusts, on an empty database."""
 
-    def __init__(self, target: Target, url: str) -> None:
-        self.target, self.url, self._number = target, url, 0
+    def __init__(self, target: Target, url: str, open_url: str) -> None:
+        self.target, self.url, self.open_url, self._number = target, url, open_url, 0
 
     def client(self, address: str, **headers: str) -> httpx.Client:
         """Return a client that comes from `address`, as the trusted proxy tells."""
@@ -341,12 +342,14 @@ class Strict:
 @pytest.fixture(scope="session")
 def strict(target: Target) -> Strict:
     database = target.env["REDIS_URL"].removesuffix("/0") + "/1"
+    alone = free_port()
     port = target.web(
-        "strict", REDIS_URL=database, HOSTLER_RATE_LIMIT="10", HOSTLER_TRUSTED_PROXIES="127.0.0.1",
+        "strict", HOSTLER_LISTEN=f"cuby=127.0.0.1:{alone}",
+        REDIS_URL=database, HOSTLER_RATE_LIMIT="10", HOSTLER_TRUSTED_PROXIES="127.0.0.1",
         HOSTLER_ENROLL_SECRET="",
     )  # fmt: skip
     target.await_web("strict", port)
-    strict = Strict(target, f"http://127.0.0.1:{port}")
+    strict = Strict(target, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{alone}")
     strict.races = _race_for_the_first_admin(strict)  # type: ignore[attr-defined]
     return strict
 
@@ -508,3 +511,24 @@ def test_a_hundred_at_once_get_no_more_than_the_limit(strict: Strict, evidence: 
     other = strict.client(strict.fresh()).get("/api/auth/me")
     assert other.status_code == 401  # another address has its own budget
     evidence.append(f"{len(passed)} of 100 passed in {took_s:.1f} s at 10/s; 429 with Retry-After")
+
+
+@pytest.mark.proves("A51")
+@pytest.mark.parametrize("path", ["/api/config", "/socket.io/?EIO=4&transport=polling"])
+def test_whoever_needs_no_name_is_held_to_the_limit_too(
+    strict: Strict, path: str, evidence: list[str]
+) -> None:
+    address = strict.fresh()
+    began = time.monotonic()
+    clients = [strict.target.client(url=strict.open_url, X_Forwarded_For=address) for _ in range(60)]
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda client: client.get(path), clients))
+    took_s = time.monotonic() - began
+    passed = [answer for answer in answers if answer.status_code == 200]
+    assert {answer.status_code for answer in answers} <= {200, 429}
+    assert len(passed) <= 10 * (1 + math.ceil(took_s))
+    if took_s < 4:
+        assert len(passed) < 60
+    other = strict.target.client(url=strict.open_url, X_Forwarded_For=strict.fresh()).get(path)
+    assert other.status_code == 200
+    evidence.append(f"an open port, {path.partition('?')[0]}: {len(passed)} of 60 in {took_s:.1f} s at 10/s")
