@@ -22,7 +22,7 @@ from storage.calls import command, text
 from storage.errors import Unavailable
 from storage.logs import Entry, Snapshot
 from storage.store import Store
-from storage.wire import DEADLINE_S, PING_S, Wire, _Connection, _open
+from storage.wire import DEADLINE_S, PING_S, Wire, _Connection, _open, backoff_s
 
 log = logging.getLogger("hostler.storage")
 
@@ -293,7 +293,7 @@ class Watch:
             except Exception:
                 log.exception("the subscription broke")
                 failures += 1
-            await asyncio.sleep(min(1.0, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311  jitter
+            await asyncio.sleep(backoff_s(failures))
 
     async def _attend(self, ear: _Ear) -> None:
         """Subscribe to all that is wanted, and stay until the connection is lost. Raises OSError, ReplyError."""

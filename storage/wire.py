@@ -197,6 +197,12 @@ async def _open(at: Address, protocol: Callable[[], P]) -> P:
     return (await loop.create_connection(protocol, at.host, at.port, ssl=at.tls))[1]
 
 
+def backoff_s(failures: int) -> float:
+    """Return how long to wait before connecting again after so many failures: 0.1 s doubling to 1 s, at most halved."""
+    # after a thousand failures, 2 to their power is no float any more
+    return min(1.0, 0.05 * 2 ** min(failures, 5)) * random.uniform(0.5, 1)  # noqa: S311  jitter
+
+
 class Wire:
     """Redis as seen by one event loop: `call` describes a step, the answer or an error comes back.
 
@@ -234,7 +240,8 @@ class Wire:
         try:
             connection = self._connection
             if connection is None or connection.broken:
-                connection = await asyncio.wait_for(self._connected(), deadline_s)
+                async with asyncio.timeout(deadline_s):
+                    connection = await self._connected()
             try:
                 return await connection.send(call.words, deadline_s)
             except hiredis.ReplyError as error:
@@ -265,7 +272,7 @@ class Wire:
                 self._connection = await self._connect()
             except (OSError, hiredis.ReplyError) as error:
                 self._failures += 1
-                self._not_before = loop.time() + min(1.0, 0.05 * 2**self._failures) * random.uniform(0.5, 1)  # noqa: S311
+                self._not_before = loop.time() + backoff_s(self._failures)
                 raise ConnectionError(str(error)) from error
             if self._failures:
                 log.info("Redis is back")
@@ -327,21 +334,25 @@ async def listen(
     failures = 0
     while True:
         try:
-            connection = await asyncio.wait_for(_open(address, lambda: _Listening(tell)), DEADLINE_S)
+            async with asyncio.timeout(DEADLINE_S):
+                connection = await _open(address, lambda: _Listening(tell))
         except (OSError, TimeoutError):
             failures += 1
-            await asyncio.sleep(min(1.0, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311  jitter
+            await asyncio.sleep(backoff_s(failures))
             continue
         failures = 0
         try:
             for words in [*address.greeting(), ("SUBSCRIBE", *channels)]:
-                await asyncio.wait_for(connection.send(words), DEADLINE_S)
+                async with asyncio.timeout(DEADLINE_S):
+                    await connection.send(words)
             connected()
             while not connection.broken:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(connection.lost.wait(), PING_S)
+                    async with asyncio.timeout(PING_S):
+                        await connection.lost.wait()
                 if connection.loop.time() - connection.heard > PING_S and not connection.broken:
-                    await asyncio.wait_for(connection.send(("PING",)), DEADLINE_S)
+                    async with asyncio.timeout(DEADLINE_S):
+                        await connection.send(("PING",))
         except (OSError, TimeoutError, hiredis.ReplyError):
             await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
         finally:

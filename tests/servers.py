@@ -46,7 +46,7 @@ def start_valkey(directory: Path, port: int | None = None) -> Valkey:
     )  # fmt: skip
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     client = redis.Redis.from_url(url)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60  # it reads all that it has written before
     while True:
         try:
             client.ping()

@@ -14,7 +14,7 @@ from servers import Valkey, free_port, start_valkey
 from storage import wire as module
 from storage.calls import command, script
 from storage.errors import Unavailable
-from storage.wire import Address, Wire, listen
+from storage.wire import Address, Wire, backoff_s, listen
 
 
 @pytest.fixture
@@ -217,3 +217,8 @@ async def test_a_listener_notices_that_the_other_side_fell_silent(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("failures", [1, 5, 5000])
+def test_however_long_redis_is_away_the_next_try_is_within_a_second(failures):
+    assert 0.04 <= backoff_s(failures) <= 1
