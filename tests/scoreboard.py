@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if only & {word for each in ids_of(item) for word in (each, each[0])}]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
-    for item in items:  # with `-n 2 --dist loadgroup`: what starts and kills processes keeps to one of the two
+    # with `-n 2 --dist loadgroup`: what starts and kills processes keeps to one of the two
+    for item in items:
         where = item.path.relative_to(Path(__file__).parent)
         group = "processes" if where.parts[0] in _OF_PROCESSES else str(where)
         item.add_marker(pytest.mark.xdist_group(group))
@@ -77,7 +78,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             why = report.longrepr[2].removeprefix("Skipped: ")
         elif word == "FAIL":
             why = f"{item.name}: {str(report.longrepr).strip().splitlines()[-1][:200]}"
-        report.proves = [(each, word, report.duration, why) for each in ids]  # goes with it to another process
+        # it goes with the report, which may go to another process
+        report.proves = [(each, word, report.duration, why) for each in ids]
     return report
 
 
