@@ -196,7 +196,7 @@ class World:
             self.await_web(process, int(port))
         return process
 
-    def await_web(self, process: subprocess.Popen[bytes], port: int = 0, patience_s: float = 20) -> None:
+    def await_web(self, process: subprocess.Popen[bytes], port: int = 0, patience_s: float = 90) -> None:
         """Wait until a web process answers."""
 
         def answers() -> bool:
