@@ -68,7 +68,7 @@ def test_no_route_is_served_that_no_declaration_names(target: Target) -> None:
         "/api/admin",
         "/metrics/..",
         "/.env",
-        "/api/config",
+        "/api/settings",
         "/api/auth/../users",
         "//api/users",
     ):
