@@ -325,7 +325,7 @@ async def submit(
     )  # fmt: skip
 
 
-def _known(job_id: str) -> str:
+def known(job_id: str) -> str:
     """Return `job_id` if it can be one at all. Raises NotFound."""
     if not ID.fullmatch(job_id):
         raise NotFound("Job not found")
@@ -334,14 +334,15 @@ def _known(job_id: str) -> str:
 
 def fetch(job_id: str) -> Call[Job]:
     """Describe reading one job. Raises NotFound."""
-
-    def read(reply: list[bytes]) -> Job:
-        if not reply:
-            raise NotFound("Job not found")
-        return _read(job_id, zip(map(_NAMES.get, reply[::2]), reply[1::2], strict=True))
-
     # whole: of so small a hash, one walk through it is cheaper than a search for each field
-    return command("HGETALL", f"h:job:{_known(job_id)}", read=read)
+    return command("HGETALL", f"h:job:{known(job_id)}", read=lambda reply: read(job_id, reply))
+
+
+def read(job_id: str, reply: Sequence[bytes]) -> Job:
+    """Read a record as HGETALL answers it. Raises NotFound where there is none."""
+    if not reply:
+        raise NotFound("Job not found")
+    return _read(job_id, zip(map(_NAMES.get, reply[::2]), reply[1::2], strict=True))
 
 
 async def get(store: Store, job_id: str) -> Job:
@@ -410,7 +411,7 @@ async def cancel(store: Store, actor: str, job_id: str) -> State:
             raise Conflict(f"Job {job_id!r} is already {outcome}.")
         return State.RUNNING if outcome == "requested" else State.CANCELLED
 
-    return await store.call(script("cancel", _known(job_id), actor, rq_time(), read=read))
+    return await store.call(script("cancel", known(job_id), actor, rq_time(), read=read))
 
 
 def order_of(store: Store, job: Job) -> Order:

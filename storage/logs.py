@@ -15,9 +15,11 @@ from typing import Any
 
 import orjson
 
+from storage import jobs
 from storage.calls import Call, command, pairs, script
 from storage.calls import text as decoded
 from storage.errors import NotFound
+from storage.jobs import Job
 from storage.store import Store
 
 log = logging.getLogger("hostler.storage")
@@ -227,18 +229,18 @@ def look(
     With `limit_bytes`, the newest entries of about that size. `mark` is a channel and a message that is published
     at that very instant: what a follower hears before it is in the snapshot, what it hears after is not.
     """
-
-    def read(reply: list[Any]) -> Snapshot | None:
-        if not reply:
-            return None
-        event_id, record, parts, entries, whole = reply
-        names = ("state", "attempt", "worker", "lines", "dropped", "reason", "exit", "progress", "started")
-        row = {name: decoded(value) for name, value in zip(names, record, strict=True)}
-        live = [entry_of(head, data) for head, data in reversed(entries)]
-        return _snapshot(job_id, row, pairs(parts), live, event_id=decoded(event_id), whole=whole == b"1")
-
     limit = "" if limit_bytes is None else limit_bytes
-    return script("log", job_id, after, limit, *mark, read=read)
+    return script("log", job_id, after, limit, *mark, read=lambda reply: _looked(job_id, reply))
+
+
+def _looked(job_id: str, reply: list[Any]) -> Snapshot | None:
+    if not reply:
+        return None
+    event_id, record, parts, entries, whole = reply
+    names = ("state", "attempt", "worker", "lines", "dropped", "reason", "exit", "progress", "started")
+    row = {name: decoded(value) for name, value in zip(names, record, strict=True)}
+    live = [entry_of(head, data) for head, data in reversed(entries)]
+    return _snapshot(job_id, row, pairs(parts), live, event_id=decoded(event_id), whole=whole == b"1")
 
 
 def _snapshot(
@@ -460,6 +462,24 @@ async def tail(
     found = None if lines == 0 else await store.call(look(job_id, limit_bytes=limit_bytes))
     if found is None and lines != 0:
         found = await snapshot(store, job_id)  # it has left Redis
+    return _tail(found, limit_bytes)
+
+
+async def with_tail(store: Store, job_id: str, *, limit_bytes: int) -> tuple[Job, dict[str, str | bool]]:
+    """Return a job and its newest output, as `tail` does, in one round trip while it is in Redis. Raises NotFound."""
+
+    def read(reply: list[Any]) -> tuple[Job, Snapshot | None]:
+        return jobs.read(job_id, reply[0]), _looked(job_id, reply[1])
+
+    try:
+        job, found = await store.call(script("seen", jobs.known(job_id), limit_bytes, read=read))
+    except NotFound:
+        job = await jobs.get(store, job_id)  # it may have left Redis
+        return job, await tail(store, job_id, limit_bytes=limit_bytes, lines=job.lines)
+    return job, _tail(found, limit_bytes)
+
+
+def _tail(found: Snapshot | None, limit_bytes: int) -> dict[str, str | bool]:
     if found is None or not found.live:
         return {"stdout": "", "stderr": "", "truncated": False}
     last = found.live[-1].attempt

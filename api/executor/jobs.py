@@ -138,11 +138,10 @@ def _named(field: str, error: Invalid) -> Invalid:
 )
 async def status(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """Show one job, with the newest 64 KiB of its output."""
-    job = await jobs.get(context.store, query["job_id"])
+    job, logged = await logs.with_tail(context.store, query["job_id"], limit_bytes=TAIL_BYTES)
+    tail: dict[str, Any] = logged
     if job.stdout is not None or job.stderr is not None:
-        tail: dict[str, Any] = {"stdout": job.stdout or "", "stderr": job.stderr or "", "truncated": False}
-    else:
-        tail = await logs.tail(context.store, job.id, limit_bytes=TAIL_BYTES, lines=job.lines)
+        tail = {"stdout": job.stdout or "", "stderr": job.stderr or "", "truncated": False}
     truncated = tail["truncated"] or bool(job.facts.get("truncated"))
     return {"job": detail_of(job, tail["stdout"], tail["stderr"], truncated=truncated)}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import archive, attempts, logs
+from storage import archive, attempts, jobs, logs
 from storage.attempts import Claim, Holder
 from storage.calls import command
 from storage.errors import NotFound
@@ -256,6 +256,24 @@ async def test_a_tail_is_the_newest_output_by_channel(job):
     assert both == {"stdout": "0123456789\n", "stderr": "err\n", "truncated": False}
     some = await logs.tail(job.store, job.id, limit_bytes=8)
     assert some == {"stdout": "789\n", "stderr": "err\n", "truncated": True}
+
+
+async def test_a_job_comes_with_its_tail_in_one_step(job):
+    calls = []
+    call = job.store.wire.call
+    job.store.wire.call = lambda step, **options: calls.append(step) or call(step, **options)
+    assert await logs.with_tail(job.store, job.id, limit_bytes=8) == (
+        await jobs.get(job.store, job.id),
+        {"stdout": "", "stderr": "", "truncated": False},
+    )
+    await engine.output(job.store, job.holder, job.claim, b"0123456789\n")
+    calls.clear()
+    seen, tail = await logs.with_tail(job.store, job.id, limit_bytes=8)
+    assert len(calls) == 1
+    assert seen == await jobs.get(job.store, job.id)
+    assert tail == await logs.tail(job.store, job.id, limit_bytes=8, lines=seen.lines)
+    assert tail["stdout"] == "3456789\n"
+    job.store.wire.call = call
 
 
 async def test_a_tail_of_a_job_without_lines_asks_nobody(settings):
