@@ -200,7 +200,7 @@ async def _open(at: Address, protocol: Callable[[], P]) -> P:
 def backoff_s(failures: int) -> float:
     """Return how long to wait before connecting again after so many failures: 0.1 s doubling to 1 s, at most halved."""
     # after a thousand failures, 2 to their power is no float any more
-    return min(1.0, 0.05 * 2 ** min(failures, 5)) * random.uniform(0.5, 1)  # noqa: S311  jitter
+    return min(1.0, 0.05 * 2.0 ** min(failures, 5)) * random.uniform(0.5, 1)  # noqa: S311  jitter
 
 
 class Wire:
