@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -34,9 +35,10 @@ def _status(target: Target, endpoint: Endpoint, who: str) -> int:
             return refused.response.status_code
     body: dict[str, Any] = {"json": {}} if endpoint.method in {"POST", "PUT", "PATCH"} else {}
     with target.client(known).stream(endpoint.method, path, **body) as answer:
-        # what is let in may stream without end, and what HEAD refuses says nothing of its reason
-        if answer.status_code != 403 or endpoint.method == "HEAD":
+        if answer.status_code != 403:  # what is let in may stream without end
             return answer.status_code
+        if endpoint.method == "HEAD":  # it says nothing of its reason
+            return _status(target, replace(endpoint, method="GET"), who)
         return 403 if b"role" in answer.read() else 404
 
 
