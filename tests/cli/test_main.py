@@ -510,7 +510,9 @@ def test_up_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     command = ["up", "--port", "0", "--data", str(tmp_path), "--workers", "2"]
     assert main([*command, *(word for port in listen for word in ("--listen", port))]) == 3
     environ = given.pop("environ")
-    assert given == {"port": 0, "data": tmp_path, "workers": 2, "host": "127.0.0.1", "listen": listen}
+    assert given == {
+        "port": 0, "data": tmp_path, "workers": 2, "host": "127.0.0.1", "listen": listen, "keep_apps": False
+    }  # fmt: skip
     assert environ == dict(os.environ)  # noqa: TID251  what it shall be
 
 
