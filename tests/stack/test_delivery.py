@@ -290,6 +290,6 @@ async def test_what_somebody_else_wrote_into_redis_is_refused_and_reported_and_n
     assert len(refused) >= 4
     log = stack.logged(next(each for each in stack.processes if "w" in each.args))
     assert "refused a job" in log
-    assert "no such job" in log
+    assert "no job of ours" in log
     assert client.llen("rq:queue:jobs.normal") == 0
     await jobs.cancel(store, "user:u", blocker)

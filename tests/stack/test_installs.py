@@ -88,7 +88,8 @@ async def test_an_app_is_installed_updated_taken_back_and_removed_while_its_work
     worker.send_signal(signal.SIGKILL)
     worker.wait(10)
     stack.worker("one")
-    assert (await finished(store, submitted.id)).state == "completed"
+    job = await finished(store, submitted.id)
+    assert job.state == "completed", job.facts
     app = await _running(store)
     assert app.version == "3.0.0"
     assert (home / "current").resolve().name == "3.0.0"
