@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pwd
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,8 +68,10 @@ class Users:
 
 
 def _free(taken: set[int]) -> int:
-    for uid in APP_USERS:
-        if uid in taken or is_anybody(uid):  # another Hostler on this machine may have given it out
+    # from a place of chance on: another Hostler on this machine may have given users to apps that do not run just now
+    start = secrets.randbelow(len(APP_USERS))
+    for uid in (*APP_USERS[start:], *APP_USERS[:start]):
+        if uid in taken or is_anybody(uid):
             continue
         with contextlib.suppress(KeyError):
             pwd.getpwuid(uid)
