@@ -6,6 +6,7 @@ import os
 import pwd
 import secrets
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import orjson
@@ -70,7 +71,7 @@ class Users:
 def _free(taken: set[int]) -> int:
     # from a place of chance on: another Hostler on this machine may have given users to apps that do not run just now
     start = secrets.randbelow(len(APP_USERS))
-    for uid in (*APP_USERS[start:], *APP_USERS[:start]):
+    for uid in chain(APP_USERS[start:], APP_USERS[:start]):
         if uid in taken or is_anybody(uid):
             continue
         with contextlib.suppress(KeyError):
