@@ -13,7 +13,8 @@ CACHE = ROOT / ".bench"
 def virtual_environment(name: str, *packages: str) -> Path:
     """Return the `bin` of an environment that holds `packages`. Raises Missing when pip cannot install them."""
     home = CACHE / name
-    mark, wanted = home / "installed.txt", "\n".join(packages)
+    # with its place: the programs in it name the interpreter by its path, and a tree may be moved
+    mark, wanted = home / "installed.txt", "\n".join((str(home), *packages))
     if mark.exists() and mark.read_text() == wanted:
         return home / "bin"
     home.mkdir(parents=True, exist_ok=True)
