@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
+
 _PREFIX = "hostler-web-"
 
 #: Where it is; None where nobody made one, as in a server of a single process. Forked workers inherit it.
@@ -35,10 +37,4 @@ def remove() -> None:
 
 def _is_anothers(pid: int) -> bool:
     """Tell whether a master of this number lives; our own number was another's before us, as in a container."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
+    return pid != os.getpid() and psutil.pid_exists(pid)

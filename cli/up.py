@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import httpx
+import psutil
 
 from cli.embedded import Server, redis_server, s3_server, write_private
 from cli.processes import Process, Processes
@@ -306,7 +307,7 @@ def _only_one(data: Path, output: TextIO) -> Iterator[int]:
         told = False
         while not _locked(lock):
             holder = os.pread(lock, 20, 0).decode().strip()
-            if not holder or _is_alive(int(holder)):
+            if not holder or psutil.pid_exists(int(holder)):
                 raise Conflict(f"{data} is in use by another hostler up, process {holder or 'unknown'}.")
             if time.monotonic() > deadline:
                 raise Conflict(
@@ -328,16 +329,6 @@ def _locked(lock: int) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
     return True
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, cast
 
 import orjson
+import psutil
 import redis
 import rq
 from rq.serializers import JSONSerializer
@@ -120,7 +121,7 @@ class Worker(rq.Worker):
         pid, boot = record.get("pid", ""), record.get("boot")
         if record.get("hostname") != socket.gethostname() or not pid.isdigit():
             return ""
-        if boot == boot_id() and _alive(int(pid)) and int(pid) != os.getpid():
+        if boot == boot_id() and psutil.pid_exists(int(pid)) and int(pid) != os.getpid():
             return ""
         return record.get("registration", "")
 
@@ -167,16 +168,6 @@ async def _tell_obituaries(store: Store, platform: Platform) -> None:
 
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextlib.asynccontextmanager
