@@ -27,6 +27,15 @@ from servers import S3, SECRET_KEY, Valkey, running_s3, start_valkey
 from settings import Settings
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have a test that is run again begin anew, with fresh fixtures of its module: the failed try left them as it did."""
+    if getattr(item, "execution_count", 1) > 1 and isinstance(item, pytest.Function):
+        for definitions in item._fixtureinfo.name2fixturedefs.values():
+            if definitions[-1].scope == "module":
+                definitions[-1].finish(item._request)
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Valkey]:
     """A Valkey that lives as long as the test session."""

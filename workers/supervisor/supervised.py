@@ -325,9 +325,10 @@ class Supervised:
         return any(each.kept is not None for each in self.instances.values())
 
     async def stopped(self) -> None:
-        """Return once nothing of it lives."""
+        """Return once nothing of it lives, and that is remembered: whoever comes after us must not see a crash."""
         while self.alive:
             await self.changed.wait()
+        self._remember()
 
     def reconcile(self) -> None:
         """Tell every instance what is wished of it now."""

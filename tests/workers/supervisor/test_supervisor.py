@@ -434,6 +434,19 @@ async def test_a_job_can_have_an_app_stand_still_and_run_another_release(
     await soon(lambda: any(line.endswith("releases/3.0.0") for line in control.text), "what is current runs")
 
 
+async def test_what_a_job_has_stand_still_is_no_crash_to_a_worker_that_comes_after_a_kill(
+    node: Running, control: FakeControl
+) -> None:
+    node.install("a", {"web": {"command": SLEEP}})
+    await soon(has(control, "a", web_0="running"), "it runs")
+    control.away = True  # so that what is told, and remembered on the way, lags behind
+    assert node.now is not None
+    async with node.now.held("a"):
+        memory = state.read(node.now.places("a").state)
+        assert memory is not None
+        assert (memory.lives["web-0"]["state"], memory.lives["web-0"]["alive"]) == ("stopped", False)
+
+
 async def test_a_forgotten_app_ends_and_a_foreign_one_is_left_alone(
     node: Running, control: FakeControl
 ) -> None:
