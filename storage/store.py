@@ -36,6 +36,7 @@ h:app:<id>              an app: its wish (signed record), and what its node repo
 h:apps, h:apps:node:<node>, h:product:<id>:apps  ids of apps by creation (ms); of a node; of a product
 h:applog:<id>, h:appsamples:<id>, h:appruns:<id>  an app's newest lines, samples of what it uses, runs that ended
 h:events, h:audit, h:audit:head                  what happened
+h:tally, h:noted, h:census      how often and how long, counted; what the leader found; the fleet in numbers, for a second
 h:relay:session:<node>, h:relay:asks:<node>      who answers for the apps of a node, and what waits for it
 h:relay:{open,ask,answer}:<id>                   one question to an app: whether it is open, sealed pieces each way
 h:wake, h:out:<id>, h:control:<worker>           channels: work is there, a job's output, a word to one worker

@@ -1,6 +1,7 @@
 -- How a job ends: once, with its registries, its key, its dependents and its webhook seen to.
 -- needs: job, queue, event
 -- include app
+-- include tally
 
 local RQ_END = {completed = {'finished', 'finished', 500}, failed = {'failed', 'failed', 86400},
   cancelled = {'canceled', 'canceled', 86400}}
@@ -9,7 +10,13 @@ local function finish(first, state, reason, exit, iso)
   local todo, seen = {{first, state, reason, exit}}, {[first.id] = true}
   while #todo > 0 do
     local job, state, reason, exit = unpack(table.remove(todo))
-    if job.state == 'running' then let_go(job) else withdraw(job) end
+    if job.state == 'running' then
+      let_go(job)
+      tally_time('run:' .. state, now - job.started)
+    else
+      withdraw(job)
+    end
+    tally('end:' .. state .. ':' .. reason)
     enter(job, state)
     redis.call('HSET', job.hash, 'state', state, 'reason', reason, 'exit', exit, 'ended', now_text)
     redis.call('ZADD', 'h:ended', now_text, job.id)

@@ -1,6 +1,7 @@
 -- How a queued job gets into its queue, or waits outside of it for a stated reason.
 -- needs: job, event
 -- include line
+-- include tally
 
 -- RQ's registries for what waits outside a queue; `rq info` shows them
 local RQ_WAIT = {delay = 'scheduled', backoff = 'scheduled', schedule = 'scheduled', dependency = 'deferred',
@@ -14,7 +15,7 @@ local function push(job, front)
     redis.call('ZREM', 'rq:' .. RQ_WAIT[job.wait] .. ':' .. job.queue, job.id)
     job.wait = ''
   end
-  redis.call('HSET', job.hash, 'wait', '', 'due', '')
+  redis.call('HSET', job.hash, 'wait', '', 'due', '', 'lined', now_text)      -- since when it waits in the queue
   redis.call('HSET', 'rq:job:' .. job.id, 'status', 'queued')
   line_up(job, front)
 end
@@ -69,11 +70,15 @@ end
 
 -- back into the queue after an attempt that did not end the job; due = ms, or nil for at once and first
 local function requeue(job, why, due)
+  local past = redis.call('HMGET', job.hash, 'started', 'exit')      -- the attempt is remembered under its number
+  redis.call('HSET', job.hash, 'try:' .. job.attempt,
+    cjson.encode({past[1] or '', now_text, past[2] or '', job.worker, why}))
   let_go(job)
   free_key(job)
   enter(job, 'queued')
   redis.call('ZREM', 'h:jobs:worker:' .. job.worker, job.id)
   redis.call('HSET', job.hash, 'state', 'queued', 'worker', '', 'ahead', '')
   if due then park(job, 'backoff', due) else push(job, true) end
+  tally('again:' .. why)
   event('job.queued', 'id', job.id, 'a', job.attempt, 'why', why)
 end

@@ -5,6 +5,7 @@
 -- include event
 -- include queue
 -- include finish
+-- include tally
 -- what is counted with, here and when the attempt ends; nobody but Hostler writes a record, unless somebody does
 local function countable(...)
   for i = 1, select('#', ...) do
@@ -24,7 +25,7 @@ for _, key in ipairs(KEYS) do
   while #jobs < most do
     local id = redis.call('LMOVE', key, 'h:proc:' .. worker, 'LEFT', 'RIGHT')
     if not id then break end
-    local r = redis.pcall('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes')
+    local r = redis.pcall('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes', 'lined')
     local held_by = r[6] and r[6] ~= '' and redis.call('GET', 'h:key:' .. r[6])
     if not r[1] then                                    -- not a job of ours: said aloud, never run
       redis.call('LREM', 'h:proc:' .. worker, -1, id)
@@ -61,6 +62,8 @@ for _, key in ipairs(KEYS) do
       -- score +inf: `rq info` runs RQ's own cleanup over this registry and would fail or double expired entries (R7)
       redis.call('ZADD', 'rq:wip:' .. queue, '+inf', id .. ':' .. attempt)
       event('job.started', 'id', id, 'a', attempt, 'w', worker)
+      local kind = string.sub(queue, 1, 5) == 'node.' and 'node' or string.match(queue, '%a+$') or 'normal'
+      tally_time('wait:' .. kind, now - (tonumber(r[11] or '') or r[7]))
       jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0'}
     end
   end
