@@ -29,7 +29,7 @@ from settings import Settings
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Have a test that is run again begin anew, with fresh fixtures of its module: the failed try left them as it did."""
+    """Have a test that is run again begin anew, with fresh fixtures of its module, as the failed try left no others."""
     if getattr(item, "execution_count", 1) > 1 and isinstance(item, pytest.Function):
         for definitions in item._fixtureinfo.name2fixturedefs.values():
             if definitions[-1].scope == "module":
