@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 __version__ = "0.1.0"
 
@@ -155,6 +156,10 @@ class Settings:
 
     # Where things are
     redis_url: str = _knob("REDIS_URL HOSTLER_REDIS_URL", "redis://127.0.0.1:6379/0")
+    # for rediss://, a file with the certificate authority to trust instead of the system's; and whether the server's
+    # certificate is looked at at all, which some managed services with self-signed ones do not stand
+    redis_ca_file: Path | None = _knob("HOSTLER_REDIS_CA_FILE", None, Path)
+    redis_tls_verify: bool = _knob("HOSTLER_REDIS_TLS_VERIFY", True, _flag)
     s3_endpoint_url: str | None = _knob("S3_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_ENDPOINT_URL", None, _url)
     # the address under which clients outside reach the same S3, for presigned URLs; default: s3_endpoint_url
     s3_public_endpoint_url: str | None = _knob("S3_PUBLIC_ENDPOINT_URL", None, _url)
@@ -271,6 +276,7 @@ class Settings:
             if taken.count(port) > 1 and port
         ]
         problems += ["HOSTLER_LISTEN: port 0 is no port that clients could know."] if 0 in taken[1:] else []
+        problems += _trust(values, cls.redis_url)
         if "host" not in values and environ.get("PORT"):
             values["host"] = "0.0.0.0"  # noqa: S104  a platform that assigns PORT routes to it from outside
         if problems:
@@ -283,6 +289,27 @@ NOT_KNOBS = {
     "HOSTLER_JOB_ID", "HOSTLER_ATTEMPT", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_TOKEN", "HOSTLER_CONTEXT",
     "HOSTLER_WORKER_TOKEN", "HOSTLER_CONFIG",
 }  # fmt: skip
+
+
+def _trust(values: dict[str, Any], default_url: str) -> list[str]:
+    """Write whom to trust into `values`' Redis URL, where all clients of Redis look for it; return the problems."""
+    authority, verify = values.get("redis_ca_file"), values.get("redis_tls_verify", True)
+    if authority is None and verify:
+        return []
+    url, named = values.get("redis_url", default_url), "HOSTLER_REDIS_CA_FILE"
+    if not verify:
+        named = "HOSTLER_REDIS_TLS_VERIFY"
+    if not url.startswith("rediss://"):
+        return [f"{named}: REDIS_URL does not start with rediss://, so nothing is encrypted."]
+    if authority is not None and not verify:
+        return [
+            "HOSTLER_REDIS_CA_FILE: HOSTLER_REDIS_TLS_VERIFY=0 trusts any certificate; choose one of the two."
+        ]
+    if authority is not None and not authority.is_file():
+        return [f"HOSTLER_REDIS_CA_FILE: there is no file {authority}."]
+    words = {"ssl_ca_certs": str(authority)} if authority is not None else {"ssl_cert_reqs": "none"}
+    values["redis_url"] = f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(words)}"
+    return []
 
 
 def _value(environ: Mapping[str, str], name: str) -> str | None:

@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import logging
 import secrets
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ async def redis_checks(store: Store) -> list[Check]:
         facts = await _redis_facts(store)
     except (HostlerError, hiredis.ReplyError) as error:
         remedy = "Start it, or set REDIS_URL to where it is; a wrong password looks the same."
+        if "certificate" in str(error):
+            remedy = "Set HOSTLER_REDIS_CA_FILE to the authority's certificate (docs/redis-and-s3.md)."
         return [Check("redis", FAIL, str(error), remedy)]
     checks = (_latency, _version, _append_only, _fsync, _eviction, _memory, _role, _writes, _clock)
     return [*(check(facts) for check in checks), _exposure(store)]
@@ -261,6 +264,10 @@ def _exposure(store: Store) -> Check:
     if at.tls is None:
         remedy = "Use rediss://, unless a private network or a mesh encrypts what passes there."
         return Check("redis access", WARN, f"The connection to Redis at {at.host} is not encrypted.", remedy)
+    if at.tls.verify_mode == ssl.CERT_NONE:
+        found = "The connection to Redis is encrypted, but nobody looks at who answers."
+        remedy = "Set HOSTLER_REDIS_CA_FILE to the authority's certificate, where the provider hands it out."
+        return Check("redis access", WARN, found, remedy)
     return Check("redis access", OK, "Redis asks for a password, over TLS.")
 
 

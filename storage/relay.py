@@ -31,7 +31,8 @@ MIB = 1024 * 1024
 #: How large a body may be, either way, where nothing else is said; and how large at most.
 LIMIT_BYTES, MOST_BYTES = 10 * MIB, 64 * MIB
 #: How long an answer may take, where nothing else is said; and how long at most.
-TIMEOUT_S, MOST_TIMEOUT_S = 30.0, 600.0
+#: Routers of platforms hang up on a request that nothing has been heard of for 30 s.
+TIMEOUT_S, MOST_TIMEOUT_S = 25.0, 600.0
 #: Bodies travel in pieces of this size, so many of which may wait for the other side.
 PIECE_BYTES, WINDOW = 128 * 1024, 8
 #: What all answers that one process collects may hold together.

@@ -74,7 +74,7 @@ class Address:
             url=url,
             host=parts.hostname or "127.0.0.1",
             port=parts.port or 6379,
-            path=parts.path if parts.scheme == "unix" else None,
+            path=unquote(parts.path) if parts.scheme == "unix" else None,
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password else None,
             database=int(database),
@@ -215,6 +215,7 @@ class Wire:
         self._connecting: asyncio.Lock | None = None
         self._failures = 0
         self._not_before = 0.0
+        self._distrusted = ""  # why the certificate that Redis showed last is none to be trusted
 
     async def call(self, call: Call[T], *, deadline_s: float = DEADLINE_S) -> T:
         """Carry out one step. Raises Unavailable when Redis is away or silent; it may then have happened."""
@@ -253,7 +254,8 @@ class Wire:
         except TimeoutError:
             raise Unavailable("Redis did not answer in time.") from None
         except OSError:
-            raise Unavailable("Redis cannot be reached.") from None
+            why = self._distrusted and f" Its certificate is not trusted: {self._distrusted}."
+            raise Unavailable(f"Redis cannot be reached.{why}") from None
         except hiredis.ReplyError as error:
             if str(error).startswith(_PASSING):
                 raise Unavailable(f"Redis refuses for now: {str(error).partition(' ')[0]}.") from None
@@ -273,6 +275,9 @@ class Wire:
             except (OSError, hiredis.ReplyError) as error:
                 self._failures += 1
                 self._not_before = loop.time() + backoff_s(self._failures)
+                self._distrusted = (
+                    error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else ""
+                )
                 raise ConnectionError(str(error)) from error
             if self._failures:
                 log.info("Redis is back")

@@ -1,5 +1,6 @@
 """Scheduled processes as cbox-init's clients look at, pause, resume and trigger them."""
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -14,11 +15,14 @@ from api.endpoint import Context, Group, HTTPStatus, Role
 from storage import apps
 from storage.apps import KEPT_RUNS, Run
 from storage.errors import Conflict, GatewayTimeout, Invalid, NotFound, Unavailable
+from storage.jobs import Job
 
 group = Group("Process schedules", "/api/v1/processes/{name}/schedule", CBOX)
 
 #: How long a trigger that waits for its run waits at most, as in cbox-init.
 SYNC_S = 300.0
+#: So much of it in silence: then the answer begins, and a space goes out as often, since routers hang up after 30 s.
+SILENT_S = 20.0
 _RAISES = (NotFound, Invalid, Conflict, Unavailable)
 #: How runs come about: our words and cbox-init's.
 _CAUSES = {"schedule": "schedule", "trigger": "manual", "start": "startup"}
@@ -215,7 +219,8 @@ async def trigger_schedule(
 ) -> None:
     """Run a scheduled process now, whatever its schedule says.
 
-    With `sync=true` the answer is 200 and waits for the end of the run, up to five minutes.
+    With `sync=true` the answer is 200 and waits for the end of the run, up to five minutes. When the run takes longer
+    than 20 s the 200 comes first, then spaces, and in the end the JSON, which holds `error` if there is no exit code.
     """
     each = await _scheduled(context, name)
     try:
@@ -226,15 +231,36 @@ async def trigger_schedule(
         raise Refused(f"trigger failed: {error}") from None
     answer: dict[str, Any] = {"status": "triggered", "process": each.name}
     if (query.get("sync") or "").lower() in {"true", "1"}:
-        job = await apps.finished(context.store, submitted.id, SYNC_S)
-        if job is None:
-            raise GatewayTimeout(f"the run of {each.name} has not ended within {SYNC_S:.0f} s")
-        code = job.exit_code
-        if code is None:
-            raise Conflict(
-                f"the run of {each.name} was {job.state}: {job.facts.get('message') or job.reason}"
-            )
-        answer |= {"status": "completed", "exit_code": code}
         resp.status = HTTPStatus.OK.value
+        job = await apps.finished(context.store, submitted.id, SILENT_S)
+        if job is None:
+            resp.content_type = "application/json"
+            resp.stream = _slowly(context, each.name, submitted.id)
+            return
+        answer |= _ended(each.name, job)
     resp.content_type = "application/json"
     resp.data = orjson.dumps(Triggered().dump(answer))
+
+
+def _ended(name: str, job: Job) -> dict[str, Any]:
+    """Return what a run that is over adds to the answer. Raises Conflict for one that did not end by itself."""
+    if job.exit_code is None:
+        raise Conflict(f"the run of {name} was {job.state}: {job.facts.get('message') or job.reason}")
+    return {"status": "completed", "exit_code": job.exit_code}
+
+
+async def _slowly(context: Context, name: str, job_id: str) -> AsyncGenerator[bytes, None]:
+    """Answer piece by piece, a space as often as a router wants to hear something, JSON when the run is over."""
+    answer: dict[str, Any] = {"status": "triggered", "process": name}
+    for _ in range(round(SYNC_S / SILENT_S) - 1):
+        yield b" "
+        job = await apps.finished(context.store, job_id, SILENT_S)
+        if job is not None:
+            break
+    try:
+        if job is None:
+            raise GatewayTimeout(f"the run of {name} has not ended within {SYNC_S:.0f} s")
+        answer |= _ended(name, job)
+    except (Conflict, GatewayTimeout) as error:
+        answer = {"error": str(error)}
+    yield orjson.dumps(answer)

@@ -50,7 +50,7 @@ async def get_route(
     """Get what the plugin answers at one of its routes.
 
     The request goes to the plugin without your credentials and with a signed header that tells who asks
-    (docs/cuby.md); its answer comes back without cookies. At most 10 MiB either way, and 30 seconds.
+    (docs/cuby.md); its answer comes back without cookies. At most 10 MiB either way, and 25 seconds.
     """
     await _forward(context, req, resp, instance_id)
 

@@ -29,7 +29,7 @@ log = logging.getLogger("hostler.api")
 group = Group("Jobs, for agents", "/api/jobs", EXECUTOR)
 
 #: A longer `wait` counts as this: proxies cut connections that stay silent for 30 s.
-MOST_WAIT_S = 25.0
+MOST_WAIT_S = 24.0
 #: How often an agent that waits looks by itself, should the word that there is work get lost. A subscription that is
 #: lost is noticed sooner, and then everybody looks.
 LOOK_S = 10.0
@@ -65,7 +65,7 @@ def holder_of(context: Context, worker_id: str | None = None) -> Holder:
 async def get_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | None:
     """Take the next job of the queues that the agent's tags cover; 204 when there is none.
 
-    `?wait=30` waits for one, 25 s at most. The attempt is the agent's for as long as it renews its lease: by a
+    `?wait=30` waits for one, 24 s at most. The attempt is the agent's for as long as it renews its lease: by a
     heartbeat or any other call, every 5 s; an agent that never sends a heartbeat has until the job's timeout + 30 s.
     """
     found = await next_job(context, query)

@@ -295,6 +295,10 @@ class JobsQuery(PageQuery):
     worker_id = fields.String(data_key="workerId", validate=validate.Length(1, 64))
     tags = Words(metadata={"description": "All of them; repeated, or between commas."})
     sort = sort_field("createdAt", "completedAt", default="-createdAt")
+    search = fields.String(
+        validate=validate.Length(1, 200),
+        metadata={"description": "Words that name, command, id, worker or tags contain; of the newest 20,000 jobs."},
+    )
 
 
 # What agents send: fields that we do not know are ignored, since foreign agents say more than we need
@@ -358,7 +362,7 @@ class NextJobQuery(_AgentBody):
     wait = fields.Float(
         load_default=0.0,
         validate=validate.Range(0, 60),
-        metadata={"description": "Seconds to wait for a job; more than 25 count as 25."},
+        metadata={"description": "Seconds to wait for a job; more than 24 count as 24."},
     )
     worker_id = fields.String(data_key="workerId", load_default=None)
 

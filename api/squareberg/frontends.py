@@ -16,8 +16,6 @@ from storage.relay import Ask
 
 group = Group("App requests", "/apps", SQUAREBERG)
 
-#: How long an app may take to answer (the hub's figure).
-TIMEOUT_S = 30.0
 _READING, _CHANGING = ("GET", "HEAD", "OPTIONS"), ("POST", "PUT", "PATCH", "DELETE")
 #: On a port of Squareberg's own, whose pages share their origin with nothing but apps; elsewhere nothing runs.
 _OWN_PORT_POLICY = (
@@ -30,14 +28,12 @@ async def forward(context: Context, req: Request, resp: Response, name: str, **_
     """Pass a request on to an app's backend, and its answer back.
 
     The app gets neither credentials nor cookies: a signed X-Hostler-Identity tells it who asks. Viewers read; what may
-    change something is for operators. The app has 30 s.
+    change something is for operators. The app has 25 s.
     """
     app = await running(context, name)
     # as the client wrote it: /apps/<name>/api/<rest>
     below = forwarding.encoded_path(req).split("/", 3)[3]
-    ask = await forwarding.ask(
-        context, app=name, path=f"/{below}", prefix=f"/apps/{name}", timeout_s=TIMEOUT_S
-    )
+    ask = await forwarding.ask(context, app=name, path=f"/{below}", prefix=f"/apps/{name}")
     forwarding.write(resp, await relay.request(context.store, app.node, ask))
     _let_run(req, resp)
 
@@ -89,9 +85,7 @@ async def _frontend(context: Context, req: Request, resp: Response, name: str, p
     directory = await words.frontend_path(context.store, app)
     if directory is None:
         raise NotFound(f"App '{name}' has no frontend.")
-    ask = Ask(
-        app=name, kind="file", within=directory, path=path or INDEX, fallback=INDEX, timeout_s=TIMEOUT_S
-    )
+    ask = Ask(app=name, kind="file", within=directory, path=path or INDEX, fallback=INDEX)
     try:
         answer = await relay.request(context.store, app.node, ask)
     except NotFound:

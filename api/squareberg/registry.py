@@ -21,6 +21,8 @@ group = Group("Registry", "/registry", SQUAREBERG)
 
 #: The hub waits so long for an app's socket, and so long for its end before it kills it (the page's figures).
 START_S, STOP_S = 10.0, 5.0
+#: Routers of platforms hang up on a request that nothing has been heard of for 30 s.
+MOST_STOP_S = 25.0
 #: What the way to the node and back may take beside that.
 WAY_S = 3.0
 SPEC_LIMIT_BYTES = 4 * 1024 * 1024
@@ -104,7 +106,8 @@ async def stop_app(context: Context, name: str) -> dict[str, str]:
     app = await words.find(context.store, name)
     if not _is_still(app):
         submitted = await apps.change(context.store, context.caller.actor, name, "stop")
-        patience_s = max([STOP_S, *(each.stop_timeout_s for each in app.processes)]) + WAY_S
+        grace_s = max([STOP_S, *(each.stop_timeout_s for each in app.processes)])
+        patience_s = min(MOST_STOP_S, grace_s + WAY_S)
         await apps.finished(context.store, submitted.id, patience_s)
         if not _is_still(await words.find(context.store, name)):
             raise StopFailed(f"App '{name}' has not ended within {patience_s:.0f} s.")

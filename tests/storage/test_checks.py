@@ -184,6 +184,7 @@ async def test_clocks_that_differ_are_found(offset_s: int, status: str, settings
         ("redis://redis.example.com/0", FAIL),
         ("redis://:secret@redis.example.com/0", WARN),
         ("rediss://:secret@redis.example.com/0", OK),
+        ("rediss://:secret@redis.example.com/0?ssl_cert_reqs=none", WARN),
     ],
 )
 async def test_a_redis_elsewhere_wants_a_password_and_tls(url: str, status: str, settings: Settings) -> None:

@@ -91,6 +91,10 @@ class Session:
 MayEnter = Callable[[str], Awaitable[None]]
 
 
+#: How often a client is pinged, which ends a poll: routers hang up on a request that is silent for 30 s.
+PING_S = 20.0
+
+
 class Server(socketio.AsyncServer):  # type: ignore[misc]  # it is not typed
     """python-socketio's server, guarded. `entered` is called once a session is in a namespace, `left` afterwards."""
 
@@ -102,6 +106,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]  # it is not typed
         super().__init__(
             async_mode="asgi", cors_allowed_origins=[], cors_credentials=False, logger=quiet, engineio_logger=quiet,
             max_http_buffer_size=limits.message_bytes, http_compression=False, namespaces="*", json=_Json,
+            ping_interval=PING_S,
         )  # fmt: skip
         engineio.payload.Payload.max_decode_packets = limits.packets  # a client may batch what it has to say
         self.eio.create_queue = Outbox

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from whole import Hostler
 
-from api.cbox import words
+from api.cbox import schedule, words
 from storage import apps
 from storage.apps import Run, Sample, ScheduleState
 
@@ -182,6 +182,26 @@ async def test_a_schedule_is_triggered_with_and_without_waiting_for_it(fleet: An
         answer = await fleet.operator.post(path, params={"sync": "true"})
     assert answer.status_code == 200
     assert answer.json() == {"status": "completed", "process": "tasks.backup", "exit_code": 0}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_whoever_waits_for_a_long_run_hears_something_before_a_router_hangs_up(
+    fleet: Any, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "SILENT_S", 0.1)
+    monkeypatch.setattr(schedule, "SYNC_S", 0.4 if not ends else 60)
+    await fleet.install("tasks", TASKS)
+    path = "/api/v1/processes/tasks.backup/schedule/trigger"
+    waiting = asyncio.create_task(fleet.operator.post(path, params={"sync": "true"}))
+    if ends:
+        await asyncio.sleep(0.3)  # so long a run
+        async with fleet.node.working():
+            answer = await waiting
+        assert answer.json() == {"status": "completed", "process": "tasks.backup", "exit_code": 0}
+    else:
+        answer = await waiting
+        assert "has not ended" in answer.json()["error"]
+    assert (answer.status_code, answer.content[:2]) == (200, b"  ")
 
 
 async def test_runs_are_listed_for_schedules_and_for_one_shot_processes(fleet: Any) -> None:
