@@ -1,7 +1,8 @@
 """Signed records: what lies in Redis and counts only with a signature made under the secret key."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields as fields_of
 from typing import Any, TypeVar
 
 import orjson
@@ -24,6 +25,15 @@ def opened(seal: Seal, purpose: str, name: str, raw: bytes) -> dict[str, Any]:
     seal.check(purpose, signature.decode("ascii", "replace"), name, content)
     fields: dict[str, Any] = orjson.loads(content)
     return fields
+
+
+def understood(kind: type[T], fields: Mapping[str, Any]) -> T:
+    """Return `fields` as a dataclass; what a later version wrote beside, and this one knows nothing of, is left out.
+
+    Raises TypeError when one is missing.
+    """
+    known = {each.name for each in fields_of(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in fields.items() if name in known})
 
 
 def genuine(records: Iterable[tuple[str, bytes | None]], read: Callable[[str, bytes], T]) -> list[T]:

@@ -10,6 +10,7 @@ from storage.apps.reports import answered
 from storage.attempts import Holder
 from storage.calls import Call, command, script, text
 from storage.errors import Invalid
+from storage.records import understood
 from storage.store import Store
 
 #: How much is kept of each app. A line is cut by its node to LINE_LIMIT_BYTES.
@@ -140,7 +141,7 @@ async def samples(
 ) -> list[Sample]:
     """Return the newest `limit` samples since a time, oldest first."""
     entries = await store.call(command("XRANGE", f"h:appsamples:{instance_id}", max(0, since_ms), "+"))
-    found = [Sample(**each) for _, fields in entries for each in orjson.loads(fields[1])]
+    found = [understood(Sample, each) for _, fields in entries for each in orjson.loads(fields[1])]
     kept = [
         each
         for each in found
@@ -162,5 +163,5 @@ async def runs(
 ) -> list[Run]:
     """Return the runs that ended last, newest first."""
     raws = await store.call(command("LRANGE", f"h:appruns:{instance_id}", 0, -1))
-    found = [Run(**orjson.loads(raw)) for raw in raws]
+    found = [understood(Run, orjson.loads(raw)) for raw in raws]
     return [each for each in found if process in {None, each.process}][:limit]

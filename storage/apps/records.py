@@ -16,7 +16,7 @@ import orjson
 from storage import manifests
 from storage.calls import text
 from storage.manifests import Manifest, Process, configuration
-from storage.records import opened, signed
+from storage.records import opened, signed, understood
 from storage.seal import Forged, Seal
 
 log = logging.getLogger("hostler.storage")
@@ -354,9 +354,9 @@ def _read_anew(seal: Seal, instance_id: str, raw: bytes) -> App:
     fields = opened(seal, "app", instance_id, raw)
     _bring_back(seal, instance_id, fields)
     fields["manifest"] = None if fields["manifest"] is None else manifests.load(fields["manifest"])
-    fields["releases"] = tuple(Release(**each) for each in fields["releases"])
-    fields["wishes"] = {name: Wish(**each) for name, each in fields["wishes"].items()}
-    return App(**fields, wish=raw)
+    fields["releases"] = tuple(understood(Release, each) for each in fields["releases"])
+    fields["wishes"] = {name: understood(Wish, each) for name, each in fields["wishes"].items()}
+    return understood(App, fields | {"wish": raw})
 
 
 #: To check and read a wish takes 2 ms, and lists show hundreds that seldom change: so many are kept, of this size.
@@ -385,9 +385,10 @@ def read(seal: Seal, instance_id: str, values: Sequence[Any]) -> App:
             updated_ms=number("updated") or app.created_ms,
             observed_generation=number("observed") or 0,
             observed_ms=number("observed_at"),
-            instances=tuple(Instance(**each) for each in orjson.loads(row["instances"] or b"[]")),
+            instances=tuple(understood(Instance, each) for each in orjson.loads(row["instances"] or b"[]")),
             schedules={
-                name: ScheduleState(**each) for name, each in orjson.loads(row["schedules"] or b"{}").items()
+                name: understood(ScheduleState, each)
+                for name, each in orjson.loads(row["schedules"] or b"{}").items()
             },
             online=bool(row["online"]),
         )

@@ -190,7 +190,7 @@ class World:
         """Start a web process on the world's port, or on the one in `env`."""
         port = env.setdefault("PORT", str(self.web_port or free_port()))
         self.web_port = self.web_port or int(port)
-        arguments = ("-c", str(ROOT / "api" / "gunicorn.py"), "api.asgi:app")
+        arguments = ("-c", str(self.stack.root / "api" / "gunicorn.py"), "api.asgi:app")
         process = self.stack.start("gunicorn", *arguments, HOSTLER_HOST="127.0.0.1", **env)
         if wait:
             self.await_web(process, int(port))

@@ -37,6 +37,7 @@ class Stack:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     url: str = ""  # of its API, and a key of its admin, where it has a web
     api_key: str = ""
+    root: Path = ROOT  # where the code lies that processes are started from
 
     @property
     def settings(self) -> Settings:
@@ -53,7 +54,7 @@ class Stack:
         with (self.directory / f"{number:02d}-{module}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                cwd=ROOT, env={**_bare_environment(), **self.env, **env}, stdout=log, stderr=subprocess.STDOUT,
+                cwd=self.root, env={**_bare_environment(), **self.env, **env}, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.processes.append(process)
         return process
