@@ -64,5 +64,5 @@ def tags_of(queue: str) -> frozenset[str]:
     """Return the tags that a worker needs to serve `queue`."""
     if node_of(queue) is not None:
         return frozenset()
-    parts = queue.split(".")
-    return frozenset(parts[1].split("+")) if len(parts) == 3 else frozenset()
+    wanted = queue.removeprefix(COMMAND_PREFIX).rpartition(".")[0]  # a tag may hold dots
+    return frozenset(wanted.split("+")) if wanted else frozenset()
