@@ -221,6 +221,16 @@ class Settings:
     # Cuby: the marketplace above our own catalogue; docs/cuby.md says what it is asked
     marketplace_url: str | None = _knob("HOSTLER_MARKETPLACE_URL", None, _url)
 
+    # What is told of Hostler itself; docs/observability.md
+    log_format: str = _knob("HOSTLER_LOG_FORMAT", "auto", _one_of("auto", "json", "text"))  # text on a terminal
+    log_level: str = _knob("HOSTLER_LOG_LEVEL", "info", _one_of("debug", "info", "warning", "error"))
+    # sets of tags that /metrics names, comma-separated, such as gpu,gpu+linux; beside those that workers have
+    metrics_tags: tuple[str, ...] = _knob("HOSTLER_METRICS_TAGS", (), _words)
+    # where traces go by OTLP over HTTP; none are made without it. OpenTelemetry's SDK reads its other variables itself
+    otlp_endpoint: str | None = _knob(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT", None, _url
+    )
+
     # Safety catches
     allow_volatile: bool = _knob("HOSTLER_ALLOW_VOLATILE", False, _flag)  # a Redis that may lose data
 
@@ -316,6 +326,11 @@ def _value(environ: Mapping[str, str], name: str) -> str | None:
     if path := environ.get(f"{name}_FILE"):
         return Path(path).read_text().strip()
     return environ.get(name)
+
+
+def publish(name: str, value: str) -> None:
+    """Set a variable of this process's environment, for a library that is told in no other way."""
+    os.environ[name] = value
 
 
 def process_environment() -> dict[str, str]:
