@@ -14,7 +14,7 @@ import orjson
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from cli.contexts import TOKEN, Contexts, Server
-from cli.failures import Failed
+from cli.failures import Away, Failed
 from settings import __version__
 
 T = TypeVar("T")
@@ -61,10 +61,13 @@ class Client:
     contexts: Contexts | None = None
     transport: httpx.BaseTransport | None = None
     pause: Callable[[float], None] = time.sleep
+    patience_s: float | None = None  #: for who would rather have no answer than wait for one
     _http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
         self._http = anonymous(self.server.url, transport=self.transport)
+        if self.patience_s is not None:
+            self._http.timeout = httpx.Timeout(self.patience_s)
 
     def __enter__(self) -> "Client":
         return self
@@ -203,8 +206,9 @@ class Client:
                 return True
             return repeatable and isinstance(error, httpx.TransportError)
 
+        most = ATTEMPTS if self.patience_s is None else 1
         retrying = Retrying(
-            stop=stop_after_attempt(ATTEMPTS), wait=_wait, retry=retry_if_exception(may_help),
+            stop=stop_after_attempt(most), wait=_wait, retry=retry_if_exception(may_help),
             sleep=self.pause, reraise=True,
         )  # fmt: skip
         try:
@@ -230,14 +234,15 @@ class Client:
             self.server = Server(url=self.server.url, secret=saved["secret"], context=self.server.context)
         return True
 
-    def _away(self, error: httpx.TransportError) -> Failed:
+    def _away(self, error: httpx.TransportError) -> Away:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             message = f"Nothing answers at {self.server.url}"
         elif isinstance(error, httpx.TimeoutException):
             message = f"{self.server.url} did not answer in time"
         else:
             message = f"The connection to {self.server.url} was lost"
-        return Failed(f"{message}.", hint="hostler up")
+        local = _is_loopback(urlsplit(self.server.url).hostname or "")
+        return Away(f"{message}.", hint="hostler up" if local else f"hostler health --url {self.server.url}")
 
 
 class _Watched:

@@ -106,6 +106,18 @@ class Contexts:
             raise Failed(f"Nothing is known that opens {address}.", hint=_login(address))
         return Server(url=address, secret=saved["secret"], context=name)
 
+    def address(self, environ: Mapping[str, str], *, url: str | None) -> str:
+        """Return the address of the server that `server` would return, whether or not anything opens it.
+
+        Raises Failed when none is known.
+        """
+        if given := url or environ.get("HOSTLER_URL"):
+            return clean_url(given)
+        saved = self._saved(self.load(), None)[1]
+        if saved is None:
+            raise Failed("It is not known which server to talk to.", hint=_login(None))
+        return clean_url(saved["url"])
+
     def _saved(self, known: dict[str, Any], url: str | None) -> tuple[str, Any]:
         contexts = known["contexts"]
         name = self.chosen or known.get("current", DEFAULT)

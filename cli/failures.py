@@ -12,3 +12,9 @@ class Failed(HostlerError):
         super().__init__(message)
         self.hint = hint
         self.exit_code = exit_code
+
+
+class Away(Failed):
+    """The server could not be reached, which may pass by itself."""
+
+    code = "SERVER_AWAY"

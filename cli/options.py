@@ -25,6 +25,10 @@ ApiKey = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout, for programs.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again every 2 s, until Ctrl+C.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1, max=1000)]
+Offset = Annotated[int, typer.Option("--offset", help="How many to skip.", min=0)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 
 

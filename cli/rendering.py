@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
+
+from cli.failures import Failed
 
 # What a terminal obeys (ECMA-48): control sequences, control strings, other escapes, then lone control characters.
 _OBEYED = re.compile(
@@ -27,7 +27,10 @@ _REVERSING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 STATUS_STYLES: Mapping[str, str] = {
     "queued": "yellow", "running": "cyan", "completed": "green", "failed": "red", "cancelled": "magenta",
     "online": "green", "offline": "red", "ok": "green", "warn": "yellow", "fail": "bold red",
+    "draining": "yellow", "degraded": "yellow", "unavailable": "bold red", "error": "red", "crashed": "red",
+    "stopped": "dim", "starting": "cyan",
 }  # fmt: skip
+ROLES: Mapping[str, str] = {"r": "viewer", "w": "operator", "a": "admin"}
 
 
 def stdout() -> Console:
@@ -74,6 +77,8 @@ def say(text: str, style: str = "") -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
     """Print rows, or `empty` when there are none. A cell that is a status word gets its colour."""
+    from rich.table import Table  # noqa: PLC0415  not every command has a table
+
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         cells = [one_line(cell if cell is not None else "", 80) for cell in row]
@@ -85,6 +90,33 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
     if not console.is_terminal:
         console.width = 200  # a pipe has no edge
     console.print(table)
+
+
+def tell(answer: Any, sentence: str, *, as_json: bool) -> None:
+    """Print what was done: the server's answer as JSON, or a sentence."""
+    if as_json:
+        write_json(answer)
+    else:
+        stdout().print(harmless(sentence))
+
+
+def tell_more(answer: Mapping[str, Any]) -> None:
+    """Say on stderr that a page is not the last one, and how to see the next."""
+    if answer.get("hasMore"):
+        following = answer["offset"] + answer["limit"]
+        say(f"{answer['total']} in all; --offset {following} shows the next ones.", style="dim")
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """Have somebody at a terminal agree first, unless `yes`; a program that calls us is not asked.
+
+    Raises Failed when they do not.
+    """
+    if yes or not sys.stdin.isatty():
+        return
+    stderr().print(f"{harmless(question)} [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise Failed("Nothing was done.")
 
 
 def print_facts(facts: Iterable[tuple[str, Any]], *, to: Console | None = None) -> None:
@@ -104,6 +136,14 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
         yield lambda _done, _total: None
         return
+    from rich.progress import (  # noqa: PLC0415  takes longer to import than most commands run
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )  # fmt: skip
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(one_line(label, 40), total=None)
@@ -140,13 +180,27 @@ def time_of(iso: str | None) -> datetime | None:
     return datetime.fromisoformat(iso) if iso else None
 
 
+def until(iso: str | None) -> str:
+    """Return how long it is until a time, e.g. `in 3 min`."""
+    at = time_of(iso)
+    return "" if at is None else f"in {_roughly(max(0.0, (at - datetime.now(UTC)).total_seconds()))}"
+
+
+def role(letter: str) -> str:
+    """Return the word for a role's letter."""
+    return ROLES.get(letter, letter)
+
+
 def ago(iso: str | None) -> str:
     """Return how long ago a time was, e.g. `3 min ago`."""
     at = time_of(iso)
     if at is None:
         return ""
-    seconds = (datetime.now(UTC) - at).total_seconds()
+    return f"{_roughly((datetime.now(UTC) - at).total_seconds())} ago"
+
+
+def _roughly(seconds: float) -> str:
     for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
-            return f"{max(0, int(seconds // unit))} {name} ago"
-    return f"{int(seconds // 86_400)} d ago"
+            return f"{max(0, int(seconds // unit))} {name}"
+    return f"{int(seconds // 86_400)} d"

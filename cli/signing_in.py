@@ -25,9 +25,25 @@ def password(*, from_stdin: bool) -> str:
     return secret
 
 
+def new_password(*, from_stdin: bool) -> str:
+    """Return a password to set, asked for twice at a terminal. Raises Failed."""
+    secret = password(from_stdin=from_stdin)
+    if not from_stdin and getpass.getpass("Once more: ") != secret:
+        raise Failed("The two are not the same.")
+    return secret
+
+
 def with_password(contexts: Contexts, name: str, url: str, account: str, secret: str) -> dict[str, str]:
     """Log in and save the session under `name`; return where and as whom. Raises Failed."""
     session = login(url, account, secret)
+    contexts.save(name, url=url, secret=session["token"], email=session["user"]["email"])
+    return {"context": name, "url": url, "email": session["user"]["email"], "role": session["user"]["role"]}
+
+
+def first_admin(contexts: Contexts, name: str, url: str, account: dict[str, str]) -> dict[str, str]:
+    """Create the first admin of a server, `username`, `email` and `password`, and save its session. Raises Failed."""
+    with Client(Server(url=url, secret="")) as client:
+        session = client.call("POST", "/api/auth/setup", body=account)
     contexts.save(name, url=url, secret=session["token"], email=session["user"]["email"])
     return {"context": name, "url": url, "email": session["user"]["email"], "role": session["user"]["role"]}
 

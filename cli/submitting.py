@@ -16,6 +16,8 @@ from cli.client import Client
 from cli.options import ApiKey, Json, Url, connect
 from cli.packing import pack
 
+app = typer.Typer()
+
 
 class SubmitCommand(TyperCommand):
     """A command whose words after `--` are a command line of their own."""
@@ -29,6 +31,7 @@ class SubmitCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@app.command("submit", cls=SubmitCommand)
 def submit(
     *,
     ctx: typer.Context,

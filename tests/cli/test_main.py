@@ -4,6 +4,7 @@ import getpass
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from fake_server import Answer, Asked, FakeServer, completed, error, events, job, output
 
 from cli import main as module
+from cli import reference
 from cli.main import main
 from settings import __version__
 
@@ -517,11 +519,25 @@ def test_up_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
-    groups = {"": module.app, "jobs": module.jobs.app, "files": module.files.app, "apps": module.apps.app}
-    for group, app in groups.items():
-        for info in app.registered_commands:
-            name = info.name or info.callback.__name__  # type: ignore[union-attr]
-            assert main([*group.split(), name, "--help"]) == 0
-            shown = capsys.readouterr().out
-            assert "Usage: hostler" in shown
-            assert info.callback.__doc__, name  # type: ignore[union-attr]
+    for entry in reference.commands():
+        assert entry.text, entry.words
+        assert main([*entry.words.split()[1:], "--help"]) == 0
+        assert f"Usage: {entry.words}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_list_of_commands_says_of_groups_what_they_say_of_themselves() -> None:
+    texts = {entry.words: entry.text for entry in reference.commands() if entry.is_group}
+    rows = {f"hostler {row.name}": row.help for row in module.COMMANDS if not row.single}
+    assert {"hostler": texts["hostler"], **rows} == texts
+
+
+def test_a_command_imports_nothing_that_only_others_need() -> None:
+    program = (
+        "import sys\nfrom cli.main import main\ncode = main(['--help'])\n"
+        "sys.exit(code or ', '.join({'httpx', 'cli.client', 'cli.apps', 'boto3', 'falcon'} & set(sys.modules)) or 0)"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
