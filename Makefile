@@ -52,11 +52,18 @@ lint: $(STAMP)  ## Check format, style, types and layers
 .PHONY: check
 check: lint  ## Everything that must hold before a commit: lint, generated docs, tests
 	@$(BIN)/python -m api.openapi --check
+	@$(BIN)/python -m cli.reference --check
 	@$(MAKE) --no-print-directory test
 
 .PHONY: docs
-docs: $(STAMP)  ## Write docs/openapi.json and docs/routes.md from the declarations
+docs: $(STAMP)  ## Write docs/openapi.json, docs/routes.md, docs/cli-reference.md and the man page from the code
 	@$(BIN)/python -m api.openapi
+	@$(BIN)/python -m cli.reference
+
+.PHONY: lock
+lock: $(STAMP)  ## Write requirements.txt anew from pyproject.toml (UPGRADE=1 takes newer releases)
+	@$(BIN)/uv pip compile pyproject.toml --universal --python-version $$(cat .python-version) --generate-hashes \
+	  --quiet --custom-compile-command "make lock" --output-file requirements.txt $(if $(UPGRADE),--upgrade)
 
 .PHONY: vendor
 vendor:  ## Make React's ES modules anew from npm (api/cuby/vendored; commit what changes)
