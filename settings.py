@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-__version__ = "0.1.0"
+
+def _version() -> str:
+    """Return the version of the wheel that this file was installed from, or else the release that is worked on."""
+    installed = re.compile(r"hostler-(.+)\.dist-info")
+    found = map(installed.fullmatch, os.listdir(os.path.dirname(os.path.abspath(__file__))))
+    return next((match.group(1) for match in found if match), "0.1.0")
+
+
+__version__ = _version()
 
 MIB = 1024 * 1024
 
@@ -98,6 +106,9 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+#: The parts of Hostler that can be switched off as a whole.
+MODULES = ("backups",)
+
 #: The dialects that may have a port of their own.
 DIALECTS_TO_LISTEN = ("cbox", "cuby", "squareberg")
 
@@ -137,6 +148,13 @@ class Listener:
 
 def _listeners(value: str) -> tuple[Listener, ...]:
     return tuple(Listener.parse(word) for word in _words(value))
+
+
+def _modules(value: str) -> tuple[str, ...]:
+    for word in _words(value):
+        if word not in MODULES:
+            raise ValueError(f"there is no module '{word}'; there are {', '.join(MODULES)}")
+    return _words(value)
 
 
 def _name(value: str) -> str:
@@ -220,6 +238,15 @@ class Settings:
 
     # Cuby: the marketplace above our own catalogue; docs/cuby.md says what it is asked
     marketplace_url: str | None = _knob("HOSTLER_MARKETPLACE_URL", None, _url)
+
+    # Parts of Hostler that are switched off, comma-separated, such as backups; default none
+    modules_off: tuple[str, ...] = _knob("HOSTLER_MODULES_OFF", (), _modules)
+
+    # Hostler's own recovery points; docs/disaster-recovery.md
+    recovery_every_s: float = _knob("HOSTLER_RECOVERY_EVERY_S", 900.0, _number(0, 604_800))  # 0: never
+    recovery_keep_last: int = _knob("HOSTLER_RECOVERY_KEEP_LAST", 12, _integer(1, 10_000))
+    recovery_keep_days: int = _knob("HOSTLER_RECOVERY_KEEP_DAYS", 7, _integer(0, 3650))  # one of each day
+    recovery_keep_weeks: int = _knob("HOSTLER_RECOVERY_KEEP_WEEKS", 4, _integer(0, 520))  # one of each week
 
     # What is told of Hostler itself; docs/observability.md
     log_format: str = _knob("HOSTLER_LOG_FORMAT", "auto", _one_of("auto", "json", "text"))  # text on a terminal

@@ -20,7 +20,7 @@ from api import compiled
 from api.dialect import Dialect
 from api.errors import invalid, status_of
 from storage.carrying import Carrier, Changed
-from storage.errors import Denied, HostlerError, Invalid, Unauthenticated, Unavailable
+from storage.errors import Denied, HostlerError, Invalid, NotFound, Unauthenticated, Unavailable
 from storage.identity import Identity
 from storage.store import Store
 
@@ -46,6 +46,13 @@ ROLES_OF = {
     "a": Role.VIEWER | Role.OPERATOR | Role.ADMIN,
     "worker": Role.WORKER,
 }
+
+
+class ModuleDisabled(NotFound):
+    """The endpoint belongs to a part of Hostler that is switched off here."""
+
+    code = "MODULE_DISABLED"
+
 
 #: Roles that need no identity before the handler runs.
 OPEN = Role.PUBLIC | Role.SELF | Role.ENROLL
@@ -182,11 +189,11 @@ class Endpoint:
                 raise Denied(f"These credentials are for the {identity.scope} API alone.")
             identity = None
         context = Context(req.context.store, identity, req, resp)
-        if self.role & OPEN:
-            return context
-        if not ROLES_OF[context.caller.role] & self.role:
+        if not self.role & OPEN and not ROLES_OF[context.caller.role] & self.role:
             names = " or ".join(role.name.lower() for role in self.role if role.name)
             raise Denied(f"This needs the {names} role.")
+        if self.group.module and self.group.module in context.store.settings.modules_off:
+            raise ModuleDisabled(f"The module '{self.group.module}' is switched off here.")
         return context
 
     async def _carrying(self, req: Request, resp: Response) -> Context | None:
@@ -230,10 +237,14 @@ def load(schema: Schema, data: Any) -> Any:
 
 
 class Group:
-    """Endpoints that share a path prefix, a dialect and a heading in the docs."""
+    """Endpoints that share a path prefix, a dialect and a heading in the docs, and perhaps the `module` they are of.
 
-    def __init__(self, title: str, prefix: str, dialect: Dialect) -> None:
-        self.title, self.prefix, self.dialect = title, prefix, dialect
+    A module is one of settings.MODULES; while it is switched off its endpoints answer ModuleDisabled.
+    """
+
+    def __init__(self, title: str, prefix: str, dialect: Dialect, *, module: str | None = None) -> None:
+        self.title, self.prefix, self.dialect, self.module = title, prefix, dialect, module
+        self.raises: tuple[type[HostlerError], ...] = (ModuleDisabled,) if module else ()
         self.endpoints: list[Endpoint] = []
 
     def endpoint(
@@ -268,14 +279,14 @@ class Group:
         def declare(handler: Handler) -> Handler:
             if not counted and role is not Role.PUBLIC:
                 raise TypeError(f"{handler.__qualname__} needs an identity, so its requests are counted.")
-            if carries and (raw or role & OPEN):
+            if carries and (raw or role & OPEN or self.module):
                 raise TypeError(f"{handler.__qualname__} cannot carry an admission.")
             if not inspect.getdoc(handler):
                 raise TypeError(f"{handler.__qualname__} has no docstring, which is its documentation.")
             self.endpoints.append(
                 Endpoint(
                     method, self.prefix + path, handler, self, role, body, query, returns, status,
-                    raises, body_limit_bytes, raw, media_type, counted, takes, otherwise, carries,
+                    (*raises, *self.raises), body_limit_bytes, raw, media_type, counted, takes, otherwise, carries,
                 )
             )  # fmt: skip
             return handler
