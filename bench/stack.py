@@ -14,7 +14,7 @@ import redis
 
 from bench.figure import Bench, Missing
 from bench.processes import await_port, descendants, environment, free_port, process
-from cli.embedded import REDIS_CONF
+from cli.embedded import redis_conf
 from settings import Settings
 from storage.store import Store
 
@@ -120,7 +120,7 @@ def _valkey(bench: Bench) -> Iterator[str]:
     directory = bench.directory / "valkey"
     directory.mkdir()
     port, log = free_port(), bench.directory / "valkey.log"
-    (directory / "redis.conf").write_text(REDIS_CONF.format(port=port, password='""'))  # noqa: S106  none
+    (directory / "redis.conf").write_text(redis_conf(port, password=""))
     with process([get_binary_path(), "redis.conf"], log=log, cwd=directory) as child:
         await_port(port, child, log)
         yield f"redis://127.0.0.1:{port}/0"

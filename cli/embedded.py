@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,14 +29,19 @@ PORTS = range(12_000, 22_000)
 GRPC_OFFSET = 10_000  # SeaweedFS listens on each HTTP port, and on that port plus this
 S3_PORTS = ("s3", "master", "volume", "filer", "admin")
 
+#: The socket beside its port, which other programs on this machine use; a longer path is none that a socket can have.
+SOCKET = "valkey.sock"
+SOCKET_CONF = f"unixsocket {SOCKET}\nunixsocketperm 700\n"
+MOST_SOCKET_PATH_BYTES = 107
+
 REDIS_CONF = """\
 bind 127.0.0.1
 port {port}
-requirepass {password}
+{socket}requirepass {password}
 appendonly yes
 appendfsync everysec
 save ""
-maxmemory 1gb
+maxmemory {memory_mb}mb
 maxmemory-policy noeviction
 loglevel warning
 # a job's record stays compact although its command is longer than 64 bytes; a short log takes what it holds, not 4 KiB
@@ -69,6 +76,22 @@ class Server:
     answers: Callable[[], Awaitable[bool]]
 
 
+def redis_conf(port: int, password: str, *, socket: bool = False) -> str:
+    """Return the configuration of a Valkey on `port`, and on a socket beside it; `password` may be empty.
+
+    It takes a quarter of the machine's memory at most, or of what its control group allows, but no less than 1 GiB.
+    """
+    memory = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return REDIS_CONF.format(
+        port=port,
+        password=password or '""',
+        socket=SOCKET_CONF if socket else "",
+        memory_mb=max(1024, memory // 4 // 2**20),
+    )
+
+
 def redis_server(data: Path, *, pass_fds: tuple[int, ...] = ()) -> Server:
     """Prepare a Valkey with an append-only file in `data`/redis; password and port last across starts.
 
@@ -89,7 +112,9 @@ def redis_server(data: Path, *, pass_fds: tuple[int, ...] = ()) -> Server:
     _remember(directory, known)
     port, password = known["port"], known["password"]
     # In a file, because the arguments of a process are there for everybody to read.
-    write_private(directory / "redis.conf", REDIS_CONF.format(port=port, password=password))
+    path = directory / SOCKET
+    near = len(os.fsencode(path)) <= MOST_SOCKET_PATH_BYTES
+    write_private(directory / "redis.conf", redis_conf(port, password, socket=near))
     return Server(
         process=Process(
             name="redis",
@@ -99,7 +124,12 @@ def redis_server(data: Path, *, pass_fds: tuple[int, ...] = ()) -> Server:
             stage=0,
             pass_fds=pass_fds,
         ),
-        environ={"REDIS_URL": f"redis://:{password}@127.0.0.1:{port}/0"},
+        # Hostler's own processes are on this machine: a socket costs both sides half of what a port does
+        environ={
+            "REDIS_URL": f"unix://:{password}@{quote(str(path))}"
+            if near
+            else f"redis://:{password}@127.0.0.1:{port}/0"
+        },
         answers=lambda: _redis_answers(port, password),
     )
 

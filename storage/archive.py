@@ -25,6 +25,7 @@ async def put(store: Store, job_id: str) -> bool:
     if not record:
         await store.call(command("ZREM", "h:ended", job_id))
         return False
+    record.pop("log", None)  # what was packed into the record is `live` here
     live = base64.b64encode(await logs.live_frames(store, job_id)).decode()
     body = orjson.dumps({"record": record, "artifacts": artifacts, "logparts": parts, "live": live})
     await store.objects.put(_key(job_id), body, content_type="application/json")

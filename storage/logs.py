@@ -218,6 +218,20 @@ def entry_of(head: bytes, data: bytes) -> Entry:
     return Entry(int(attempt), int(line), int(count), channel.decode("ascii"), data)
 
 
+def unpacked(packed: bytes) -> Iterator[tuple[int, Entry]]:
+    """Yield the entries of a log that was packed into its job's record (_packed.lua), each with its time (ms).
+
+    What somebody else wrote there ends it.
+    """
+    at = 0
+    while (end := packed.find(b"\n", at)) >= 0:
+        words = packed[at:end].split(b" ")
+        if len(words) != 6 or not all(word.isdigit() for word in (*words[:4], words[5])):
+            return
+        at = end + 1 + int(words[5])
+        yield int(words[0]), entry_of(b" ".join(words[1:5]), packed[end + 1 : at])
+
+
 # Reading
 
 

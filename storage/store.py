@@ -13,7 +13,7 @@ h:cancels, h:webhooks   ids of running jobs that shall end, of ended ones that s
 h:leader, h:leader:term, h:reaper:*              who leads the schedulers, when it last looked for the dead
 h:leases                ids of running jobs by the time their lease ends (ms)
 h:proc:<worker>         ids a worker holds
-h:log:<id>, h:logparts:<id>, h:artifacts:<id>    what a job says and leaves behind
+h:log:<id>, h:logparts:<id>, h:artifacts:<id>    what a job says and leaves behind; a short log ends in its record
 h:needs:<id>, h:children:<id>                    what a job depends on, and what depends on it
 h:quarantine, h:deaths:<id>                      jobs that lost too many workers, and how they did
 h:key:<key>, h:keywait:<key>                     who holds a concurrency key, and who waits for it

@@ -26,7 +26,7 @@ from bench.latency import RATE_HZ, count, quantiles
 from bench.processes import cpu_s, environment, process, python
 from bench.stack import NO_LIMIT, NO_LIMIT_NOTE, Stack, stack
 from bench.wire import Client
-from storage import jobs
+from storage import jobs, logs
 from storage.jobs import Order
 
 TRUE = ["true"]
@@ -166,8 +166,8 @@ def start_delays(up: Stack, argv: list[str], tags: list[str], number: int) -> li
     with up.redis() as client:
         for job_id, at in sent.items():
             await_count(partial(_is_completed, client, job_id), 1)
-            (entry,) = client.xrange(f"h:log:{job_id}")
-            delays.append((int(entry[1][b"d"]) - at) / 1e6)
+            ((_, entry),) = logs.unpacked(client.hget(f"h:job:{job_id}", "log") or b"")
+            delays.append((int(entry.data) - at) / 1e6)
     return delays
 
 

@@ -13,7 +13,7 @@ from bench.figures import work
 from bench.processes import await_port, free_port, process
 from bench.stack import NO_LIMIT, NO_LIMIT_NOTE, Stack, stack
 from bench.target import Found, Target, at_least, at_most, shown
-from cli.embedded import REDIS_CONF
+from cli.embedded import redis_conf
 
 GONE_S, GONE_S_LONG = 20, 300
 STEADY, BACKLOG, BACKLOG_LONG = 1000, 3000, 20_000
@@ -25,7 +25,7 @@ def outage(bench: Bench) -> Found:
     gone_s, backlog = (GONE_S_LONG, BACKLOG_LONG) if bench.long else (GONE_S, BACKLOG)
     directory, port = bench.directory / "outage", free_port()
     directory.mkdir()
-    (directory / "redis.conf").write_text(REDIS_CONF.format(port=port, password='""'))  # noqa: S106  none
+    (directory / "redis.conf").write_text(redis_conf(port, password=""))
     life = bench.enter(contextlib.ExitStack())
     _live(life, directory, port)
     up = stack(bench, workers=1, REDIS_URL=f"redis://127.0.0.1:{port}/0", **NO_LIMIT)

@@ -1,6 +1,7 @@
 -- How a job ends: once, with its registries, its key, its dependents and its webhook seen to.
 -- needs: job, queue, event
 -- include app
+-- include packed
 -- include tally
 
 local RQ_END = {completed = {'finished', 'finished', 500}, failed = {'failed', 'failed', 86400},
@@ -20,6 +21,7 @@ local function finish(first, state, reason, exit, iso)
     enter(job, state)
     redis.call('HSET', job.hash, 'state', state, 'reason', reason, 'exit', exit, 'ended', now_text)
     redis.call('ZADD', 'h:ended', now_text, job.id)
+    if job.attempt ~= '0' then pack_log(job.id, job.hash) end
     if job.cancel ~= '' then redis.call('ZREM', 'h:cancels', job.id) end
     local rq = RQ_END[state]
     redis.call('HSET', 'rq:job:' .. job.id, 'status', rq[1], 'ended_at', iso)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import boto3
 import httpx
+import psutil
 import pytest
 import redis
 from botocore.config import Config
@@ -102,27 +104,49 @@ def s3_client(server: Server, **changes: str) -> Any:
     )
 
 
-def test_redis_answers_who_has_the_password_and_nobody_else(redis_up: tuple[Server, int]) -> None:
+def test_redis_answers_who_has_the_password_and_nobody_else(redis_up: tuple[Server, int], data: Path) -> None:
     url = redis_up[0].environ["REDIS_URL"]
-    with redis.Redis.from_url(url) as client:
-        assert client.ping()
-    with (
-        redis.Redis.from_url(url.replace(url.split("@")[0], "redis://")) as client,
-        pytest.raises(redis.AuthenticationError),
-    ):
-        client.ping()
+    known = json.loads((data / "redis/hostler.json").read_text())
+    by_port = f"redis://:{known['password']}@127.0.0.1:{known['port']}/0"
+    for way in (url, by_port):
+        with redis.Redis.from_url(way) as client:
+            assert client.ping()
+        with (
+            redis.Redis.from_url(way.replace(f":{known['password']}@", "")) as client,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            client.ping()
+
+
+def test_the_socket_of_redis_is_its_owners_alone(redis_up: tuple[Server, int], data: Path) -> None:
+    assert redis_up[0].environ["REDIS_URL"].startswith("unix://")
+    path = data / "redis/valkey.sock"
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    assert (path.stat().st_mode | path.parent.stat().st_mode) & 0o077 == 0
+
+
+def test_a_path_that_is_too_long_for_a_socket_leaves_redis_its_port(tmp_path: Path) -> None:
+    data = tmp_path / ("x" * 100)
+    server = prepared(redis_server, data)
+    with running(server):
+        known = json.loads((data / "redis/hostler.json").read_text())
+        url = f"redis://:{known['password']}@127.0.0.1:{known['port']}/0"
+        assert server.environ["REDIS_URL"] == url
+        with redis.Redis.from_url(url) as client:
+            assert client.ping()
 
 
 def test_redis_keeps_everything_and_evicts_nothing(redis_up: tuple[Server, int]) -> None:
     with redis.Redis.from_url(redis_up[0].environ["REDIS_URL"], decode_responses=True) as client:
-        names = ("appendonly", "appendfsync", "maxmemory-policy", "maxmemory", "save")
+        names = ("appendonly", "appendfsync", "maxmemory-policy", "save")
         assert {name: client.config_get(name)[name] for name in names} == {
             "appendonly": "yes",
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
-            "maxmemory": str(2**30),
             "save": "",
         }
+        most = int(client.config_get("maxmemory")["maxmemory"])
+        assert 2**30 <= most <= max(2**30, psutil.virtual_memory().total // 4)
 
 
 def test_no_password_is_among_the_arguments(redis_up: tuple[Server, int], s3_up: tuple[Server, int]) -> None:

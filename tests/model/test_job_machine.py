@@ -20,7 +20,7 @@ from job_invariants import Image, audited, check, check_rq, check_step, image
 from job_model import Job, Model
 
 from settings import Settings
-from storage import attempts, fleet, jobs, quarantine, queues, upkeep
+from storage import attempts, fleet, jobs, logs, quarantine, queues, upkeep
 from storage.attempts import Claim, Holder, Unregistered
 from storage.calls import command, script
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Stale, Unprocessable
@@ -491,7 +491,10 @@ class JobMachine(RuleBasedStateMachine):
             job.id: self._wanted(job) for job in self.jobs()
         }
         for job in self.jobs():
-            assert len(self.now.keys.get(f"h:log:{job.id}", [])) == job.pieces
+            # a short log is in the record once its job has ended
+            packed = self.now.jobs[job.id].get("log", "").encode()
+            kept = len(self.now.keys.get(f"h:log:{job.id}", [])) + len(list(logs.unpacked(packed)))
+            assert kept == job.pieces
             assert set(self.now.keys.get(f"h:artifacts:{job.id}", {})) == job.artifacts
             assert not job.once or job.starts <= 1, f"{job.id} may start once, and started {job.starts} times"
         for name in {*self.model.queues, *dict(self.now.named("rq:queue:"))}:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import archive, attempts, jobs, logs
+from storage import archive, attempts, jobs, logs, tries
 from storage.attempts import Claim, Holder
 from storage.calls import command
 from storage.errors import NotFound
@@ -298,6 +298,52 @@ async def test_the_log_of_an_archived_job_is_read_as_before(job):
     assert await archive.put(job.store, job.id)
     assert (await logs.read(job.store, job.id), await whole(job)) == before
     assert before[0].state == "completed"
+
+
+async def seen(job) -> tuple:
+    found = await logs.snapshot(job.store, job.id)
+    ranges = [(await logs.read(job.store, job.id, after=after)).lines for after in range(4)]
+    tails = [await logs.tail(job.store, job.id, limit_bytes=size) for size in (1, 5, 1000)]
+    return found.live, found.lines, ranges, tails, await tries.line_times(job.store, job.id), await whole(job)
+
+
+async def test_a_short_log_is_packed_into_the_record_at_the_end_and_read_as_before(job):
+    for data, channel in ((b"one\ntwo\n", "o"), (b"1 2 3\n\xff\0\n", "e"), (b"three\n", "o")):
+        await engine.output(job.store, job.holder, job.claim, data, channel=channel)
+    before = await seen(job)
+    await engine.settle(job.store, job.holder, job.claim)
+    assert await job.store.call(command("EXISTS", f"h:log:{job.id}")) == 0
+    assert await seen(job) == before
+    record, tail = await logs.with_tail(job.store, job.id, limit_bytes=1000)
+    assert (record.state, tail["stderr"]) == ("completed", "1 2 3\n\ufffd\0\n")
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+async def test_a_short_log_is_packed_however_its_job_ends(job, outcome):
+    await engine.output(job.store, job.holder, job.claim, b"one\n")
+    await engine.settle(job.store, job.holder, job.claim, outcome)
+    assert await job.store.call(command("EXISTS", f"h:log:{job.id}")) == 0
+    assert await whole(job) == b"one\n"
+
+
+@pytest.mark.parametrize("pieces", [[b"x" * 901], [b"\n"] * 33, [b"ab\n"] * 60])
+async def test_a_longer_log_stays_a_stream(job, pieces):
+    for piece in pieces:
+        await engine.output(job.store, job.holder, job.claim, piece)
+    await engine.settle(job.store, job.holder, job.claim)
+    assert await job.store.call(command("XLEN", f"h:log:{job.id}")) == len(pieces)
+    assert await whole(job) == b"".join(pieces)
+
+
+@pytest.mark.parametrize(
+    "written", [b"nonsense", b"1 2 3\n", b"1 1 0 1 o 99\nx", b"x 1 0 1 o 1\nx", b"1 1 0 1 o -5\nx", b"\xff\n"]
+)
+async def test_what_somebody_else_wrote_in_the_place_of_a_packed_log_does_no_harm(job, written):
+    await engine.settle(job.store, job.holder, job.claim)
+    await job.store.call(command("HSET", f"h:job:{job.id}", "log", written, "lines", 1))
+    assert len((await logs.snapshot(job.store, job.id)).live) <= 1
+    await tries.line_times(job.store, job.id)
+    await whole(job)
 
 
 ENTRIES = st.lists(
