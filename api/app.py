@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import re
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import falcon.asgi
 from falcon.asgi import Request, Response, WebSocket
 
 import api
-from api import auth, errors, listeners
+from api import auth, errors, listeners, measuring
 from api.direct import Direct, endpoints
 from api.endpoint import Endpoint, Group, mount
 from api.realtime.hub import Hub
@@ -57,6 +58,7 @@ class _Around:
         self.store, self.hub, self.check_response = store, hub, check_response
         self.gate = listeners.gate(store, listener) if listener else auth.Gate(store)
         self.dialect = listeners.DIALECTS[listener.dialect] if listener else None
+        self._observe = measuring.requests().observe
 
     async def process_startup(self, scope: Any, event: Any) -> None:
         await self.hub.start()
@@ -73,8 +75,18 @@ class _Around:
         offered = req.get_header("X-Request-Id")
         request_id = offered if offered and _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
         req.context.request_id = request_id
+        req.context.began = time.perf_counter()
         self._equip(req)
         return request_id
+
+    async def process_response(self, req: Request, resp: Response, resource: object, success: bool) -> None:
+        self.end(req, resp)
+
+    def end(self, req: Request, resp: Response) -> None:
+        """Count a request whose answer is there."""
+        context = req.context
+        seconds = time.perf_counter() - context.began
+        self._observe(req.method, req.uri_template, resp.status_code, seconds, context.request_id, "")
 
     async def process_request_ws(self, req: Request, ws: WebSocket) -> None:
         req.context.request_id = secrets.token_hex(8)
@@ -130,7 +142,7 @@ def create_app(settings: Settings, *, check_response: Any = None) -> Api:
     around = _Around(store, hub, check_response)
     app = _configured(Api(middleware=[around]), groups())
     app.hub = hub
-    app.direct = Direct(app, _HEADERS, around.begin)
+    app.direct = Direct(app, _HEADERS, around.begin, around.end)
     app.straight = endpoints(groups())
     app.by_port = {
         listener.port: _configured(

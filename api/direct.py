@@ -33,13 +33,17 @@ class Direct:
     """Serves requests for endpoints as Falcon's application would, with `always` as header fields of every answer."""
 
     def __init__(
-        self, app: "falcon.asgi.App[Any, Any]", always: Mapping[str, str], begin: Callable[[Request], str]
+        self,
+        app: "falcon.asgi.App[Any, Any]",
+        always: Mapping[str, str],
+        begin: Callable[[Request], str],
+        end: Callable[[Request, Response], None],
     ) -> None:
         self._request_options, self._response_options = app.req_options, app.resp_options
         self._common = [(name.lower().encode(), value.encode()) for name, value in always.items()]
         self._names = {name for name, _ in self._common}
         self._lines = _lines(self._common)
-        self._begin = begin
+        self._begin, self._end = begin, end
 
     async def serve(self, endpoint: Endpoint, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request whose method and path are those of `endpoint`."""
@@ -55,6 +59,7 @@ class Direct:
             await endpoint(req, resp)
         except Exception as error:
             await errors.handle(req, resp, error, {})
+        self._end(req, resp)
         await self._send(resp, scope, send)
 
     async def _send(self, resp: Response, scope: Any, send: Any) -> None:

@@ -34,8 +34,19 @@ def on_starting(server: Any) -> None:
     """Refuse to start on a Redis that may lose or evict what was acknowledged."""
     import asyncio  # noqa: PLC0415  only once, before any worker is forked
 
-    import api.realtime.socketio.mount  # noqa: F401, PLC0415
     from api import web_directory  # noqa: PLC0415
+    from settings import publish  # noqa: PLC0415
+
+    try:
+        web_directory.make()
+        if web_directory.path is not None:  # before the library is imported, which looks once
+            (web_directory.path / "metrics").mkdir()
+            publish("PROMETHEUS_MULTIPROC_DIR", str(web_directory.path / "metrics"))
+    except OSError as error:
+        server.log.warning(
+            "For lack of a directory Socket.IO by polling needs a single process, and /metrics tells of one: %s", error
+        )
+    import api.realtime.socketio.mount  # noqa: F401, PLC0415
     from api.app import create_app  # noqa: PLC0415
     from storage.checks import refuse_volatile  # noqa: PLC0415
     from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
@@ -64,11 +75,6 @@ def on_starting(server: Any) -> None:
         asyncio.run(check())
     except HostlerError as error:
         sys.exit(str(error))
-    try:
-        web_directory.make()
-    except OSError as error:
-        server.log.warning("Socket.IO by polling needs a single process, for lack of a directory: %s", error)
-
 
 def on_exit(server: Any) -> None:
     """Leave nothing behind."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from integrations import outbound
 from integrations import processcubes as neighbours
-from storage import archive, batches, files, processcubes, schedules, upkeep, webhooks
+from storage import archive, batches, files, findings, processcubes, schedules, upkeep, webhooks
 from storage.errors import HostlerError, Unavailable
 from storage.processcubes import SubCuby
 from storage.store import Store
@@ -189,5 +189,6 @@ def table(reap_s: float) -> tuple[Duty, ...]:
         Duty("expire files", 60, expire_files),
         Duty("archive jobs", 60, archive_jobs),
         Duty("ask sub-Cubies", 15, ask_sub_cubies),
+        Duty("look around", findings.EVERY_S, findings.look),
         Duty("sweep uploads", 3600, sweep_uploads),
     )
