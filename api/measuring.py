@@ -52,12 +52,8 @@ class Requests:
 
     def collect(self, shared: Path | None) -> Iterable[Metric]:
         """Return the histogram of all processes that count in the directory `shared`, or of this one alone."""
-        found = (
-            self._histogram.collect()
-            if shared is None
-            else MultiProcessCollector(None, str(shared)).collect()
-        )
-        for metric in found:
+        of_all: Any = MultiProcessCollector  # untyped
+        for metric in self._histogram.collect() if shared is None else of_all(None, str(shared)).collect():
             if metric.name == NAME:
                 yield self._with_exemplars(metric)
 

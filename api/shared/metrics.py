@@ -129,7 +129,8 @@ Labels = tuple[tuple[str, str], ...]
 def _one(kind: Any, name: str, told: str, values: float | Mapping[Any, float]) -> Metric:
     """Return one metric with one value, or one for each of some label sets, which have the names of the first."""
     by_labels = values if isinstance(values, Mapping) else {(): values}
-    names = [label for label, _ in next(iter(by_labels), ())]
+    first: Labels = next(iter(by_labels), ())
+    names = [label for label, _ in first]
     family: Any = kind(name, told, labels=names)
     for labels, value in by_labels.items():
         family.add_metric([text for _, text in labels], value)
@@ -172,15 +173,17 @@ def _of_queues(found: Outlook, named: frozenset[frozenset[str]]) -> Iterator[Met
         ("hostler_queue_oldest_seconds", f"How long the oldest job has waited, {told}.", 2),
     ):
         yield _one(Gauge, name, what, {labels: float(row[place]) for labels, row in rows.items()})
-    for name, what, value in (
-        ("hostler_workers_needed", "Workers that would start what waits within 60 s, by tags.",
-         lambda pool: pool.advice.workers),
-        ("hostler_slots_needed", "Slots that would, by tags.", lambda pool: pool.advice.slots),
-        ("hostler_slots_serving", "Slots online that serve jobs with these tags; one may serve several.",
-         lambda pool: pool.slots),
-    ):  # fmt: skip
-        pairs = (((("tags", _tags(each.tags, named)),), float(value(each))) for each in found.pools)
-        yield _one(Gauge, name, what, _summed(pairs))
+    pools = [((("tags", _tags(pool.tags, named)),), pool) for pool in found.pools]
+    workers = _summed((labels, pool.advice.workers) for labels, pool in pools)
+    yield _one(
+        Gauge, "hostler_workers_needed", "Workers that would start what waits within 60 s, by tags.", workers
+    )
+    slots = _summed((labels, pool.advice.slots) for labels, pool in pools)
+    yield _one(Gauge, "hostler_slots_needed", "Slots that would, by tags.", slots)
+    yield _one(
+        Gauge, "hostler_slots_serving", "Slots online that serve jobs with these tags; one may serve several.",
+        {labels: float(pool.slots) for labels, pool in pools},
+    )  # fmt: skip
 
 
 def _of_jobs(taken: Census) -> Iterator[Metric]:
