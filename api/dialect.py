@@ -90,6 +90,8 @@ def _squareberg_error(error: HostlerError, status: int) -> Body:
 
 EXECUTOR = Dialect("executor", _executor_error, lambda body: {"success": True, **body})
 CONTEXTBAY = Dialect("contextbay", _plain_error)
+#: ContextBay's own rows, whose fields are written with underscores; Hostler's own in its manner are not.
+CONTEXTBAY_ROWS = Dialect("contextbay rows", _plain_error)
 CBOX = Dialect("cbox", _cbox_error, any_type=True)
 SQUAREBERG = Dialect("squareberg", _squareberg_error)
 CUBY = Dialect("cuby", _plain_error)
@@ -109,6 +111,7 @@ BY_PREFIX: Mapping[str, Dialect] = {
     "/api/v1": CBOX,
     "/registry": SQUAREBERG,
     "/apps": SQUAREBERG,
+    "/api/backup-jobs": CONTEXTBAY_ROWS,
     "/api/config": CUBY,
     "/api/install": CUBY,
     "/api/marketplace": CUBY,

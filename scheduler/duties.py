@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from integrations import outbound
 from integrations import processcubes as neighbours
-from storage import archive, batches, files, findings, processcubes, schedules, upkeep, webhooks
+from storage import archive, backups, batches, files, findings, processcubes, schedules, upkeep, webhooks
 from storage.errors import HostlerError, Unavailable
 from storage.processcubes import SubCuby
 from storage.store import Store
@@ -96,6 +96,23 @@ async def sweep_uploads(store: Store) -> None:
 async def trim_registries(store: Store) -> None:
     """Forget what RQ's registries hold beyond its time."""
     await upkeep.trim_registries(store)
+
+
+async def fire_backups(store: Store) -> None:
+    """Fire the backups and the rehearsals of their restores that are due."""
+    while await backups.fire_due(store, most=100):
+        pass
+
+
+async def look_after_backups(store: Store) -> None:
+    """Say which backups are overdue, and which have not been proven for too long."""
+    await backups.look_after(store)
+
+
+async def sweep_backups(store: Store) -> None:
+    """Delete the data of backups that were removed some time ago."""
+    if deleted := await backups.sweep(store):
+        log.info("deleted the data of removed backups", extra={"count": deleted})
 
 
 async def ask_sub_cubies(store: Store) -> None:
@@ -191,4 +208,7 @@ def table(reap_s: float) -> tuple[Duty, ...]:
         Duty("ask sub-Cubies", 15, ask_sub_cubies),
         Duty("look around", findings.EVERY_S, findings.look),
         Duty("sweep uploads", 3600, sweep_uploads),
+        Duty("fire backups", 0.5, fire_backups),
+        Duty("look after backups", 60, look_after_backups),
+        Duty("sweep backups", 3600, sweep_backups),
     )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -101,10 +101,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a job does that is no command: a task, on one node, with the change of an app that comes with it.
+    """What a job does that is no command: a task, on one node, with the change that comes with it.
 
-    `hidden` are arguments that may hold secrets. `change` is what _app.lua takes; `refusal` makes an error of its
-    reason and detail when the change is refused.
+    `hidden` are arguments that may hold secrets. `change` is what _app.lua takes, or _backup.lua, as `about` says;
+    `refusal` makes an error of its reason and detail when the change is refused.
     """
 
     task: tasks.Task
@@ -113,6 +113,7 @@ class Work:
     hidden: Mapping[str, Any]
     change: Mapping[str, Any]
     refusal: Callable[[str, str], Exception]
+    about: Literal["app", "backup"] = "app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ def submission(
         if value is not None
     }
     if work is not None:
-        extra["app"] = dict(work.change)
+        extra[work.about] = dict(work.change)
     if idempotency is not None:
         extra["idempotency_key"], extra["body_hash"] = idempotency
     waits = order.not_before_ms is not None or order.delay_s is not None
@@ -428,11 +429,13 @@ def order_of(store: Store, job: Job) -> Order:
 
 async def retry(store: Store, actor: str, job_id: str) -> Submitted:
     """Submit what a finished job did again, as a new job. Raises NotFound, or Conflict while it is not finished."""
-    from storage import apps  # noqa: PLC0415  apps submit jobs
+    from storage import apps, backups  # noqa: PLC0415  they submit jobs
 
     job = await get(store, job_id)
     if not job.finished:
         raise Conflict(f"Job {job_id!r} is {job.state}; only a finished job can be retried.")
     if job.spec.get("task", tasks.COMMAND.name) != tasks.COMMAND.name:
+        if "backup" in job.spec:
+            return await backups.again(store, actor, job)
         return await apps.again(store, actor, job)
     return await submit(store, actor, order_of(store, job), retry_of=job_id)

@@ -35,6 +35,9 @@ h:release:<product>:<version>                    a release: signed record
 h:app:<id>              an app: its wish (signed record), and what its node reports beside it
 h:apps, h:apps:node:<node>, h:product:<id>:apps  ids of apps by creation (ms); of a node; of a product
 h:applog:<id>, h:appsamples:<id>, h:appruns:<id>  an app's newest lines, samples of what it uses, runs that ended
+h:backup:<id>           a backup: its wish (signed record), and what has come of it beside it
+h:backups, h:backups:due, h:backups:gone         ids of backups by creation; when runs and drills are due, data deleted (ms)
+h:backup:<id>:records, h:backuprecord:<id>:<record>                  records of a backup by their begin (ms), and one
 h:events, h:audit, h:audit:head                  what happened
 h:tally, h:noted, h:census      how often and how long, counted; what the leader found; the fleet in numbers, for a second
 h:relay:session:<node>, h:relay:asks:<node>      who answers for the apps of a node, and what waits for it

@@ -34,7 +34,15 @@ OF_APPS = (
     INSTALL, UPDATE, ROLLBACK, CONFIGURE, UNINSTALL, START, STOP, RESTART, SCALE, SCHEDULE, TRIGGER,
 )  # fmt: skip
 
-TABLE: dict[str, Task] = {task.name: task for task in (COMMAND, *OF_APPS)}
+#: What is done with a backup: on the node whose data it keeps, or on the one that gets them.
+BACKUP_RUN = Task("backup.run", "workers.tasks.backup_run")
+BACKUP_RESTORE = Task("backup.restore", "workers.tasks.backup_restore")
+BACKUP_VERIFY = Task("backup.verify", "workers.tasks.backup_verify")
+BACKUP_DRILL = Task("backup.drill", "workers.tasks.backup_drill")
+
+OF_BACKUPS = (BACKUP_RUN, BACKUP_RESTORE, BACKUP_VERIFY, BACKUP_DRILL)
+
+TABLE: dict[str, Task] = {task.name: task for task in (COMMAND, *OF_APPS, *OF_BACKUPS)}
 
 
 def rq_data(task: Task, job_id: str) -> bytes:

@@ -13,7 +13,7 @@ import redis
 
 from api import openapi
 from api.app import create_app, groups
-from api.dialect import CBOX, EXECUTOR, SQUAREBERG, of_path
+from api.dialect import CBOX, CONTEXTBAY_ROWS, EXECUTOR, SQUAREBERG, of_path
 from api.endpoint import OPEN, ROLES_OF, Endpoint, HTTPStatus, Role
 from settings import Settings
 from storage import sessions, users
@@ -51,7 +51,7 @@ SYSTEMS = {"cmd-executor", "cbox", "cuby", "squareberg"}
 #: What is no endpoint: Socket.IO is an application of its own (api/realtime/socketio).
 MOUNTED = {"/socket.io/"}
 #: Dialects that write the names of fields with underscores.
-UNDERSCORES = {CBOX, SQUAREBERG}
+UNDERSCORES = {CBOX, CONTEXTBAY_ROWS, SQUAREBERG}
 
 
 def rows(path: Path) -> list[dict[str, str]]:

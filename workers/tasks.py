@@ -33,4 +33,5 @@ def of_apps() -> "Mapping[str, Task]":
 
 
 app_install = app_update = app_rollback = app_configure = app_uninstall = command
+backup_run = backup_restore = backup_verify = backup_drill = command
 app_start = app_stop = app_restart = app_scale = app_schedule = app_trigger = command

@@ -1,6 +1,7 @@
 -- How a job ends: once, with its registries, its key, its dependents and its webhook seen to.
 -- needs: job, queue, event
 -- include app
+-- include backup
 -- include packed
 -- include tally
 
@@ -30,6 +31,7 @@ local function finish(first, state, reason, exit, iso)
     free_key(job)
     if job.hook ~= '' then redis.call('ZADD', 'h:webhooks', now_text, job.id) end
     if job.app ~= '' then app_job_ended(job, state, reason) end
+    if job.backup ~= '' then backup_job_ended(job, state, reason) end
     event('job.completed', 'id', job.id, 'a', job.attempt, 'state', state, 'reason', reason, 'x', exit)
     if job.kids ~= '' then
       for _, id in ipairs(redis.call('SMEMBERS', 'h:children:' .. job.id)) do

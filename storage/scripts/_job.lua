@@ -1,7 +1,7 @@
 -- What every script of the job engine starts with: the time, and a job's deciding fields.
 -- include now
 local FIELDS = {'state', 'attempt', 'worker', 'queue', 'created', 'key', 'kids', 'hook', 'retries', 'failures',
-  'deaths', 'once', 'cancel', 'wait', 'backoff', 'ahead', 'app', 'started'}
+  'deaths', 'once', 'cancel', 'wait', 'backoff', 'ahead', 'app', 'started', 'backup'}
 -- what is counted with: a record that somebody else wrote into must not stop a step that sees to many jobs
 local NUMBERS = {attempt = '0', created = now_text, retries = '0', failures = '0', deaths = '0',
   started = now_text}

@@ -2,7 +2,7 @@
 -- ARGV: id actor queue spec signature rq_data iso timeout_s description options(JSON, '' = none); and where something is
 --       known of who serves it: their slots, how many are free, how long jobs run (ms, '' = unknown), the lists before it
 -- -> {'ok' | 'replay', id, created, estimate} | {'conflict'} | {'parent', id, state | 'unknown'} | {'file'}
---    | {'app', why, detail}: the change of an app that comes with it (_app.lua) was refused
+--    | {'app', why, detail}: the change of an app that comes with it (_app.lua), or work on a backup (_backup.lua), was refused
 -- include now
 -- include event
 -- include audit
@@ -15,7 +15,8 @@ local function with_more()
 -- include accept
 -- include finish
 -- include overtake
-  return {due_of = due_of, place = place, refusal = app_refusal, change = app_change, overtake = overtake}
+  return {due_of = due_of, place = place, refusal = app_refusal, change = app_change, overtake = overtake,
+    backup_refusal = backup_refusal, backup_begin = backup_begin}
 end
 local A = ARGV
 local id, actor, queue, o = A[1], A[2], A[3], A[10] ~= '' and cjson.decode(A[10]) or {}
@@ -42,6 +43,7 @@ end
 if o.file and redis.call('HGET', 'h:file:' .. o.file, 'state') ~= 'ready' then return {'file'} end
 local more = A[10] ~= '' and with_more()
 local no = o.app and more.refusal(o.app)
+if not no and o.backup then no = more.backup_refusal(o.backup) end
 if no then return {'app', no[1], no[2]} end
 -- nothing above has written anything; nothing below can refuse
 local estimate = ''                                      -- seconds: the jobs before it, shared by the slots that serve it
@@ -74,5 +76,6 @@ if o.schedule and o.schedule_record and #unmet == 0 then -- its first occurrence
   redis.call('ZADD', 'h:schedules', string.format('%d', due), o.schedule)
 end
 if o.app then more.overtake(more.change(o.app, actor, id), actor, A[7]) end
+if o.backup then more.backup_begin(o.backup, id) end
 audit(now_text, actor, 'job.submit', id)
 return {'ok', id, now_text, estimate}

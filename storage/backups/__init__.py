@@ -1,0 +1,39 @@
+"""Backups: what is kept of which node and when, the records that prove it, and the work on them."""
+
+from storage.backups import reports, retention
+from storage.backups.changes import (
+    DATA_STAY_DAYS,
+    ENGINE,
+    again,
+    any_node_with_engine,
+    change,
+    create,
+    delete,
+    drill,
+    restorable,
+    restore,
+    run,
+    verify,
+)
+from storage.backups.firing import fire_due, look_after, sweep
+from storage.backups.records import (
+    Backup,
+    Drill,
+    Record,
+    RecordState,
+    Retention,
+    every,
+    get,
+    newest_good,
+    page,
+    record,
+    records,
+)
+from storage.backups.sources import shown as shown_source
+
+__all__ = [
+    "DATA_STAY_DAYS", "ENGINE", "Backup", "Drill", "Record", "RecordState", "Retention", "again",
+    "any_node_with_engine", "change", "create", "delete", "drill", "every", "fire_due", "get", "look_after",
+    "newest_good", "page", "record", "records", "reports", "restorable", "restore", "retention", "run", "shown_source",
+    "sweep", "verify",
+]  # fmt: skip
