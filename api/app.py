@@ -1,6 +1,7 @@
 """Puts the API together: the groups of endpoints, the middleware around them, the store beneath."""
 
 import importlib
+import logging
 import pkgutil
 import re
 import secrets
@@ -18,8 +19,13 @@ from api import auth, errors, listeners, measuring
 from api.direct import Direct, endpoints
 from api.endpoint import Endpoint, Group, mount
 from api.realtime.hub import Hub
-from settings import Listener, Settings
+from integrations import tracing
+from integrations.tracing import OFF, Tracing
+from settings import Listener, Settings, __version__
+from storage import cause
 from storage.store import Store
+
+log = logging.getLogger("hostler.api")
 
 App = TypeVar("App", bound=falcon.asgi.App[Any, Any])
 
@@ -49,23 +55,39 @@ def groups() -> list[Group]:
     return sorted(found.values(), key=lambda group: (group.prefix, group.title))
 
 
+class _Traces:
+    """What traces requests: nothing, until the process that serves them starts."""
+
+    tracing: Tracing = OFF
+
+
 class _Around:
     """Middleware: what every request gets before its endpoint, and every answer after it."""
 
     def __init__(
-        self, store: Store, hub: Hub, check_response: Any, *, listener: Listener | None = None
+        self,
+        store: Store,
+        hub: Hub,
+        check_response: Any,
+        traces: _Traces,
+        *,
+        listener: Listener | None = None,
     ) -> None:
         self.store, self.hub, self.check_response = store, hub, check_response
         self.gate = listeners.gate(store, listener) if listener else auth.Gate(store)
         self.dialect = listeners.DIALECTS[listener.dialect] if listener else None
         self._observe = measuring.requests().observe
+        self._traces = traces
+        self._says_all = log.isEnabledFor(logging.DEBUG)
 
     async def process_startup(self, scope: Any, event: Any) -> None:
+        self._traces.tracing = tracing.start(self.store.settings.otlp_endpoint, "hostler-web", __version__)
         await self.hub.start()
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:
         await self.hub.stop()
         await self.store.close()
+        self._traces.tracing.close()
 
     async def process_request(self, req: Request, resp: Response) -> None:
         resp.set_headers({**_HEADERS, "X-Request-Id": self.begin(req)})
@@ -76,8 +98,21 @@ class _Around:
         request_id = offered if offered and _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
         req.context.request_id = request_id
         req.context.began = time.perf_counter()
+        if self._traces.tracing.on:
+            self._trace(req, request_id)
+        else:
+            cause.remember(request_id)
         self._equip(req)
         return request_id
+
+    def _trace(self, req: Request, request_id: str) -> None:
+        """Begin the span of a request, under the caller's where its `traceparent` is valid."""
+        parent = cause.valid(req.get_header("traceparent"))
+        span = self._traces.tracing.begin(
+            "request", kind="server", parent=parent, http_request_method=req.method, hostler_request=request_id
+        )
+        req.context.span = span
+        cause.remember(request_id, span.traceparent)
 
     async def process_response(self, req: Request, resp: Response, resource: object, success: bool) -> None:
         self.end(req, resp)
@@ -85,11 +120,28 @@ class _Around:
     def end(self, req: Request, resp: Response) -> None:
         """Count a request whose answer is there."""
         context = req.context
-        seconds = time.perf_counter() - context.began
-        self._observe(req.method, req.uri_template, resp.status_code, seconds, context.request_id, "")
+        seconds, status = time.perf_counter() - context.began, resp.status_code
+        trace_id = ""
+        if self._traces.tracing.on:
+            trace_id = context.span.traceparent[3:35]
+            context.span.end(
+                f"{req.method} {req.uri_template or 'nowhere'}", failed=str(status) if status >= 500 else "",
+                http_route=req.uri_template or "", http_response_status__code=status,
+            )  # fmt: skip
+        self._observe(req.method, req.uri_template, status, seconds, context.request_id, trace_id)
+        if status >= 500 or self._says_all:
+            log.log(
+                logging.WARNING if status >= 500 else logging.DEBUG,
+                "answered",
+                extra={
+                    "method": req.method, "route": req.uri_template, "status": status,
+                    "ms": round(seconds * 1000, 1), "request_id": context.request_id,
+                },
+            )  # fmt: skip
 
     async def process_request_ws(self, req: Request, ws: WebSocket) -> None:
         req.context.request_id = secrets.token_hex(8)
+        cause.remember(req.context.request_id)
         self._equip(req)
 
     def _equip(self, req: Request) -> None:
@@ -139,14 +191,15 @@ def create_app(settings: Settings, *, check_response: Any = None) -> Api:
     """
     store = Store(settings)
     hub = Hub(store)
-    around = _Around(store, hub, check_response)
+    traces = _Traces()
+    around = _Around(store, hub, check_response, traces)
     app = _configured(Api(middleware=[around]), groups())
     app.hub = hub
     app.direct = Direct(app, _HEADERS, around.begin, around.end)
     app.straight = endpoints(groups())
     app.by_port = {
         listener.port: _configured(
-            falcon.asgi.App(middleware=[_Around(store, hub, check_response, listener=listener)]),
+            falcon.asgi.App(middleware=[_Around(store, hub, check_response, traces, listener=listener)]),
             listeners.groups_of(listeners.DIALECTS[listener.dialect], groups()),
         )
         for listener in settings.listen

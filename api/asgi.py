@@ -5,6 +5,8 @@ from api.app import create_app
 from api.realtime.socketio.mount import Application
 from integrations.logging import to_stderr
 from settings import Settings
+from storage import cause
 
-to_stderr()
-app = Application(create_app(Settings.from_env()), directory=web_directory.path)
+settings = Settings.from_env()
+to_stderr(form=settings.log_format, level=settings.log_level, about=cause.for_log)
+app = Application(create_app(settings), directory=web_directory.path)

@@ -36,7 +36,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    to_stderr()
+    to_stderr(form=settings.log_format, level=settings.log_level)
     asyncio.run(serve(settings))
     return 0
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from storage import queues, tasks
+from storage import cause, queues, tasks
 from storage.attempts import rq_time
 from storage.calls import Call, command, script, text
 from storage.errors import Conflict, Invalid, NotFound, Unprocessable
@@ -236,7 +236,8 @@ def submission(
         given_spec |= work.arguments
         if work.hidden:
             given_spec["hidden"] = store.seal.encrypt_json("arguments", dict(work.hidden), bound_to=job_id)
-    spec = orjson.dumps({"task": task.name, **given_spec})
+    because = cause.for_spec()
+    spec = orjson.dumps({"task": task.name, **given_spec, **({"cause": because} if because else {})})
     queue = queues.of_job(order.priority, order.tags) if work is None else queues.of_node(work.node)
     extra: dict[str, Any] = {
         name: value

@@ -7,6 +7,7 @@ import sys
 
 from integrations.logging import to_stderr
 from settings import BadSettings, Settings
+from storage import cause
 from storage.errors import HostlerError
 from workers import startup
 from workers.supervisor.ending import stop_all
@@ -52,7 +53,7 @@ def main() -> int:
             "HOSTLER_SECRET_KEY is not set; workers need the one that the web process has.", file=sys.stderr
         )
         return 2
-    to_stderr()
+    to_stderr(form=settings.log_format, level=settings.log_level, about=cause.for_log)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line for each request
     tags = tuple(sorted({tag.strip() for tag in options.tags.split(",") if tag.strip()}))
     try:
@@ -65,7 +66,7 @@ def main() -> int:
 
 def _stop_apps(settings: Settings, *, at_once: bool) -> int:
     """Stop the apps that workers of this machine have left running; answers the exit status."""
-    to_stderr()
+    to_stderr(form=settings.log_format, level=settings.log_level)
     try:
         count = asyncio.run(stop_all(settings.apps_dir, at_once=at_once))
     except HostlerError as error:

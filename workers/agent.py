@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from integrations.logging import to_stderr
 from settings import BadSettings, Settings, __version__, process_environment
+from storage import cause
 from storage.errors import Conflict, HostlerError, Unavailable
 from workers import startup
 from workers.control_plane import ControlPlane, Enrolment, TokenFile, is_loopback
@@ -171,7 +172,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     options, work_dir = _options(settings)
-    to_stderr()
+    to_stderr(form=settings.log_format, level=settings.log_level, about=cause.for_log)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line for each request
     if options.url.startswith("http://") and not is_loopback(urlsplit(options.url).hostname or ""):
         log.warning("without TLS, anybody on the way can read and change what this agent runs")

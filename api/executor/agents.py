@@ -18,7 +18,7 @@ from api.endpoint import Context, Endpoint, Group, HTTPStatus, Role
 from api.executor import schemas
 from api.realtime.hub import Ended
 from settings import MIB
-from storage import artifacts, attempts, files, jobs, logs, progress, queues, tasks
+from storage import artifacts, attempts, cause, files, jobs, logs, progress, queues, tasks
 from storage.attempts import Claim, Held, Holder
 from storage.calls import command, text
 from storage.errors import Conflict, Denied, Invalid, NotFound, Stale, TooLarge, Unavailable
@@ -186,7 +186,7 @@ async def _offer(context: Context, claimed: Claim, spec: dict[str, Any], lease_s
         "working_directory": spec.get("working_directory"),
         "timeout_s": timeout_s,
         "attempt": claimed.attempt,
-        "env": spec.get("env", {}),
+        "env": {**cause.of_spec(spec).environment, **spec.get("env", {})},
         "artifacts": spec.get("artifacts", []),
         "priority": spec.get("priority", "normal"),
         "tags": spec.get("tags", []),
