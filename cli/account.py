@@ -93,6 +93,7 @@ def setup(
     """Create the first admin of a server that has no user yet, and log in as it. Works once."""
     environ = process_environment()
     address = clean_url(url or environ.get("HOSTLER_URL") or typer.prompt("Address of the server", err=True))
+    signing_in.check_first(address)
     account = {
         "username": username,
         "email": email or typer.prompt("Email", err=True),

@@ -3,11 +3,45 @@
 import contextlib
 import secrets
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from cli import following, rendering
 from cli.client import Client, segment
+from cli.completing import app_ids
 from cli.failures import Failed
+from cli.options import connect
+
+AppId = Annotated[
+    str,
+    typer.Argument(
+        metavar="APP", help="Instance id: `product`, or `product__alias`.", autocompletion=app_ids
+    ),
+]
+OneProcess = Annotated[
+    str | None, typer.Option("--process", "-p", help="This process alone.", show_default=False)
+]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the job; print its id.")]
+
+
+def act(
+    app_id: str, action: str, done: str, process: str | None, *, detach: bool, url: str | None, api_key: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Have an app, or one process of it, do something, and see that through. Raises Failed."""
+    with connect(url, api_key) as client:
+        body = {"process": process} if process else {}
+        change(client, app_id, action, body, done=done, detach=detach, as_json=as_json)
+
+
+def change(
+    client: Client, app_id: str, action: str, body: dict[str, Any], *, done: str, detach: bool, as_json: bool
+) -> None:
+    """Ask for a change of an app and see it through. Raises Failed."""
+    with hinting(app_id):
+        answer = ask(client, "POST", f"/api/apps/{segment(app_id)}/{action}", body=body)
+    see_through(client, answer, done, detach=detach, as_json=as_json)
 
 
 def ask(client: Client, method: str, path: str, **how: Any) -> dict[str, Any]:

@@ -9,19 +9,14 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from cli import following, rendering
-from cli.app_changes import ask, fetch, hinting, see_through
+from cli import app_processes, following, rendering, watching
+from cli.app_changes import AppId, Detach, OneProcess, act, ask, change, fetch, hinting, see_through
 from cli.client import Client, segment
 from cli.failures import Failed
-from cli.options import ApiKey, Json, Url, connect
+from cli.options import ApiKey, Json, Limit, Offset, Url, Watch, Yes, connect
 
 app = typer.Typer(no_args_is_help=True, help="Install products; start, watch, change and remove them.")
-
-AppId = Annotated[str, typer.Argument(metavar="APP", help="Instance id: `product`, or `product__alias`.")]
-OneProcess = Annotated[
-    str | None, typer.Option("--process", "-p", help="This process alone.", show_default=False)
-]
-Detach = Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the job; print its id.")]
+app.add_typer(app_processes.app)
 
 #: How often the log of an app is looked at while it is followed, and how much of it at once.
 POLL_S = 1.0
@@ -78,24 +73,28 @@ def install(
 def list_apps(
     *,
     node: Annotated[str | None, typer.Option("--node", help="Only those of this node.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1, max=1000)] = 100,
+    product: Annotated[str | None, typer.Option("--product", help="Only those of this product.")] = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
+    watch: Watch = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """List apps, the oldest first."""
-    with connect(url, api_key) as client:
-        answer = client.get("/api/apps", node=node, limit=limit)
-    if as_json:
-        rendering.write_json(answer)
-        return
+    query = {"node": node, "product": product, "limit": limit, "offset": offset}
+    watching.show(
+        url, api_key, lambda client: client.get("/api/apps", **query), _draw, as_json=as_json, watch=watch
+    )
+
+
+def _draw(answer: dict[str, Any]) -> None:
     rendering.print_table(
         ("APP", "STATUS", "VERSION", "NODE", "PROCESSES", "RESTARTS", "UP"),
         (_row(each) for each in answer["apps"]),
         empty="There are no apps. Install one with: hostler apps install PRODUCT",
     )
-    if answer.get("hasMore"):
-        rendering.say(f"{answer['total']} in all; --limit shows more.", style="dim")
+    rendering.tell_more(answer)
 
 
 def _row(shown: dict[str, Any]) -> tuple[Any, ...]:
@@ -170,7 +169,7 @@ def start(
     as_json: Json = False,
 ) -> None:
     """Start an app and wait until it runs; one that has failed gets its attempts back."""
-    _act(app_id, "start", "running", process, detach=detach, url=url, api_key=api_key, as_json=as_json)
+    act(app_id, "start", "running", process, detach=detach, url=url, api_key=api_key, as_json=as_json)
 
 
 @app.command("stop")
@@ -184,7 +183,7 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """Stop an app with all that it has started, and wait until it is gone."""
-    _act(app_id, "stop", "stopped", process, detach=detach, url=url, api_key=api_key, as_json=as_json)
+    act(app_id, "stop", "stopped", process, detach=detach, url=url, api_key=api_key, as_json=as_json)
 
 
 @app.command("restart")
@@ -198,24 +197,7 @@ def restart(
     as_json: Json = False,
 ) -> None:
     """Stop an app and start it again."""
-    _act(app_id, "restart", "restarted", process, detach=detach, url=url, api_key=api_key, as_json=as_json)
-
-
-def _act(
-    app_id: str, action: str, done: str, process: str | None, *, detach: bool, url: str | None, api_key: str | None,
-    as_json: bool,
-) -> None:  # fmt: skip
-    with connect(url, api_key) as client:
-        body = {"process": process} if process else {}
-        _change(client, app_id, action, body, done=done, detach=detach, as_json=as_json)
-
-
-def _change(
-    client: Client, app_id: str, action: str, body: dict[str, Any], *, done: str, detach: bool, as_json: bool
-) -> None:
-    with hinting(app_id):
-        answer = ask(client, "POST", f"/api/apps/{segment(app_id)}/{action}", body=body)
-    see_through(client, answer, done, detach=detach, as_json=as_json)
+    act(app_id, "restart", "restarted", process, detach=detach, url=url, api_key=api_key, as_json=as_json)
 
 
 @app.command("scale")
@@ -234,7 +216,7 @@ def scale(
     with connect(url, api_key) as client:
         wanted = dict(_count(client, app_id, word) for word in counts)
         body = {"scale": wanted}
-        _change(client, app_id, "scale", body, done="scaled", detach=detach, as_json=as_json)
+        change(client, app_id, "scale", body, done="scaled", detach=detach, as_json=as_json)
 
 
 def _count(client: Client, app_id: str, word: str) -> tuple[str, int]:
@@ -320,7 +302,7 @@ def update(
     """Update an app to a release; it goes back by itself when the new one does not come up."""
     with connect(url, api_key) as client:
         body = {"version": version} if version else {}
-        _change(client, app_id, "update", body, done="updated", detach=detach, as_json=as_json)
+        change(client, app_id, "update", body, done="updated", detach=detach, as_json=as_json)
 
 
 @app.command("rollback")
@@ -338,7 +320,7 @@ def rollback(
     """Go back to a release that the node has kept; `hostler apps show` lists them."""
     with connect(url, api_key) as client:
         body = {"version": version} if version else {}
-        _change(client, app_id, "rollback", body, done="rolled back", detach=detach, as_json=as_json)
+        change(client, app_id, "rollback", body, done="rolled back", detach=detach, as_json=as_json)
 
 
 @app.command("config")
@@ -423,7 +405,10 @@ def uninstall(
     app_id: AppId,
     *,
     keep_data: Annotated[bool, typer.Option("--keep-data", help="Leave its data on the node.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Its node is away for good: drop the record alone.")
+    ] = False,
+    yes: Yes = False,
     detach: Detach = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -432,12 +417,15 @@ def uninstall(
     """Stop an app and remove it from its node, with its data unless that is to stay."""
     with connect(url, api_key) as client:
         fetch(client, app_id)
-        if not yes and sys.stdin.isatty():
-            what = "but its data" if keep_data else "and all its data"
-            typer.confirm(f"Remove {app_id} {what}?", abort=True, err=True)
+        what = "from the list alone" if abandon else "but its data" if keep_data else "and all its data"
+        rendering.ask(f"Remove {app_id} {what}?", yes=yes)
         with hinting(app_id):
-            query = {"keepData": "true"} if keep_data else {}
+            flags = {"keepData": keep_data, "abandon": abandon}
+            query = {name: "true" for name, given in flags.items() if given}
             answer = ask(client, "DELETE", f"/api/apps/{segment(app_id)}", query=query)
+        if abandon:
+            rendering.tell(answer, f"{app_id} is forgotten.", as_json=as_json)
+            return
         see_through(client, answer, "gone", detach=detach, as_json=as_json)
 
 

@@ -17,11 +17,20 @@ app = typer.Typer()
 
 
 @app.command()
-def health(url: Url = None, as_json: Json = False) -> None:
+def health(
+    checks: Annotated[
+        bool, typer.Option("--checks", help="Have the server run what doctor checks; for operators.")
+    ] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
     """Ask a server whether it answers, and whether Redis, S3, a scheduler and workers are there.
 
-    Needs no login. Exits 1 when something is missing, for scripts and probes.
+    Needs no login, unless with --checks. Exits 1 when something is missing, for scripts and probes.
     """
+    if checks:
+        raise typer.Exit(_checks(url, api_key, as_json=as_json))
     address = Contexts(process_environment()).address(process_environment(), url=url)
     try:
         with anonymous(address) as http:
@@ -42,6 +51,19 @@ def health(url: Url = None, as_json: Json = False) -> None:
         )
     if found["status"] != "ok":
         raise typer.Exit(1)
+
+
+def _checks(url: str | None, api_key: str | None, *, as_json: bool) -> int:
+    from cli.doctor import show  # noqa: PLC0415  it imports what talks to Redis and S3
+
+    with connect(url, api_key) as client:
+        found = client.get("/api/health/checks")
+    if as_json:
+        rendering.write_json(found)
+    else:
+        for each in found["checks"]:
+            show(each["name"], each["status"], each["message"], each["remedy"])
+    return 1 if found["status"] == "fail" else 0
 
 
 def _check_row(check: dict[str, Any]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
@@ -28,6 +29,7 @@ SILENCE_S = 45.0
 FIRST_WITHIN_S = 5.0
 #: A lost connection to a log is taken up again for so long.
 RECONNECT_WITHIN_S = 120.0
+PIECE_BYTES = 64 * 1024
 _PASSING_STATUS = {429, 502, 503, 504}
 
 
@@ -105,7 +107,7 @@ class Client:
             asked["headers"]["Content-Type"] = "application/json"
         again = method in {"GET", "HEAD", "DELETE", "PUT"} if repeatable is None else repeatable
         answer = self._patiently(lambda: self._http.request(method, path, **self._as_us(asked)), again)
-        return _json(answer)
+        return read_json(answer)
 
     def upload(self, path: Path, *, filename: str, on_progress: Callable[[int], None]) -> dict[str, Any]:
         """Send a file in pieces, telling `on_progress` how many bytes have left, and return what the server says."""
@@ -115,7 +117,35 @@ class Client:
                 files = {"file": (filename, _Watched(file, on_progress), "application/octet-stream")}
                 return self._http.post("/api/files/upload", **self._as_us({"files": files}))
 
-        return dict(_json(self._patiently(send, repeatable=True)))
+        return dict(read_json(self._patiently(send, repeatable=True)))
+
+    def put_directly(
+        self, path: Path, *, filename: str, on_progress: Callable[[int], None]
+    ) -> dict[str, Any]:
+        """Send a file to the object store by a URL that the server signs, and return what the server says of it."""
+        body = {"filename": filename, "size": path.stat().st_size}
+        place = self.call("POST", "/api/files/presign", body=body)
+
+        def send() -> httpx.Response:
+            with path.open("rb") as file:
+                watched = _Watched(file, on_progress)
+                pieces = iter(partial(watched.read, PIECE_BYTES), b"")
+                return httpx.request(
+                    place["method"],
+                    place["uploadUrl"],
+                    content=pieces,
+                    headers=place["headers"],
+                    timeout=TIMEOUT,
+                )
+
+        answer = self._patiently(send, repeatable=True)
+        if not answer.is_success:
+            store = urlsplit(str(answer.request.url)).netloc
+            raise Failed(
+                f"The object store at {store} answered {answer.status_code}.",
+                hint="the same without --direct",
+            )
+        return dict(self.call("POST", f"/api/files/{segment(place['fileId'])}/complete", repeatable=True))
 
     def download(self, path: str, target: BinaryIO, *, on_progress: Callable[[int, int], None]) -> None:
         """Write what is at `path` into the empty file `target`; `on_progress` hears bytes done and bytes in all."""
@@ -277,19 +307,27 @@ def anonymous(url: str, *, transport: httpx.BaseTransport | None = None) -> http
     )
 
 
+def ask_openly(
+    url: str, method: str, path: str, body: Any = None, *, transport: httpx.BaseTransport | None = None
+) -> httpx.Response:
+    """Return what a server answers to somebody whom it does not know. Raises Away."""
+    with anonymous(url, transport=transport) as http:
+        try:
+            return http.request(method, path, json=body)
+        except httpx.TransportError:
+            local = _is_loopback(urlsplit(url).hostname or "")
+            raise Away(f"Nothing answers at {url}.", hint="hostler up" if local else "") from None
+
+
 def login(
     url: str, account: str, password: str, *, transport: httpx.BaseTransport | None = None
 ) -> dict[str, Any]:
     """Return the session that a login opens. Raises Failed."""
     named = {"email" if "@" in account else "username": account, "password": password}
-    with anonymous(url, transport=transport) as http:
-        try:
-            answer = http.post("/api/auth/login", json=named)
-        except httpx.TransportError:
-            raise Failed(f"Nothing answers at {url}.", hint="hostler up") from None
+    answer = ask_openly(url, "POST", "/api/auth/login", named, transport=transport)
     if answer.status_code == 401:
         raise Failed(f"{url} does not know this account, or not with this password.")
-    return dict(_json(answer))
+    return dict(read_json(answer))
 
 
 def segment(part: str) -> str:
@@ -362,7 +400,8 @@ def _succeeded(answer: httpx.Response) -> httpx.Response:
     raise Failed(sentence, hint=hint)
 
 
-def _json(answer: httpx.Response) -> Any:
+def read_json(answer: httpx.Response) -> Any:
+    """Return what a good answer holds. Raises Failed with what the server says otherwise."""
     _succeeded(answer)
     if answer.status_code == 204:
         return {}

@@ -31,7 +31,7 @@ def examine(environ: Mapping[str, str], *, data: Path | None, prepare: bool, as_
         rendering.write_json(report | ({"admin": admin} if admin else {}))
     else:
         for check in found:
-            _show(check)
+            show(check.name, check.status, check.message, check.remedy)
         if admin is not None:
             rendering.stdout().print(f"Created the first admin, {admin['email']}.")
             if "password" in admin:
@@ -99,9 +99,10 @@ def _environ_of(data: Path, environ: Mapping[str, str]) -> dict[str, str]:
     return result
 
 
-def _show(check: Check) -> None:
-    line = Text(f"{MARKS[check.status]} {check.name:<18} ", style=rendering.STATUS_STYLES[check.status])
-    line.append(rendering.harmless(check.message), style="default")
+def show(name: str, status: str, message: str, remedy: str | None) -> None:
+    """Print what one check found, and how to mend it."""
+    line = Text(f"{MARKS[status]} {name:<18} ", style=rendering.STATUS_STYLES[status])
+    line.append(rendering.harmless(message), style="default")
     rendering.stdout().print(line)
-    if check.remedy:
-        rendering.stdout().print(Text(f"{'':<21}{check.remedy}", style="dim"))
+    if remedy:
+        rendering.stdout().print(Text(f"{'':<21}{rendering.harmless(remedy)}", style="dim"))

@@ -1,14 +1,14 @@
 """`hostler files`: uploads, put there, fetched back and listed."""
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cli import rendering
+from cli import rendering, watching
 from cli.artifacts import inside, save, show
 from cli.client import segment
-from cli.options import ApiKey, Json, Url, connect
+from cli.options import ApiKey, Json, Limit, Offset, Url, Watch, connect
 from cli.submitting import upload
 
 app = typer.Typer(no_args_is_help=True, help="Upload files, fetch them back, list them.")
@@ -20,13 +20,16 @@ def up(
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="Files, or folders to zip.", exists=True)
     ],
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Put them to the object store itself, past the server.")
+    ] = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """Upload files, and folders as zips; prints each one's id."""
     with connect(url, api_key) as client:
-        uploaded = [upload(client, path) for path in paths]
+        uploaded = [upload(client, path, direct=direct) for path in paths]
     if as_json:
         rendering.write_json({"files": uploaded})
         return
@@ -63,18 +66,22 @@ def down(
 
 @app.command("ls")
 def ls(
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1, max=1000)] = 20,
-    offset: Annotated[int, typer.Option("--offset", help="How many to skip.", min=0)] = 0,
+    *,
+    limit: Limit = 20,
+    offset: Offset = 0,
+    watch: Watch = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """List uploads, the newest first."""
-    with connect(url, api_key) as client:
-        answer = client.get("/api/files/list", limit=limit, offset=offset)
-    if as_json:
-        rendering.write_json(answer)
-        return
+    watching.show(
+        url, api_key, lambda client: client.get("/api/files/list", limit=limit, offset=offset), _draw,
+        as_json=as_json, watch=watch,
+    )  # fmt: skip
+
+
+def _draw(answer: dict[str, Any]) -> None:
     rendering.print_table(
         ("FILE", "NAME", "SIZE", "UPLOADED", "EXPIRES"),
         (
@@ -88,6 +95,29 @@ def ls(
             for file in answer["files"]
         ),
         empty="There are no files. Upload one with: hostler files up PATH",
+    )
+    rendering.tell_more(answer)
+
+
+@app.command("show")
+def show_one(file_id: FileId, url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """Show one upload: its name, size, digest, and until when it is kept."""
+    with connect(url, api_key) as client:
+        file = client.get(f"/api/files/{segment(file_id)}")
+    if as_json:
+        rendering.write_json(file)
+        return
+    rendering.print_facts(
+        (
+            ("file", file["fileId"]),
+            ("name", file["filename"]),
+            ("size", rendering.size(file["size"])),
+            ("type", file["contentType"]),
+            ("sha256", file["sha256"]),
+            ("uploaded", rendering.ago(file["uploadedAt"])),
+            ("by", file["uploadedBy"]),
+            ("expires", file["expiresAt"]),
+        )
     )
 
 

@@ -1,53 +1,62 @@
 """`hostler jobs`: look at jobs, follow them, end them, run them again."""
 
+import bisect
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cli import following, rendering
+from cli import following, job_choosing, rendering, rerunning, watching
 from cli.artifacts import artifacts, download_all, find, show
 from cli.client import Client, segment
-from cli.options import ApiKey, JobId, Json, Url, connect
+from cli.failures import Failed
+from cli.job_choosing import Ids, Search, Status, Tags, Worker
+from cli.options import ApiKey, JobId, Json, Limit, Offset, Url, Watch, Yes, connect
 
 app = typer.Typer(no_args_is_help=True, help="Look at jobs, follow them, end them, run them again.")
+app.add_typer(rerunning.app)
 
 
 @app.command("list")
 def list_jobs(
     *,
-    status: Annotated[
-        str | None, typer.Option("--status", "-s", help="queued, running, completed, failed or cancelled.")
-    ] = None,
-    worker: Annotated[str | None, typer.Option("--worker", help="Only jobs of this worker.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1, max=1000)] = 20,
-    offset: Annotated[int, typer.Option("--offset", help="How many to skip.", min=0)] = 0,
+    status: Status = None,
+    worker: Worker = None,
+    tag: Tags = None,
+    search: Search = None,
+    sort: Annotated[
+        str, typer.Option("--sort", help="createdAt or completedAt; a minus puts the newest first.")
+    ] = "-createdAt",
+    limit: Limit = 20,
+    offset: Offset = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids alone.")] = False,
+    watch: Watch = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, the newest first."""
-    with connect(url, api_key) as client:
-        answer = client.get(
-            "/api/jobs/list", status=status, workerId=worker, limit=limit, offset=offset, sort="-createdAt"
-        )
-    if as_json:
-        rendering.write_json(answer)
-    elif quiet:
-        for job in answer["jobs"]:
-            rendering.stdout().print(job["jobId"])
-    else:
-        rendering.print_table(
-            ("JOB", "STATUS", "EXIT", "CREATED", "RAN", "COMMAND"),
-            (_row(job) for job in answer["jobs"]),
-            empty="There are no such jobs. Submit one with: hostler submit 'echo hello' --follow",
-        )
-        if answer.get("hasMore"):
-            rendering.say(
-                f"{answer['total']} in all; --offset {offset + limit} shows the next ones.", style="dim"
-            )
+    query = job_choosing.query(status, worker, tag, search) | {"limit": limit, "offset": offset, "sort": sort}
+    watching.show(
+        url, api_key, lambda client: client.get("/api/jobs/list", **query), _draw_ids if quiet else _draw,
+        as_json=as_json, watch=watch,
+    )  # fmt: skip
+
+
+def _draw_ids(answer: dict[str, Any]) -> None:
+    for job in answer["jobs"]:
+        rendering.stdout().print(job["jobId"])
+
+
+def _draw(answer: dict[str, Any]) -> None:
+    rendering.print_table(
+        ("JOB", "STATUS", "EXIT", "CREATED", "RAN", "COMMAND"),
+        (_row(job) for job in answer["jobs"]),
+        empty="There are no such jobs. Submit one with: hostler submit 'echo hello' --follow",
+    )
+    rendering.tell_more(answer)
 
 
 def _row(job: dict[str, Any]) -> tuple[Any, ...]:
@@ -103,30 +112,45 @@ def show_job(job_id: JobId, url: Url = None, api_key: ApiKey = None, as_json: Js
 @app.command("log")
 def log(
     job_id: JobId,
+    *,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the job ends, and exit as it does.")
     ] = False,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", "-t", help="When each line came, as far as that is still known.")
+    ] = False,
+    search: Annotated[str | None, typer.Option("--search", help="Only lines that hold this.")] = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """Print what a job has printed, stdout to stdout and stderr to stderr."""
+    if follow and (timestamps or search):
+        raise Failed("A log that is followed is shown whole.", hint=f"hostler jobs log {job_id}", exit_code=2)
     with connect(url, api_key) as client:
         if follow:
             raise typer.Exit(following.follow(client, job_id, as_json=as_json))
-        _print_log(client, job_id, as_json=as_json)
+        times = client.get(f"/api/jobs/{segment(job_id)}/log/times")["times"] if timestamps else []
+        _print_log(client, job_id, times, search, as_json=as_json)
 
 
-def _print_log(client: Client, job_id: str, *, as_json: bool) -> None:
+def _print_log(
+    client: Client, job_id: str, times: list[list[int]], search: str | None, *, as_json: bool
+) -> None:
     path, after, lines = f"/api/jobs/{segment(job_id)}/log", 0, list[dict[str, Any]]()
+    starts = [first for first, _ in times]
     while True:
         page = client.get(path, after=after, limit=10_000)
         for line in page["lines"]:
+            if search is not None and search.casefold() not in line["text"].casefold():
+                continue
+            at = bisect.bisect_right(starts, line["seq"]) - 1
+            stamp = times[at][1] if at >= 0 else None
             if as_json:
-                lines.append(line)
+                lines.append(line | ({"atMs": stamp} if times else {}))
             else:
                 stream = sys.stderr if line.get("stream") == "stderr" else sys.stdout
-                rendering.write_output(line["text"] + "\n", stream)
+                rendering.write_output(_stamped(stamp, times) + line["text"] + "\n", stream)
         if page.get("gap") and not as_json:
             following.tell_gap(page["gap"])
         if page["next"] == after or not page["more"]:
@@ -136,17 +160,57 @@ def _print_log(client: Client, job_id: str, *, as_json: bool) -> None:
         rendering.write_json({"jobId": job_id, "lines": lines})
 
 
+def _stamped(stamp_ms: int | None, times: list[list[int]]) -> str:
+    if not times:
+        return ""
+    width = len("2026-01-25 10:30:00.000 ")
+    if stamp_ms is None:
+        return " " * width
+    at = datetime.fromtimestamp(stamp_ms / 1000, UTC).astimezone()
+    return at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " "
+
+
 @app.command("cancel")
-def cancel(job_id: JobId, url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> None:
-    """Cancel a job: one that waits never starts, one that runs is ended with everything it started."""
+def cancel(
+    job_ids: Ids = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All that the other options choose.")] = False,
+    status: Status = None,
+    worker: Worker = None,
+    tag: Tags = None,
+    search: Search = None,
+    yes: Yes = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel jobs: one that waits never starts, one that runs is ended with everything it started.
+
+    --all without --status means those that wait and those that run.
+    """
+    choice = job_choosing.query(status, worker, tag, search)
     with connect(url, api_key) as client:
-        answer = client.call("POST", "/api/jobs/cancel", body={"jobId": job_id}, repeatable=True)
-    _tell(answer, f"Job {job_id} is {answer.get('status', 'being cancelled')}.", as_json=as_json)
+        ids = job_choosing.chosen(
+            client, job_ids or [], every, choice, among=("queued", "running"), verb="cancel", yes=yes
+        )
+        job_choosing.for_each(client, ids, _cancel, as_json=as_json)
+
+
+def _cancel(client: Client, job_id: str) -> tuple[dict[str, Any], str]:
+    answer = client.call("POST", "/api/jobs/cancel", body={"jobId": job_id}, repeatable=True)
+    return answer, f"Job {job_id} is {answer.get('status', 'being cancelled')}."
 
 
 @app.command("retry")
 def retry(
-    job_id: JobId,
+    job_ids: Ids = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All that the other options choose.")] = False,
+    status: Status = None,
+    worker: Worker = None,
+    tag: Tags = None,
+    search: Search = None,
+    yes: Yes = False,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Show the log, and exit as the job does.")
     ] = False,
@@ -154,13 +218,29 @@ def retry(
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Submit a finished job again, as a new one, and print the new one's id."""
+    """Submit finished jobs again, as new ones, and print the new ones' ids.
+
+    --all without --status means those that failed.
+    """
+    choice = job_choosing.query(status, worker, tag, search)
     with connect(url, api_key) as client:
-        answer = client.call("POST", f"/api/jobs/{segment(job_id)}/retry")
+        ids = job_choosing.chosen(
+            client, job_ids or [], every, choice, among=("failed",), verb="retry", yes=yes
+        )
         if follow:
+            if len(ids) != 1:
+                raise Failed(
+                    "One job can be followed, not several.", hint="the same without --follow", exit_code=2
+                )
+            answer, _ = _retry(client, ids[0])
             rendering.say(f"Job {answer['jobId']} is {answer['status']}.")
             raise typer.Exit(following.follow(client, answer["jobId"], as_json=as_json))
-    _tell(answer, answer["jobId"], as_json=as_json)
+        job_choosing.for_each(client, ids, _retry, as_json=as_json)
+
+
+def _retry(client: Client, job_id: str) -> tuple[dict[str, Any], str]:
+    answer = client.call("POST", f"/api/jobs/{segment(job_id)}/retry")
+    return answer, str(answer["jobId"])
 
 
 @app.command("why")
@@ -176,6 +256,30 @@ def why(job_id: JobId, url: Url = None, api_key: ApiKey = None, as_json: Json = 
     fallback = f"Job {job_id} is not waiting; it is {status}." if status else f"Job {job_id} is not waiting."
     for reason in reasons or [fallback]:
         rendering.stdout().print(reason)
+
+
+@app.command("attempts")
+def attempts(
+    job_id: JobId, watch: Watch = False, url: Url = None, api_key: ApiKey = None, as_json: Json = False
+) -> None:
+    """List the attempts of a job: who ran each, from when on, for how long, and how it ended."""
+    path = f"/api/jobs/{segment(job_id)}/attempts"
+    watching.show(
+        url, api_key, lambda client: client.get(path),
+        lambda answer: rendering.print_table(
+            ("ATTEMPT", "WORKER", "STARTED", "RAN", "EXIT", "OUTCOME"),
+            (
+                (
+                    each["attempt"], each["workerId"], each["startedAt"],
+                    "" if each["ranMs"] is None else rendering.duration(each["ranMs"] / 1000),
+                    each["exitCode"], each["outcome"],
+                )
+                for each in answer["attempts"]
+            ),
+            empty=f"It was not attempted yet. See why with: hostler jobs why {job_id}",
+        ),
+        as_json=as_json, watch=watch,
+    )  # fmt: skip
 
 
 @app.command("artifacts")
@@ -208,10 +312,3 @@ def job_artifacts(
                 ((each["name"], rendering.size(each.get("size", 0))) for each in found),
                 empty="The job left no artifacts. Name them when submitting: --artifact 'reports/**'",
             )
-
-
-def _tell(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        rendering.write_json(answer)
-    else:
-        rendering.stdout().print(rendering.harmless(sentence))

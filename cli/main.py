@@ -24,6 +24,9 @@ COMMANDS = (
     Later("files", "cli.files", "Upload files, fetch them back, list them.", USE),
     Later("apps", "cli.apps", "Install products; start, watch, change and remove them.", USE),
     Later("products", "cli.products", "Publish what can be installed; list it, remove it.", USE),
+    Later("overview", "cli.numbers", "Show the state of everything in numbers.", CARE, single=True),
+    Later("queues", "cli.numbers", "Show what waits, and how many workers it needs.", CARE, single=True),
+    Later("nodes", "cli.nodes", "Look at the machines of the fleet and their apps.", CARE),
     Later("workers", "cli.workers", "Look at the machines that run jobs, and forget them.", CARE),
     Later(
         "quarantine", "cli.quarantine", "Look at jobs that lost three workers; release or discard them.", CARE
@@ -32,6 +35,7 @@ COMMANDS = (
     Later("keys", "cli.keys", "Look at API keys, make them, revoke them.", CARE),
     Later("health", "cli.care", "Ask a server whether it and what it stands on is there.", CARE, single=True),
     Later("doctor", "cli.care", "Check all that Hostler needs, and say how to mend it.", CARE, single=True),
+    Later("modules", "cli.numbers", "List the parts of a server that are switched on.", CARE, single=True),
     Later("openapi", "cli.care", "Print the server's description of its API.", CARE, single=True),
     Later("version", "cli.care", "Print the version.", CARE, single=True),
     Later("login", "cli.account", "Log in, and let the other commands use that.", ACCOUNT, single=True),

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.client import Client
+from cli.completing import job_ids
 from cli.contexts import Contexts
 from settings import process_environment
 
@@ -29,7 +30,7 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again every 
 Limit = Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1, max=1000)]
 Offset = Annotated[int, typer.Option("--offset", help="How many to skip.", min=0)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=job_ids)]
 
 
 def connect(url: str | None, api_key: str | None) -> Client:

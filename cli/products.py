@@ -5,14 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import rendering
-from cli.client import segment
+from cli import rendering, watching
+from cli.client import Client, segment
+from cli.completing import products
 from cli.failures import Failed
-from cli.options import ApiKey, Json, Url, connect
+from cli.options import ApiKey, Json, Url, Watch, connect
 from cli.submitting import upload
 
 app = typer.Typer(no_args_is_help=True, help="Publish what can be installed; list it, remove it.")
-Product = Annotated[str, typer.Argument(metavar="PRODUCT", help="Id of the product.")]
+Product = Annotated[
+    str, typer.Argument(metavar="PRODUCT", help="Id of the product.", autocompletion=products)
+]
 
 _PAGE = 100
 
@@ -82,18 +85,23 @@ def add(
 
 
 @app.command("list")
-def list_products(url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> None:
+def list_products(
+    *, watch: Watch = False, url: Url = None, api_key: ApiKey = None, as_json: Json = False
+) -> None:
     """List the products that can be installed, each with its versions, newest first."""
+    watching.show(url, api_key, _every, _draw, as_json=as_json, watch=watch)
+
+
+def _every(client: Client) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
-    with connect(url, api_key) as client:
-        while True:
-            answer = client.get("/api/releases", limit=_PAGE, offset=len(found))
-            found += answer["products"]
-            if len(found) >= answer["total"] or not answer["products"]:
-                break
-    if as_json:
-        rendering.write_json({"products": found})
-        return
+    while True:
+        answer = client.get("/api/releases", limit=_PAGE, offset=len(found))
+        found += answer["products"]
+        if len(found) >= answer["total"] or not answer["products"]:
+            return {"products": found}
+
+
+def _draw(answer: dict[str, Any]) -> None:
     rendering.print_table(
         ("PRODUCT", "NAME", "NEWEST", "VERSIONS", "FROM", "PUBLISHED"),
         (
@@ -105,10 +113,61 @@ def list_products(url: Url = None, api_key: ApiKey = None, as_json: Json = False
                 _origin(each["releases"][0]["source"]),
                 rendering.ago(each["releases"][0]["publishedAt"]),
             )
-            for each in found
+            for each in answer["products"]
         ),
         empty="There are no products. Publish one with: hostler products publish DIR",
     )
+
+
+@app.command("show")
+def show(
+    product: Product,
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VERSION]", help="Instead: this release, with its manifest.", show_default=False
+        ),
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show a product and its releases, or one release with its manifest."""
+    path = f"/api/releases/{segment(product)}" + (f"/{segment(version)}" if version else "")
+    with connect(url, api_key) as client:
+        found = client.get(path)
+    if as_json:
+        rendering.write_json(found)
+    elif version is not None:
+        rendering.print_facts(
+            (
+                ("product", found["product"]),
+                ("version", found["version"]),
+                ("name", found["name"]),
+                ("from", _origin(found["source"])),
+                ("published", rendering.ago(found["publishedAt"])),
+                ("by", found["publishedBy"]),
+            )
+        )
+        if found["manifest"] is not None:
+            rendering.write_json(found["manifest"])
+    else:
+        rendering.print_facts(
+            (("product", found["product"]), ("name", found["name"]), ("about", found["description"]))
+        )
+        rendering.print_table(
+            ("VERSION", "FROM", "PUBLISHED", "BY"),
+            (
+                (
+                    each["version"],
+                    _origin(each["source"]),
+                    rendering.ago(each["publishedAt"]),
+                    each["publishedBy"],
+                )
+                for each in found["releases"]
+            ),
+            empty="It has no releases.",
+        )
 
 
 @app.command("remove")

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from cli.client import Client, login
+from cli.client import Client, ask_openly, login, read_json
 from cli.contexts import TOKEN, Contexts, Server
 from cli.failures import Failed
 
@@ -42,10 +42,15 @@ def with_password(contexts: Contexts, name: str, url: str, account: str, secret:
 
 def first_admin(contexts: Contexts, name: str, url: str, account: dict[str, str]) -> dict[str, str]:
     """Create the first admin of a server, `username`, `email` and `password`, and save its session. Raises Failed."""
-    with Client(Server(url=url, secret="")) as client:
-        session = client.call("POST", "/api/auth/setup", body=account)
+    session = read_json(ask_openly(url, "POST", "/api/auth/setup", account))
     contexts.save(name, url=url, secret=session["token"], email=session["user"]["email"])
     return {"context": name, "url": url, "email": session["user"]["email"], "role": session["user"]["role"]}
+
+
+def check_first(url: str) -> None:
+    """Check that a server waits for its first admin. Raises Failed."""
+    if not read_json(ask_openly(url, "GET", "/api/auth/setup"))["needed"]:
+        raise Failed(f"{url} has an admin already.", hint=f"hostler login --url {url}")
 
 
 def from_data(contexts: Contexts, name: str, data: Path) -> dict[str, str]:

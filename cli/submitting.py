@@ -129,7 +129,7 @@ def submit(
         "workingDirectory": cwd,
         "timeout": timeout,
         "priority": priority,
-        "env": _variables(env or []),
+        "env": variables(env or []),
         "tags": tag,
         "artifacts": artifact,
         "name": name,
@@ -169,10 +169,13 @@ def submit(
     raise typer.Exit(code)
 
 
-def upload(client: Client, path: Path) -> dict[str, Any]:
-    """Upload a file, or a folder as a zip, and return what the server says of it. Raises Invalid, Failed."""
+def upload(client: Client, path: Path, *, direct: bool = False) -> dict[str, Any]:
+    """Upload a file, or a folder as a zip, and return what the server says of it. Raises Invalid, Failed.
+
+    With `direct` it is put to the object store itself, which has to be within reach.
+    """
     if not path.is_dir():
-        return _send(client, path, path.name)
+        return _send(client, path, path.name, direct=direct)
     with tempfile.TemporaryDirectory(prefix="hostler-") as directory:
         name = f"{path.resolve().name or 'files'}.zip"
         packed = Path(directory, "packed.zip")
@@ -188,13 +191,14 @@ def upload(client: Client, path: Path) -> dict[str, Any]:
         rendering.say(
             f"Packed {rendering.count(contents.files, 'file')}, {rendering.size(contents.size_bytes)}, from {path}."
         )
-        return _send(client, packed, name)
+        return _send(client, packed, name, direct=direct)
 
 
-def _send(client: Client, path: Path, name: str) -> dict[str, Any]:
+def _send(client: Client, path: Path, name: str, *, direct: bool) -> dict[str, Any]:
     size_bytes = path.stat().st_size
+    send = client.put_directly if direct else client.upload
     with rendering.progress(f"Uploading {name}") as advance:
-        answer = client.upload(path, filename=name, on_progress=lambda done: advance(done, size_bytes))
+        answer = send(path, filename=name, on_progress=lambda done: advance(done, size_bytes))
     rendering.say(f"Uploaded {rendering.one_line(name)}, {rendering.size(size_bytes)}.")
     return answer
 
@@ -220,7 +224,8 @@ def _command(words: list[str], argv: list[str] | None) -> dict[str, Any]:
     return {"command": words[0]}
 
 
-def _variables(pairs: list[str]) -> dict[str, str]:
+def variables(pairs: list[str]) -> dict[str, str]:
+    """Return what is given as NAME=VALUE. Raises typer.BadParameter."""
     for pair in pairs:
         if "=" not in pair[1:]:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE.", param_hint="--env")
