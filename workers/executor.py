@@ -8,7 +8,7 @@ from collections import deque
 from functools import partial
 from typing import Protocol
 
-from storage import queues
+from storage import cause, queues
 from storage.errors import HostlerError, Unavailable
 from workers.lines import Line, Offer
 from workers.log import log
@@ -175,7 +175,9 @@ class Executor:
             # this process may have been stopped meanwhile, for longer than a lease
             held_long = now - since > 2 * HOLD_S
             freed = partial(self._slot_freed, now)
-            run = Run(offer, self._free.pop(), self._around, freed, held_long=held_long)
+            run = Run(
+                offer, self._free.pop(), self._around, freed, held_long=held_long, held_s=now - since
+            )
             earlier = self._runs.get(offer.job_id)
             self._runs[offer.job_id] = run
             if earlier is None:
@@ -192,6 +194,7 @@ class Executor:
             self._work.set()
 
     async def _carry_out(self, run: Run, earlier: Run | None) -> None:
+        cause.remember(run.cause.request_id, run.span.traceparent or run.cause.traceparent, run.offer.job_id)
         try:
             if earlier is not None:  # it was lost before we heard of it; both at once would be two executions
                 await self._outlive(earlier)

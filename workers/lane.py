@@ -10,6 +10,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from storage import cause
 from storage.attempts import Holder
 from storage.errors import HostlerError, Unavailable
 from storage.store import Store
@@ -83,6 +84,8 @@ class Errand:
 
     async def carry_out(self, tasks: Mapping[str, "Task"]) -> None:
         """Do the whole of it. Raises nothing that concerns this job alone."""
+        because = cause.of_spec(self.offer.spec)
+        cause.remember(because.request_id, because.traceparent, self.offer.job_id)
         timeout_s = float(self.offer.spec.get("timeout_s") or 3600)
         timer = asyncio.get_running_loop().call_later(timeout_s, self.stop, "timeout")
         try:

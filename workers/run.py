@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from integrations.tracing import NO_SPAN, OFF, Span, Tracing
+from storage import cause
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
 from workers.lines import IntegrityError, Line, Offer
 from workers.log import log
@@ -35,6 +37,7 @@ class Circumstances:
     kill_grace_s: float
     log_limit_bytes: int
     live_bytes: int
+    tracing: Tracing = OFF
 
 
 @dataclass(slots=True)
@@ -58,8 +61,11 @@ class Run:
         slot_freed: "Callable[[Run], None]" = lambda run: None,
         *,
         held_long: bool = False,
+        held_s: float = 0.0,
     ) -> None:
         self.offer, self.slot, self.around = offer, slot, around
+        self.cause = cause.of_spec(offer.spec)
+        self.span = NO_SPAN if not around.tracing.on else self._span(held_s)
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[None] = loop.create_future()
         self.slot_free: asyncio.Future[None] = loop.create_future()
@@ -79,6 +85,15 @@ class Run:
         self._timers: list[asyncio.TimerHandle] = []
         self._read_at = {"o": 0.0, "e": 0.0}
         self._reads = True
+
+    def _span(self, held_s: float) -> Span:
+        """Begin the span of this attempt, at the moment it was claimed."""
+        span = self.around.tracing.begin(
+            "job", kind="consumer", parent=self.cause.traceparent, began_s_ago=held_s,
+            hostler_job=self.offer.job_id, hostler_attempt=self.offer.attempt,
+        )  # fmt: skip
+        span.step("claim", began_s_ago=held_s).end()
+        return span
 
     def stop(self, why: str) -> None:
         """End the attempt: `cancelled`, `timeout`, `released` (TERM, grace, KILL) or `lost` (KILL). Safe to repeat."""
@@ -111,16 +126,22 @@ class Run:
         try:
             if not self._begun and not await self._begin():
                 return
+            step = self.span.step("run")
             try:
                 ending = await self._attempt()
             except (HostlerError, OSError) as error:
                 ending = self._failed(error)
+            step.end(failed=ending.reason)
             self._free_slot()
+            step = self.span.step("settle")
             await deliver(
                 self.around.line, self.offer, self.output, ending, lambda: self.why_stopped == "lost"
             )
+            step.end()
+            self.span.end(failed=ending.reason, hostler_outcome=ending.outcome)
         finally:
             self._free_slot()
+            self.span.end(failed="given up")  # unless it has ended
             for timer in self._timers:
                 timer.cancel()
             await self.output.close()
@@ -208,6 +229,7 @@ class Run:
                 **self.around.environment,
                 "HOME": str(directory),
                 "TMPDIR": str(directory),  # the machine's own is shared, and closed to it under Landlock
+                **cause.Cause(traceparent=self.span.traceparent or self.cause.traceparent).environment,
                 **{str(name): str(value) for name, value in dict(spec.get("env") or {}).items()},
                 "HOSTLER_JOB_ID": self.offer.job_id,
                 "HOSTLER_ATTEMPT": str(self.offer.attempt),

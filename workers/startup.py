@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from settings import Settings, process_environment
+from integrations import tracing
+from settings import Settings, __version__, process_environment
 from workers import platforms
 from workers.executor import Beside, Executor
 from workers.lines import Line
@@ -52,12 +53,14 @@ class Workplace:
         """
         self.workspace.sweep()
         self.workspace.sweep_after_the_dead()
+        traces = tracing.start(self.settings.otlp_endpoint, "hostler-worker", __version__)
         executor = Executor(
             Circumstances(
                 line=line, platform=self.platform, workspace=self.workspace, environment=inherited(),
                 spool=str(self.root), kill_grace_s=self.settings.kill_grace_s,
                 log_limit_bytes=self.settings.job_log_limit_bytes,
                 live_bytes=self.settings.job_log_live_bytes,
+                tracing=traces,
             ),
             slots=self.slots, heartbeat_s=heartbeat_s, drain_s=self.settings.drain_s, beside=beside,
         )  # fmt: skip
@@ -66,7 +69,7 @@ class Workplace:
             stopping()
             executor.stop()
 
-        with _on_signals(stop):
+        with contextlib.closing(traces), _on_signals(stop):
             log.info(
                 "ready",
                 extra={"worker": self.name, "slots": self.slots, "isolation": self.platform.isolation},
