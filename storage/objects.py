@@ -189,6 +189,10 @@ class Objects:
         """Delete objects. Safe to run twice."""
         await self._run(self._delete, keys)
 
+    async def keys(self, prefix: str) -> list[str]:
+        """Return the keys that start with `prefix`, in order."""
+        return await self._run(self._keys, prefix)
+
     async def delete_prefix(self, prefix: str) -> int:
         """Delete every object whose key starts with `prefix`; return how many. Safe to run twice."""
         return await self._run(self._delete_prefix, prefix)
@@ -392,6 +396,12 @@ class Objects:
             refused = [error for error in answer.get("Errors", []) if error.get("Code") not in _MISSING]
             if refused:
                 raise Unavailable(f"The object store did not delete {len(refused)} of {len(batch)} objects.")
+
+    def _keys(self, prefix: str) -> list[str]:
+        client = self._client()
+        with _in_our_words(prefix):
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            return sorted(found["Key"] for page in pages for found in page.get("Contents", []))
 
     def _delete_prefix(self, prefix: str) -> int:
         if not prefix:

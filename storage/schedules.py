@@ -115,6 +115,18 @@ async def create(
     )  # fmt: skip
 
 
+async def recover(store: Store, schedule_id: str) -> None:
+    """Put a schedule's record into the index, and make the occurrence that waits unless it is there. Raises Forged."""
+    schedule = await get(store, schedule_id)
+    await store.call(command("ZADD", "h:schedules", schedule.next_ms, schedule_id))
+    coming = replace(schedule.order, not_before_ms=schedule.next_ms, delay_s=None)
+    job_id = job_id_of(schedule_id, schedule.next_ms)
+    if not await store.call(command("EXISTS", f"h:job:{schedule.job_id}")):
+        step = submission(store, schedule.actor, coming, job_id=job_id, schedule=schedule_id)
+        await store.call(step)
+        await store.call(command("HSET", f"h:schedule:{schedule_id}", "job", job_id))
+
+
 def job_id_of(schedule_id: str, due_ms: int) -> str:
     """Return the id of the job that is a schedule's occurrence at a time."""
     return f"job-{schedule_id.removeprefix('schedule-')}-{due_ms // 1000}"

@@ -49,11 +49,26 @@ class Seal:
         if not hmac.compare_digest(signature.encode(), self.signature(purpose, *parts).encode()):
             raise Forged(f"A {purpose} record does not carry a valid signature.")
 
-    def encrypt(self, purpose: str, secret: bytes, *, bound_to: str) -> str:
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells secret keys apart and nothing of them: 16 hex digits."""
+        return self.key("fingerprint").hex()[:16]
+
+    def seal_bytes(self, purpose: str, secret: bytes, *, bound_to: str) -> bytes:
         """Return `secret` sealed with AES-256-GCM; it opens only under the same purpose and `bound_to`."""
         nonce = os.urandom(12)
-        sealed = AESGCM(self.key(purpose)).encrypt(nonce, secret, bound_to.encode())
-        return base64.urlsafe_b64encode(nonce + sealed).decode()
+        return nonce + AESGCM(self.key(purpose)).encrypt(nonce, secret, bound_to.encode())
+
+    def open_bytes(self, purpose: str, sealed: bytes, *, bound_to: str) -> bytes:
+        """Return what `seal_bytes` sealed. Raises Forged when it was altered, moved, or sealed under another key."""
+        try:
+            return AESGCM(self.key(purpose)).decrypt(sealed[:12], sealed[12:], bound_to.encode())
+        except (InvalidTag, ValueError):
+            raise Forged(f"A sealed {purpose} cannot be opened with this HOSTLER_SECRET_KEY.") from None
+
+    def encrypt(self, purpose: str, secret: bytes, *, bound_to: str) -> str:
+        """Return `secret` sealed as by `seal_bytes`, as text."""
+        return base64.urlsafe_b64encode(self.seal_bytes(purpose, secret, bound_to=bound_to)).decode()
 
     def encrypt_json(self, purpose: str, value: object, *, bound_to: str) -> str:
         """Seal a value as JSON."""
@@ -67,6 +82,6 @@ class Seal:
         """Return what `encrypt` sealed. Raises Forged when it was altered, moved, or sealed under another key."""
         try:
             raw = base64.urlsafe_b64decode(sealed)
-            return AESGCM(self.key(purpose)).decrypt(raw[:12], raw[12:], bound_to.encode())
-        except (InvalidTag, ValueError):
+        except ValueError:
             raise Forged(f"A sealed {purpose} cannot be opened with this HOSTLER_SECRET_KEY.") from None
+        return self.open_bytes(purpose, raw, bound_to=bound_to)

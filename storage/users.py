@@ -63,6 +63,15 @@ async def get(store: Store, user_id: str) -> User:
     return (await _read(store, user_id))[0]
 
 
+async def recover(store: Store, user_id: str) -> None:
+    """Put a user's record into the indexes. Raises NotFound, Forged."""
+    user = await get(store, user_id)
+    indexes = [command("SET", f"h:user:by:{name}", user_id) for name in user.names]
+    indexes.append(command("ZADD", "h:users", user.created_ms, user_id))
+    indexes += [command("SADD", "h:users:admins", user_id)] if user.role == "a" else []
+    await store.calls(*indexes)
+
+
 async def _read(store: Store, user_id: str) -> tuple[User, bytes]:
     raw = await store.call(command("GET", f"h:user:{user_id}"))
     if raw is None:
