@@ -16,8 +16,8 @@ from storage.store import Store
 TOKEN_S = 60
 
 
-async def create(store: Store, caller: Identity) -> str:
-    """Return a token that becomes a session of the caller's once, within 60 s.
+async def create(store: Store, caller: Identity, *, lasts_s: int = TOKEN_S) -> str:
+    """Return a token that becomes a session of the caller's once, within `lasts_s` seconds.
 
     It ends with what it came from: a logout, a new password or a revoked key. Raises Denied for who has no account.
     """
@@ -25,7 +25,7 @@ async def create(store: Store, caller: Identity) -> str:
         "kind": caller.kind,
         "family": caller.family,
         "generation": 0,
-        "until": store.now_ms() + TOKEN_S * 1000,
+        "until": store.now_ms() + lasts_s * 1000,
     }
     if caller.kind == "user":
         fields |= {"subject": caller.id, "generation": (await users.get(store, caller.id)).generation}
@@ -36,7 +36,7 @@ async def create(store: Store, caller: Identity) -> str:
     token = secrets.token_urlsafe(32)
     name = _name(token)
     record = signed(store.seal, "handoff", name, fields)
-    await store.call(script("handoff", store.now_ms(), caller.actor, name, record, TOKEN_S * 1000))
+    await store.call(script("handoff", store.now_ms(), caller.actor, name, record, lasts_s * 1000))
     return token
 
 
@@ -45,7 +45,7 @@ async def spend(store: Store, token: str) -> str:
 
     Raises Unauthenticated for one that is unknown, spent or late, or whose origin has ended meanwhile.
     """
-    refusal = Unauthenticated("The token is unknown, was used before, or is older than 60 s.")
+    refusal = Unauthenticated("The token is unknown, was used before, or is too old.")
     name = _name(token)
     raw = await store.call(script("handoff_spend", store.now_ms(), name))
     if raw is None:

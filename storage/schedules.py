@@ -115,6 +115,14 @@ async def create(
     )  # fmt: skip
 
 
+def coming(schedule: Schedule, number: int) -> list[int]:
+    """Return the next `number` times (ms) at which a schedule is due, the one that waits first."""
+    times = [schedule.next_ms]
+    while len(times) < number:
+        times.append(following(schedule.cron, schedule.timezone, times[-1]))
+    return times
+
+
 async def recover(store: Store, schedule_id: str) -> None:
     """Put a schedule's record into the index, and make the occurrence that waits unless it is there. Raises Forged."""
     schedule = await get(store, schedule_id)

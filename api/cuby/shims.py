@@ -1,5 +1,6 @@
 """React as ES modules: one copy for our own pages and for the components that plugins bring (vendored/build.mjs)."""
 
+import gzip
 import hashlib
 from functools import cache
 from pathlib import Path
@@ -18,14 +19,14 @@ _JAVASCRIPT = "text/javascript"
 
 
 @cache
-def _module(name: str) -> tuple[bytes, str]:
-    """Return a module and its entity tag."""
+def _module(name: str) -> tuple[bytes, bytes, str]:
+    """Return a module, the same packed, and its entity tag."""
     content = (_FOLDER / name).read_bytes()
-    return content, hashlib.sha256(content).hexdigest()[:32]
+    return content, gzip.compress(content, 9, mtime=0), hashlib.sha256(content).hexdigest()[:32]
 
 
 def _serve(req: Request, resp: Response, name: str) -> None:
-    content, tag = _module(name)
+    content, packed, tag = _module(name)
     resp.etag = tag
     resp.set_header("Cache-Control", _CACHED)
     resp.set_header("Cross-Origin-Resource-Policy", "same-origin")
@@ -33,6 +34,10 @@ def _serve(req: Request, resp: Response, name: str) -> None:
         resp.status = 304
         return
     resp.content_type = f"{_JAVASCRIPT}; charset=utf-8"
+    resp.set_header("Vary", "Accept-Encoding")
+    if "gzip" in (req.get_header("Accept-Encoding") or ""):
+        resp.set_header("Content-Encoding", "gzip")
+        content = packed
     resp.data = content
 
 

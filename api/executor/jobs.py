@@ -5,14 +5,14 @@ from typing import Any
 
 from api import addresses
 from api.dialect import EXECUTOR
-from api.endpoint import Context, Group, HTTPStatus, Role
+from api.endpoint import Context, Group, HTTPStatus, Look, Role
 from api.executor import schemas
 from api.executor.schemas import detail_of, entry_of
 from api.paging import envelope
 from integrations import outbound
-from storage import batches, files, jobs, logs, schedules, why
+from storage import batches, files, jobs, logs, schedules, searching, why
 from storage.errors import Conflict, Invalid, NotFound, Unavailable, Unprocessable
-from storage.jobs import Backoff, Order
+from storage.jobs import Backoff, Job, Order
 from storage.schedules import Misfire, Recurrence
 
 group = Group("Jobs", "/api/jobs", EXECUTOR)
@@ -128,6 +128,11 @@ def _named(field: str, error: Invalid) -> Invalid:
     return Invalid(f"{field}: {error}", details={field: str(error)})
 
 
+def _shown_at_once(found: tuple[Job, logs.Tail | None]) -> dict[str, Any] | None:
+    job, tail = found
+    return None if tail is None else _detail(job, tail)
+
+
 @group.endpoint(
     "GET /status",
     role=Role.VIEWER,
@@ -135,11 +140,17 @@ def _named(field: str, error: Invalid) -> Invalid:
     returns=schemas.JobAnswer(),
     raises=(Invalid, NotFound, Unavailable),
     carries=True,
+    look=Look(
+        lambda query: logs.with_packed_tail(query["job_id"], limit_bytes=TAIL_BYTES),
+        _shown_at_once,
+    ),
 )
 async def status(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     """Show one job, with the newest 64 KiB of its output."""
-    job, logged = await logs.with_tail(context.store, query["job_id"], limit_bytes=TAIL_BYTES)
-    tail: dict[str, Any] = logged
+    return _detail(*await logs.with_tail(context.store, query["job_id"], limit_bytes=TAIL_BYTES))
+
+
+def _detail(job: Job, tail: logs.Tail) -> dict[str, Any]:
     if job.stdout is not None or job.stderr is not None:
         tail = {"stdout": job.stdout or "", "stderr": job.stderr or "", "truncated": False}
     truncated = tail["truncated"] or bool(job.facts.get("truncated"))
@@ -155,7 +166,21 @@ async def status(context: Context, query: dict[str, Any]) -> dict[str, Any]:
     carries=True,
 )
 async def list_jobs(context: Context, query: dict[str, Any]) -> dict[str, Any]:
-    """List jobs, the newest first; `sort=completedAt` lists those that have ended."""
+    """List jobs, the newest first; `sort=completedAt` lists those that have ended.
+
+    With `search`, the newest first whatever `sort` says, and `total` counts what was found.
+    """
+    if "search" in query:
+        hits = await searching.search(
+            context.store,
+            query["search"],
+            limit=query["limit"],
+            offset=query["offset"],
+            state=query.get("status"),
+            worker=query.get("worker_id"),
+            tags=query.get("tags", ()),
+        )
+        return envelope("jobs", [entry_of(job) for job in hits.jobs], hits.total, query)
     found, total = await jobs.page(
         context.store,
         limit=query["limit"],

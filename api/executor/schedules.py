@@ -1,5 +1,6 @@
 """Schedules: the jobs that recur, seen and ended; they are made by a submit with `schedule`."""
 
+import asyncio
 from typing import Any
 
 from marshmallow import Schema, fields, validate
@@ -9,7 +10,7 @@ from api.endpoint import Context, Group, Role
 from api.paging import PageAnswer, PageQuery, envelope
 from api.times import Time
 from storage import schedules
-from storage.errors import Denied, NotFound, Unauthenticated
+from storage.errors import Denied, Invalid, NotFound, Unauthenticated
 from storage.schedules import Misfire, Schedule
 
 group = Group("Schedules", "/api/schedules", EXECUTOR)
@@ -27,6 +28,9 @@ class ScheduleAnswer(Schema):
     createdBy = fields.String(required=True, attribute="actor")
     createdAt = Time(required=True, attribute="created_ms")
     nextAt = Time(required=True, attribute="next_ms")
+    nextRuns = fields.List(
+        Time(), attribute="next_runs", metadata={"description": "As many as `runs` asked for."}
+    )
     jobId = fields.String(required=True, attribute="job_id")
 
 
@@ -41,6 +45,16 @@ class ScheduleList(PageAnswer):
 
     schedules = fields.List(fields.Nested(ScheduleAnswer), required=True)
     data = fields.List(fields.Nested(ScheduleAnswer), required=True)
+
+
+#: So many coming runs are reckoned for one answer.
+_MOST_RUNS = 1000
+
+
+class SchedulesQuery(PageQuery):
+    """Which schedules, and how many of the coming runs of each."""
+
+    runs = fields.Integer(load_default=0, validate=validate.Range(0, 100))
 
 
 class Ended(Schema):
@@ -58,11 +72,20 @@ def _shown(schedule: Schedule) -> dict[str, Any]:
     return {**shown, "command": order.command or " ".join(order.argv or []), "name": order.name}
 
 
-@group.endpoint("GET ", role=Role.VIEWER, query=PageQuery(), returns=ScheduleList(), raises=_GUARDED)
+@group.endpoint(
+    "GET ", role=Role.VIEWER, query=SchedulesQuery(), returns=ScheduleList(), raises=(*_GUARDED, Invalid)
+)
 async def list_schedules(context: Context, query: dict[str, Any]) -> dict[str, Any]:
-    """List the schedules, the next to come first."""
-    found, total = await schedules.page(context.store, **query)
-    return envelope("schedules", [_shown(schedule) for schedule in found], total, query)
+    """List the schedules, the next to come first; with `runs`, so many coming times of each as `nextRuns`."""
+    found, total = await schedules.page(context.store, limit=query["limit"], offset=query["offset"])
+    shown = [_shown(schedule) for schedule in found]
+    if (runs := query["runs"]) * len(found) > _MOST_RUNS:
+        problem = f"At most {_MOST_RUNS} times are reckoned at once: ask for fewer, or for fewer schedules."
+        raise Invalid(f"runs: {problem}", details={"runs": problem})
+    if runs:
+        coming = await asyncio.to_thread(lambda: [schedules.coming(schedule, runs) for schedule in found])
+        shown = [{**each, "next_runs": times} for each, times in zip(shown, coming, strict=True)]
+    return envelope("schedules", shown, total, query)
 
 
 @group.endpoint("GET /{id}", role=Role.VIEWER, returns=OneSchedule(), raises=(*_GUARDED, NotFound))

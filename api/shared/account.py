@@ -59,6 +59,18 @@ async def me(context: Context) -> dict[str, Any]:
     }
 
 
+class SetupState(Schema):
+    """Whether there is nobody yet."""
+
+    needed = fields.Boolean(required=True)
+
+
+@group.endpoint("GET /setup", role=Role.PUBLIC, returns=SetupState())
+async def setup_state(context: Context) -> dict[str, bool]:
+    """Tell whether this installation still waits for its first admin."""
+    return {"needed": not await users.any_exist(context.store)}
+
+
 @group.endpoint(
     "POST /setup",
     role=Role.PUBLIC,

@@ -13,15 +13,17 @@ from api.dialect import CONTEXTBAY
 from api.endpoint import Context, Endpoint, Group, Role
 from api.times import Time
 from settings import __version__
-from storage import fleet
+from storage import checks, fleet
 from storage.calls import command
-from storage.errors import HostlerError, Unavailable
+from storage.errors import Denied, HostlerError, Unauthenticated, Unavailable
 from storage.store import Store
 
 group = Group("Health", "/api/health", CONTEXTBAY)
 
 #: A dependency that takes longer to answer counts as away.
 _PATIENCE_S = 2.5
+#: Checks write to the object store, so they are not repeated more often than this.
+_CHECKED_S = 5
 
 
 class HealthAnswer(Schema):
@@ -48,6 +50,23 @@ class ReadyAnswer(Schema):
     checks = fields.List(fields.Nested(CheckEntry), required=True)
 
 
+class FoundCheck(Schema):
+    """What one check found, and how to mend it."""
+
+    name = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf((checks.OK, checks.WARN, checks.FAIL)))
+    message = fields.String(required=True)
+    remedy = fields.String(required=True, allow_none=True)
+
+
+class FoundAnswer(Schema):
+    """What all checks found, and the worst of it."""
+
+    status = fields.String(required=True, validate=validate.OneOf((checks.OK, checks.WARN, checks.FAIL)))
+    checks = fields.List(fields.Nested(FoundCheck), required=True)
+    checked_ms = Time(required=True, data_key="checkedAt")
+
+
 @group.endpoint("GET ", role=Role.PUBLIC, returns=HealthAnswer(), counted=False)
 async def health(context: Context) -> dict[str, Any]:
     """Say that the process answers, and which version it is."""
@@ -66,13 +85,33 @@ async def ready(context: Context, req: Request, resp: Response) -> None:
 
     Jobs are accepted without S3, scheduler and workers, and go on when these are back.
     """
-    checks = await asyncio.gather(*(_check(name, probe, context.store) for name, probe in _PROBES.items()))
-    away = {check["name"] for check in checks if check["status"] != "ok"}
+    probed = await asyncio.gather(*(_check(name, probe, context.store) for name, probe in _PROBES.items()))
+    away = {check["name"] for check in probed if check["status"] != "ok"}
     status = "unavailable" if "redis" in away else "degraded" if away else "ok"
     if status == "unavailable":
         resp.status = HTTPStatus.SERVICE_UNAVAILABLE.value
         resp.set_header("X-Error-Code", Unavailable.code)
-    _declared().render(req, resp, {"status": status, "checks": checks})
+    _declared().render(req, resp, {"status": status, "checks": probed})
+
+
+@group.endpoint(
+    "GET /checks", role=Role.OPERATOR, returns=FoundAnswer(), raises=(Unauthenticated, Denied, Unavailable)
+)
+async def examine(context: Context) -> dict[str, Any]:
+    """Run the checks of `hostler doctor`: what each found, and how to mend it. The answer may be 5 s old."""
+    kept = context.store.cache.get("checks")
+    if not (isinstance(kept, dict) and context.store.now_ms() - kept["checked_ms"] < _CHECKED_S * 1000):
+        found = await checks.everything(context.store)
+        worst = [
+            status for status in (checks.FAIL, checks.WARN) if any(each.status == status for each in found)
+        ]
+        kept = {
+            "status": worst[0] if worst else checks.OK,
+            "checks": [checks.as_json(each) for each in found],
+            "checked_ms": context.store.now_ms(),
+        }
+        context.store.cache["checks"] = kept
+    return kept
 
 
 def _declared() -> Endpoint:
