@@ -22,7 +22,9 @@ class Recording:
     def __init__(self, service: str, version: str) -> None:
         resource = Resource.create({"service.version": version})
         if resource.attributes.get("service.name", "").__str__().startswith("unknown_service"):
-            resource = resource.merge(Resource({"service.name": service}))  # OTEL_SERVICE_NAME names it otherwise
+            resource = resource.merge(
+                Resource({"service.name": service})
+            )  # OTEL_SERVICE_NAME names it otherwise
         self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=5)))
         self._tracer = self._provider.get_tracer("hostler", version)
@@ -50,9 +52,7 @@ class _Recorded:
     def __init__(self, tracer: trace.Tracer, span: trace.Span) -> None:
         self._tracer, self._span = tracer, span
         context = span.get_span_context()
-        self.traceparent = (
-            f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
-        )
+        self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
     def end(self, name: str = "", *, failed: str = "", **attributes: str | int) -> None:
         """End it; see `tracing.Span`."""

@@ -1,17 +1,14 @@
 """Traces by OpenTelemetry, from a request to its job to the job's command; nothing of it costs anything while off.
 
-The SDK is an extra (`pip install 'hostler[tracing]'`). It is on where OTEL_EXPORTER_OTLP_ENDPOINT names a collector that
-speaks OTLP over HTTP; the SDK reads its other variables, such as OTEL_TRACES_SAMPLER and OTEL_EXPORTER_OTLP_HEADERS.
+The SDK is an extra (`pip install 'hostler[tracing]'`). It is on where OTEL_EXPORTER_OTLP_ENDPOINT names a collector of
+OTLP over HTTP; the SDK reads its other variables, such as OTEL_TRACES_SAMPLER and OTEL_EXPORTER_OTLP_HEADERS.
 """
 
 import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
+from typing import Protocol
 
 log = logging.getLogger("hostler.tracing")
 

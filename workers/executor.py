@@ -175,9 +175,7 @@ class Executor:
             # this process may have been stopped meanwhile, for longer than a lease
             held_long = now - since > 2 * HOLD_S
             freed = partial(self._slot_freed, now)
-            run = Run(
-                offer, self._free.pop(), self._around, freed, held_long=held_long, held_s=now - since
-            )
+            run = Run(offer, self._free.pop(), self._around, freed, held_long=held_long, held_s=now - since)
             earlier = self._runs.get(offer.job_id)
             self._runs[offer.job_id] = run
             if earlier is None:
