@@ -23,7 +23,7 @@ MARKS = {OK: "✓", WARN: "!", FAIL: "✗"}
 def examine(environ: Mapping[str, str], *, data: Path | None, prepare: bool, as_json: bool) -> int:
     """Run every check, after making what an empty installation needs if asked to, and return the exit code."""
     if data is not None:
-        environ = _environ_of(data, environ)
+        environ = environ_of(data, environ)
     found, admin = asyncio.run(_examine(environ, prepare=prepare))
     worst = next((status for status in (FAIL, WARN) if any(check.status == status for check in found)), OK)
     if as_json:
@@ -75,7 +75,7 @@ async def _prepare(settings: Settings) -> tuple[Check, dict[str, str] | None]:
     return Check("preparation", OK, "The bucket and the first admin are there."), admin
 
 
-def _environ_of(data: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def environ_of(data: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the processes that `hostler up` runs on the folder `data`. Raises Failed."""
     result = dict(environ)
     redis, s3, secret = data / "redis/hostler.json", data / "s3/hostler.json", data / "secret_key"

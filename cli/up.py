@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import httpx
 import psutil
@@ -26,6 +26,8 @@ from storage.errors import Conflict, HostlerError, Invalid, NotConfigured, Unava
 
 if sys.platform != "win32":
     import fcntl
+
+T = TypeVar("T")
 
 READY_WITHIN_S = 120.0
 ENDS_BEFORE_GIVING_UP = 3
@@ -99,6 +101,32 @@ def up(
     except OSError as error:
         print(f"Cannot start in {data}: {error}.", file=output, flush=True)
     return 1
+
+
+def with_servers(
+    data: Path, environ: Mapping[str, str], work: Callable[[Settings], Awaitable[T]], *, output: TextIO
+) -> T:
+    """Do `work` on the servers of the folder `data`, started for that alone. Raises Conflict while `up` runs."""
+    data = data.absolute()
+    if not data.is_dir():
+        raise Invalid(f"{data} is not a folder of hostler up.")
+    with _only_one(data, output) as lock:
+        known = _environment(environ, data=data, host="127.0.0.1", port=0)
+        processes = Processes(output)
+        servers = _embedded(data, known, lock)
+        stack = _Stack(data=data, url="", output=output, processes=processes, servers=servers, keep_apps=True)
+
+        async def between() -> T:
+            try:
+                for server in servers:
+                    processes.start(server.process)
+                for server in servers:
+                    await stack.until(f"{server.process.name} answers", server.answers)
+                return await work(Settings.from_env(known))
+            finally:
+                await processes.stop()
+
+        return asyncio.run(between())
 
 
 def _standard_output() -> TextIO:

@@ -11,7 +11,18 @@ from urllib.parse import urlsplit
 
 from integrations import outbound
 from integrations import processcubes as neighbours
-from storage import archive, backups, batches, files, findings, processcubes, schedules, upkeep, webhooks
+from storage import (
+    archive,
+    backups,
+    batches,
+    files,
+    findings,
+    processcubes,
+    recovery,
+    schedules,
+    upkeep,
+    webhooks,
+)
 from storage.errors import HostlerError, Unavailable
 from storage.processcubes import SubCuby
 from storage.store import Store
@@ -133,6 +144,15 @@ async def _ask_sub_cuby(store: Store, sub: SubCuby) -> None:
         await processcubes.told(store, sub, [cube.shown for cube in cubes])
 
 
+async def make_recovery_point(store: Store) -> None:
+    """Back Hostler itself up, when that is due."""
+    point = await recovery.keep_up(store)
+    if point is not None:
+        log.info(
+            "made a recovery point", extra={"point": point.id, "keys": point.keys, "took_ms": point.took_ms}
+        )
+
+
 class Messenger:
     """Tells the webhooks of jobs that have ended; neither a slow one nor a slow host delays the others."""
 
@@ -205,6 +225,7 @@ def table(reap_s: float) -> tuple[Duty, ...]:
         Duty("trim registries", 300, trim_registries),
         Duty("expire files", 60, expire_files),
         Duty("archive jobs", 60, archive_jobs),
+        Duty("make recovery point", 10, make_recovery_point),
         Duty("ask sub-Cubies", 15, ask_sub_cubies),
         Duty("look around", findings.EVERY_S, findings.look),
         Duty("sweep uploads", 3600, sweep_uploads),

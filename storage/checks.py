@@ -71,6 +71,7 @@ async def everything(store: Store) -> list[Check]:
         queue_checks(store),
         fleet_checks(store),
         scheduler_checks(store),
+        recovery_checks(store),
     )
     return [*redis, *(check for checks in rest for check in checks)]
 
@@ -406,6 +407,27 @@ async def scheduler_checks(store: Store) -> list[Check]:
             remedy,
         )
     ]
+
+
+async def recovery_checks(store: Store) -> list[Check]:
+    """Check how old the newest recovery point of Hostler itself is."""
+    from storage import recovery  # noqa: PLC0415  the web process, which reads this module, makes none
+
+    every_s, name = store.settings.recovery_every_s, "recovery point"
+    if not every_s:
+        found = "Hostler does not back itself up (HOSTLER_RECOVERY_EVERY_S=0)."
+        return [Check(name, WARN, found, "Run hostler backup self from time to time.")]
+    try:
+        points = await recovery.every(recovery.Place.of(store))
+    except HostlerError as error:
+        return [Check(name, WARN, f"Recovery points cannot be listed: {error}", "See to the object store first.")]
+    remedy = "Start hostler scheduler, which makes one; hostler backup self says what is in its way."
+    if not points:
+        return [Check(name, WARN, "There is no recovery point of Hostler itself yet.", remedy)]
+    age_s = (store.now_ms() - points[0].made_ms) / 1000
+    found = f"The newest of {len(points)} recovery points is {age_s / 60:.0f} min old."
+    late = age_s > recovery.LATE_PERIODS * max(every_s, points[0].took_ms / 1000 / recovery.MOST_SHARE)
+    return [Check(name, WARN, found, remedy) if late else Check(name, OK, found)]
 
 
 def as_json(check: Check) -> dict[str, Any]:

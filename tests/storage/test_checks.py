@@ -75,12 +75,14 @@ async def found(settings: Settings, name: str, **told: Any) -> Check:
         await store.close()
 
 
-async def test_a_fresh_installation_only_lacks_workers_and_a_scheduler(settings_with_s3: Settings) -> None:
+async def test_a_fresh_installation_only_lacks_workers_a_scheduler_and_what_that_makes(
+    settings_with_s3: Settings,
+) -> None:
     store = Store(settings_with_s3)
     results = {check.name: check for check in await checks.everything(store)}
     await store.close()
     lacking = {name for name, check in results.items() if check.status != OK}
-    assert lacking == {"workers", "scheduler"}
+    assert lacking == {"workers", "scheduler", "recovery point"}
     assert all(check.remedy for check in results.values() if check.status != OK)
     assert {"s3 put", "s3 get", "s3 delete", "s3 presigned URL", "queues", "secret key"} <= set(results)
 

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from storage import apps
+from storage import apps, users
 from storage.apps import App, Instance, LogLine, Run, Sample, ScheduleState
 from storage.attempts import Holder
+from storage.errors import Unavailable
 from storage.store import Store
 from storage.wire import listen
 
@@ -65,8 +66,14 @@ class RedisReports:
         return asyncio.create_task(listen(self._store.wire.address, channels, tell, wake))
 
     async def wished(self) -> list[App]:
-        """Return the apps of this node."""
-        return await apps.of_node(self._store, self._holder().worker)
+        """Return the apps of this node.
+
+        Raises Unavailable for a Redis that holds nothing at all: whoever has lost it rebuilds it, and apps go on.
+        """
+        found = await apps.of_node(self._store, self._holder().worker)
+        if not found and not await users.any_exist(self._store):
+            raise Unavailable("This Redis is blank: nobody has installed anything, nor removed it.")
+        return found
 
     async def observe(
         self, app: App, instances: Sequence[Instance], schedules: Mapping[str, ScheduleState], message: str
