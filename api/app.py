@@ -16,6 +16,7 @@ from falcon.asgi import Request, Response, WebSocket
 
 import api
 from api import auth, errors, listeners, measuring
+from api.at_once import AtOnce
 from api.direct import Direct, endpoints
 from api.endpoint import Endpoint, Group, mount
 from api.realtime.hub import Hub
@@ -165,6 +166,7 @@ class Api(falcon.asgi.App[Request, Response]):
     by_port: Mapping[int, falcon.asgi.App[Request, Response]]
     direct: Direct
     straight: Mapping[tuple[str, str], Endpoint] = {}
+    at_once: AtOnce | None = None
 
     async def __call__(  # type: ignore[override]  # falcon declares that of its WSGI parent
         self, scope: Any, receive: Any, send: Any
@@ -197,6 +199,13 @@ def create_app(settings: Settings, *, check_response: Any = None) -> Api:
     app.hub = hub
     app.direct = Direct(app, _HEADERS, around.begin, around.end)
     app.straight = endpoints(groups())
+    looks = {
+        path: each for (method, path), each in app.straight.items() if method == "GET" and each.look is not None
+    }
+    app.at_once = AtOnce(
+        store, app.direct.lines, looks, measuring.requests(), check_response,
+        alone={listener.port for listener in settings.listen},
+    )  # fmt: skip
     app.by_port = {
         listener.port: _configured(
             falcon.asgi.App(middleware=[_Around(store, hub, check_response, traces, listener=listener)]),

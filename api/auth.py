@@ -6,10 +6,11 @@ from typing import Any
 from falcon.asgi import Request, Response
 
 from api import addresses
+from api.exchange import ADMITTED
 from storage import admission
 from storage.admission import Admission, Presented
 from storage.carrying import Carrier
-from storage.errors import Denied, TooMany, Unauthenticated
+from storage.errors import Denied, HostlerError, TooMany, Unauthenticated
 from storage.identity import Identity
 from storage.sessions import SESSION_S
 from storage.store import Store
@@ -54,16 +55,27 @@ class Gate:
             raise Unauthenticated("The credentials are not valid, or no longer.")
         return identity
 
-    async def carrier(self, req: Request, resp: Response) -> tuple[Carrier, Identity] | None:
+    async def carrier(self, req: Request, resp: Response) -> tuple[Store, Identity] | None:
         """Return a store whose first step admits the caller with it, and whom it would admit; None for a stranger.
 
         Nothing is decided yet: that step refuses, or raises Changed, where the caller is no longer let in so.
         """
+        if (admitted := req.scope.get("extensions", {}).get(ADMITTED)) is not None:
+            return self._admitted_before(admitted, resp)
         presented = self.presented(req)
         known = None if presented is None else await admission.recognise(self.store, presented)
         if known is None or (known.identity.by_cookie and not came_from_us(req, self.store)):
             return None
         return Carrier(self.store, known, lambda result: self._hold_to_rate(resp, result)), known.identity
+
+    def _admitted_before(self, admitted: Admission | HostlerError, resp: Response) -> tuple[Store, Identity]:
+        """Return what `carrier` does for a caller whom this very request has been admitted for already."""
+        if isinstance(admitted, HostlerError):
+            raise admitted
+        self._hold_to_rate(resp, admitted)
+        if admitted.identity is None:
+            raise Unauthenticated("Authentication is required.")
+        return self.store, admitted.identity
 
     def _hold_to_rate(self, resp: Response | None, result: Admission) -> None:
         if resp is not None:

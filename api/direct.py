@@ -42,7 +42,7 @@ class Direct:
         self._request_options, self._response_options = app.req_options, app.resp_options
         self._common = [(name.lower().encode(), value.encode()) for name, value in always.items()]
         self._names = {name for name, _ in self._common}
-        self._lines = _lines(self._common)
+        self.lines = _lines(self._common)
         self._begin, self._end = begin, end
 
     async def serve(self, endpoint: Endpoint, scope: Any, receive: Any, send: Any) -> None:
@@ -67,7 +67,7 @@ class Direct:
         bodiless = status in _NO_BODY
         own = resp._asgi_headers(None if bodiless else falcon.MEDIA_JSON)
         names = {name for name, _ in own}
-        common, lines = self._common, self._lines
+        common, lines = self._common, self.lines
         if not names.isdisjoint(self._names):  # the endpoint has said something else
             common = [pair for pair in common if pair[0] not in names]
             lines = _lines(common)

@@ -19,6 +19,7 @@ from api import body as bodies
 from api import compiled
 from api.dialect import Dialect
 from api.errors import invalid, status_of
+from storage.calls import Call
 from storage.carrying import Carrier, Changed
 from storage.errors import Denied, HostlerError, Invalid, NotFound, Unauthenticated, Unavailable
 from storage.identity import Identity
@@ -76,6 +77,18 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How an endpoint that reads one record can be answered at once (api/at_once.py).
+
+    `asks` makes of the query one command that only reads; `shows` makes of what it found what the handler would
+    return, or None where the handler has to see to it.
+    """
+
+    asks: Callable[[dict[str, Any]], Call[Any]]
+    shows: Callable[[Any], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """One method of one path: who may call it, what it takes, what it answers."""
 
@@ -96,6 +109,12 @@ class Endpoint:
     takes: str | None = None
     otherwise: HTTPStatus | None = None
     carries: bool = False
+    look: Look | None = None
+
+    @property
+    def letters(self) -> frozenset[str]:
+        """Return the letters of users and keys that may call it."""
+        return _letters(self.role)
 
     @property
     def name(self) -> str:
@@ -160,13 +179,17 @@ class Endpoint:
 
     def render(self, req: Request, resp: Response, result: Any) -> None:
         """Write `result` into `resp` as the declared schema and the dialect spell it."""
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = self.rendered(result, getattr(req.context, "check_response", None))
+
+    def rendered(self, result: Any, check: Any) -> bytes:
+        """Return `result` as the body of an answer; a `check` is shown it before."""
         if self.returns is None:
             raise TypeError(f"{self.method} {self.path} declares no schema for its answer.")
         media = self.group.dialect.success(_dumper(self.returns)(result))
-        if (check := getattr(req.context, "check_response", None)) is not None:
+        if check is not None:
             check(self, media)
-        resp.content_type = falcon.MEDIA_JSON
-        resp.data = orjson.dumps(media)
+        return orjson.dumps(media)
 
     async def websocket(self, req: Request, ws: WebSocket, **arguments: Any) -> None:
         """Serve one WebSocket: refuse the handshake as an HTTP request would be refused, else run the handler."""
@@ -264,6 +287,7 @@ class Group:
         takes: str | None = None,
         otherwise: HTTPStatus | None = None,
         carries: bool = False,
+        look: Look | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as the handler of `route`, e.g. "POST /{name}/start" or "WS /stream".
 
@@ -272,7 +296,8 @@ class Group:
         nothing of Redis. `otherwise` is a second status under which a raw handler answers the same.
 
         A handler that `carries` admits its caller with its first step in Redis, in one round trip: before that it may
-        only compute, and whatever it does first must be one call of `context.store`.
+        only compute, and whatever it does first must be one call of `context.store`. One that is a `look` may not even
+        be called.
         """
         method, _, path = route.partition(" ")
 
@@ -281,12 +306,15 @@ class Group:
                 raise TypeError(f"{handler.__qualname__} needs an identity, so its requests are counted.")
             if carries and (raw or role & OPEN or self.module):
                 raise TypeError(f"{handler.__qualname__} cannot carry an admission.")
+            if look is not None and not (carries and method == "GET" and query is not None and body is None):
+                raise TypeError(f"{handler.__qualname__} is no look at one record.")
             if not inspect.getdoc(handler):
                 raise TypeError(f"{handler.__qualname__} has no docstring, which is its documentation.")
             self.endpoints.append(
                 Endpoint(
                     method, self.prefix + path, handler, self, role, body, query, returns, status,
                     (*raises, *self.raises), body_limit_bytes, raw, media_type, counted, takes, otherwise, carries,
+                    look,
                 )
             )  # fmt: skip
             return handler

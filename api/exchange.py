@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: The extension in a scope that takes a whole answer at once: `await answer(status, lines, body)`.
 WHOLE = "hostler.whole"
 
+#: The extension in a scope that holds what is known of the caller already: its Admission, or what Redis failed with.
+ADMITTED = "hostler.admitted"
+
 #: A head waits for a body of up to this size, to leave in one piece with it.
 _TOGETHER_BYTES = 64 * 1024
 
@@ -85,6 +88,10 @@ class Exchange(RequestResponseCycle):
         """
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
+        self.answer_at_once(status, lines, body)
+
+    def answer_at_once(self, status: int, lines: bytes, body: bytes | None) -> None:
+        """Write a whole answer, as `answer` does, without a look at how much the client has not taken yet."""
         if self.disconnected:
             return
         self.response_started = True

@@ -95,6 +95,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if clock is None or clock.loop is not self.loop:
             clock = _clocks[self.server_state] = _Clock(self.loop)
         self._clock = clock
+        self._at_once: Any = getattr(self.config.app, "at_once", None)  # api/at_once.py
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
@@ -179,10 +180,22 @@ class GuardedProtocol(HttpToolsProtocol):
         self.cycle = Exchange(self, keep_alive=keep_alive)
         scope["extensions"] = {WHOLE: self.cycle.answer}  # type: ignore[dict-item]  # one the standard does not know
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            if not self._may_be_a_look() or not self._at_once(self.cycle, self._start):
+                self._start()
         else:  # pipelined: in turn
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    def _may_be_a_look(self) -> bool:
+        return (
+            self._at_once is not None
+            and self._lengths == 0
+            and self.scope["method"] == "GET"
+            and not self.flow.write_paused
+        )
+
+    def _start(self) -> None:
+        self._start_asgi_task(self.cycle, self.app)
 
     def _is_plain(self, version: str) -> bool:
         """Tell whether the head is one that everybody reads alike: its version, its host, where its body ends."""

@@ -174,3 +174,10 @@ async def recognise(store: Store, presented: Presented) -> Known | None:
     """Return the caller that a credential stood for when it last came, if this process remembers."""
     asked = await question(store, presented)
     return _all_known(store).get((asked, presented.by == "cookie"))
+
+
+def recognise_key(store: Store, secret: str) -> Known | None:
+    """Return whom an API key stood for when it last came, if this process remembers; other credentials are unknown."""
+    if not secret.startswith(api_keys.PREFIX):
+        return None
+    return _all_known(store).get((Question("key", api_keys.digest_of(secret)), False))

@@ -150,6 +150,10 @@ class Log:
     state: str
 
 
+#: The newest output of a job's last attempt as `stdout` and `stderr`, and whether some was left out (`truncated`).
+Tail = dict[str, Any]
+
+
 # Frames: how a part of the log lies in the object store
 
 
@@ -466,9 +470,7 @@ async def read(
     return log
 
 
-async def tail(
-    store: Store, job_id: str, *, limit_bytes: int, lines: int | None = None
-) -> dict[str, str | bool]:
+async def tail(store: Store, job_id: str, *, limit_bytes: int, lines: int | None = None) -> Tail:
     """Return the newest output of a job's last attempt as `stdout` and `stderr`, and whether some was left out.
 
     One round trip; none where `lines`, as the job's record counts them, is 0. Raises NotFound.
@@ -479,7 +481,26 @@ async def tail(
     return _tail(found, limit_bytes)
 
 
-async def with_tail(store: Store, job_id: str, *, limit_bytes: int) -> tuple[Job, dict[str, str | bool]]:
+def with_packed_tail(job_id: str, *, limit_bytes: int) -> Call[tuple[Job, Tail | None]]:
+    """Describe reading a job by one plain command, with its newest output where its record holds all of it.
+
+    That is so once it has ended and its log is short, or as long as it has said nothing; else there is no output.
+    Raises NotFound.
+    """
+
+    def read(reply: list[Any]) -> tuple[Job, Tail | None]:
+        job = jobs.read(job_id, reply)
+        fields = reply[::2]
+        packed = reply[2 * fields.index(b"log") + 1] if b"log" in fields else b""
+        if job.lines and not packed:
+            return job, None
+        live = [entry for _, entry in unpacked(packed)]
+        return job, _tail_of(live, limit_bytes, truncated=False)
+
+    return command("HGETALL", f"h:job:{jobs.known(job_id)}", read=read)
+
+
+async def with_tail(store: Store, job_id: str, *, limit_bytes: int) -> tuple[Job, Tail]:
     """Return a job and its newest output, as `tail` does, in one round trip while it is in Redis. Raises NotFound."""
 
     def read(reply: list[Any]) -> tuple[Job, Snapshot | None]:
@@ -493,21 +514,27 @@ async def with_tail(store: Store, job_id: str, *, limit_bytes: int) -> tuple[Job
     return job, _tail(found, limit_bytes)
 
 
-def _tail(found: Snapshot | None, limit_bytes: int) -> dict[str, str | bool]:
-    if found is None or not found.live:
+def _tail(found: Snapshot | None, limit_bytes: int) -> Tail:
+    if found is None:
+        return _tail_of([], limit_bytes, truncated=False)
+    return _tail_of(found.live, limit_bytes, truncated=not found.whole or found.dropped)
+
+
+def _tail_of(live: list[Entry], limit_bytes: int, *, truncated: bool) -> Tail:
+    if not live:
         return {"stdout": "", "stderr": "", "truncated": False}
-    last = found.live[-1].attempt
-    room, truncated = limit_bytes, not found.whole or found.dropped
+    last, room = live[-1].attempt, limit_bytes
     kept: dict[str, list[bytes]] = {"o": [], "e": []}
-    for entry in reversed([entry for entry in found.live if entry.attempt == last]):
+    for entry in reversed([entry for entry in live if entry.attempt == last]):
         data = entry.data[max(0, len(entry.data) - room) :] if room else b""
         truncated = truncated or len(data) < len(entry.data)
         room -= len(data)
         kept[entry.channel].append(data)
-    spoken = {
-        STREAMS[name]: b"".join(reversed(some)).decode("utf-8", "replace") for name, some in kept.items()
+    return {
+        "stdout": b"".join(reversed(kept["o"])).decode("utf-8", "replace"),
+        "stderr": b"".join(reversed(kept["e"])).decode("utf-8", "replace"),
+        "truncated": truncated,
     }
-    return {**spoken, "truncated": truncated}
 
 
 async def text(store: Store, job_id: str) -> AsyncGenerator[bytes, None]:

@@ -227,10 +227,10 @@ class Wire:
 
         Answers False, and sends nothing, while there is no connection.
         """
-        connection = self._connection
-        if connection is None or connection.broken:
+        sent = self.send(call)
+        if sent is None:
             return False
-        connection.send(call.words).add_done_callback(answered)
+        sent.add_done_callback(answered)
         return True
 
     async def calls(self, *many: Call[Any], deadline_s: float = DEADLINE_S) -> list[Any]:
@@ -251,15 +251,29 @@ class Wire:
                 # somebody flushed the scripts: the text carries the step this once and is kept again
                 words = ("EVAL", scripts.source(call.script), *call.words[2:])
                 return await connection.send(words, deadline_s)
-        except TimeoutError:
-            raise Unavailable("Redis did not answer in time.") from None
-        except OSError:
+        except (OSError, hiredis.ReplyError) as error:
+            if (passing := self.unavailable(error)) is None:
+                raise
+            raise passing from None
+
+    def send(self, call: Call[Any]) -> "asyncio.Future[Any] | None":
+        """Send one step without a task that waits; the future has the raw reply, or what `unavailable` explains.
+
+        Answers None, and sends nothing, while there is no connection. A script that Redis forgot is an error.
+        """
+        connection = self._connection
+        return None if connection is None or connection.broken else connection.send(call.words)
+
+    def unavailable(self, error: Exception) -> Unavailable | None:
+        """Return what it means that a step failed with `error`; None where Redis refuses that step itself."""
+        if isinstance(error, TimeoutError):
+            return Unavailable("Redis did not answer in time.")
+        if isinstance(error, OSError):
             why = self._distrusted and f" Its certificate is not trusted: {self._distrusted}."
-            raise Unavailable(f"Redis cannot be reached.{why}") from None
-        except hiredis.ReplyError as error:
-            if str(error).startswith(_PASSING):
-                raise Unavailable(f"Redis refuses for now: {str(error).partition(' ')[0]}.") from None
-            raise
+            return Unavailable(f"Redis cannot be reached.{why}")
+        if str(error).startswith(_PASSING):
+            return Unavailable(f"Redis refuses for now: {str(error).partition(' ')[0]}.")
+        return None
 
     async def _connected(self) -> _Connection:
         if self._connecting is None:

@@ -1,10 +1,19 @@
 -- How often a caller may come: the times of its requests of the last second, newest first, in a list of its own.
 
--- -> allowed(1 | 0), how many more may come, ms until the oldest is forgotten
-local function rated(rate, limit, now_ms)
-  local counted = redis.call('LPUSH', rate, string.format('%.0f', now_ms))
+-- `many` come at once, nil for one
+-- -> how many of them are allowed, how many more may come, ms until the oldest is forgotten
+local function rated(rate, limit, now_ms, many)
+  many = many or 1
+  local at, counted = string.format('%.0f', now_ms), 0
+  if many == 1 then
+    counted = redis.call('LPUSH', rate, at)
+  else
+    local times = {}
+    for i = 1, many do times[i] = at end
+    counted = redis.call('LPUSH', rate, unpack(times))
+  end
   local oldest = now_ms
-  if counted > 1 then
+  if counted > many then
     oldest = tonumber(redis.call('LINDEX', rate, -1))
     -- far from the limit, what is over leaves by blocks of 32: the answer is the same for a fraction of the work
     local exact = counted < 64 or counted + 64 > limit
@@ -19,12 +28,12 @@ local function rated(rate, limit, now_ms)
       exact = counted < 64 or counted + 64 > limit
     end
   end
-  local allowed = counted <= limit and 1 or 0
-  if allowed == 0 then
-    redis.call('LPOP', rate)
-  elseif counted < 64 then
+  local refused = math.min(many, math.max(0, counted - limit))
+  local allowed = many - refused
+  if refused > 0 then redis.call('LPOP', rate, refused) end
+  if allowed > 0 and counted < 64 then
     redis.call('PEXPIRE', rate, 1000)
-  elseif counted % 16 == 0 then      -- long enough for all that come before the next sixteenth
+  elseif allowed > 0 and counted % 16 < many then      -- long enough for all that come before the next sixteenth
     redis.call('PEXPIRE', rate, 2000)
   end
   return allowed, math.max(0, limit - counted), math.max(0, oldest + 1000 - now_ms)

@@ -20,6 +20,7 @@ class Application:
 
     def __init__(self, api: Api, *, directory: Path | None = None, limits: Limits | None = None) -> None:
         self.api = api
+        self.at_once = api.at_once
         self.telling = Telling(api.hub.store, api.hub, limits=limits or Limits())
         self.sticky = Sticky(self.telling.server, directory)
         plain = self.telling.server.eio.generate_id
