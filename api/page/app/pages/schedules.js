@@ -1,5 +1,5 @@
 // Schedules: what recurs, when it comes next, and the coming day as a strip.
-import { dayTime, html, lasted, link, remove, to, useMay, useRead, useSignal, now } from '../kit.js';
+import { dayTime, html, link, remove, to, useMay, useRead, useSignal, now } from '../kit.js';
 import { Act, Card, Empty, Head, Icon, List, Read, Time, confirm, toast } from '../parts.js';
 
 const DAY_MS = 86_400_000;
@@ -7,7 +7,8 @@ const about = (event) => event.type.startsWith('schedule.') || event.type === 'j
 
 export default function Schedules() {
   const operator = useMay('w');
-  const read = useRead('/api/schedules?limit=500&runs=48', { about, every: 60_000 });
+  const read = useRead('/api/schedules?limit=500', { about, every: 60_000 });
+  const coming = useRead('/api/schedules?limit=12&runs=48', { about, every: 60_000 });
   const end = async (schedule) => {
     if (!(await confirm({ title: 'End this schedule?', body: 'The run that waits is cancelled; one that runs goes on.', action: 'End it', danger: true }))) return;
     await remove(`/api/schedules/${schedule.scheduleId}`);
@@ -16,12 +17,12 @@ export default function Schedules() {
   };
   return html`<${Head} title="Schedules">${operator && html`<a class="button primary" href=${link('/submit', { when: 'cron' })}><${Icon} name="plus" />New schedule</a>`}<//>
     <${Read} of=${read}>${({ schedules }) => (schedules.length === 0 ? html`<${Card}><${Empty} icon="clock" title="Nothing recurs" command="hostler submit './backup.sh' --cron '0 3 * * *' --timezone Europe/Berlin">A schedule submits the same job again and again, by a cron expression in a time zone.<//><//>` : html`<div class="grid">
-      <${Card} title="The next 24 hours"><${Strip} schedules=${schedules} /><//>
+      <${Card} title="The next 24 hours"><${Read} of=${coming}>${(soonest) => html`<${Strip} schedules=${soonest.schedules} />`}<//><//>
       <${Card} flush><${List} label="Schedules" rows=${schedules} keyOf=${(row) => row.scheduleId} open=${(row) => to('jobs', row.jobId)} columns=${[
         { name: 'Job', show: (row) => html`<div class="strong">${row.name || row.command}</div>${row.name && html`<div class="faint mono small cut" style=${{ maxWidth: 460 }}>${row.command}</div>`}` },
         { name: 'Recurs', named: true, show: (row) => html`<span class="mono">${row.cron}</span> <span class="faint small">${row.timezone}</span>` },
         { name: 'Next', named: true, show: (row) => html`<a href=${to('jobs', row.jobId)}><${Time} at=${row.nextAt} future /></a> <span class="faint small">${dayTime(Date.parse(row.nextAt))}</span>` },
-        { name: 'Every', show: (row) => html`<span class="soft">${row.nextRuns?.length > 1 ? lasted(Date.parse(row.nextRuns[1]) - Date.parse(row.nextRuns[0])) : ''}</span>` },
+        { name: 'By', named: true, show: (row) => html`<span class="faint small">${row.createdBy}</span>` },
         { name: 'Actions', unseen: true, right: true, show: (row) => operator && html`<${Act} kind="tiny danger" icon="stop" do=${() => end(row)}>End<//>` },
       ]} /><//></div>`)}<//>`;
 }
