@@ -32,7 +32,7 @@ async def test_a_submit_answers_as_the_page_says_and_queues_the_job(
     assert job.actor.startswith("user:")
     assert job.spec == {
         "task": "command", "command": "npm test", "working_directory": "project", "timeout_s": 600,
-        "priority": "normal",
+        "priority": "normal", "cause": answer.headers["x-request-id"],
     }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ async def test_every_field_of_a_submit_reaches_the_record(
     assert hostler.store.seal.decrypt_json("environment", job.spec["env"], bound_to=job_id) == {
         "A_1": "b=c\n"
     }
-    assert {name: job.spec[name] for name in job.spec if name not in {"task", "env"}} == {
+    assert {name: job.spec[name] for name in job.spec if name not in {"task", "env", "cause"}} == {
         "command": "x", "timeout_s": 5, "priority": "high", "tags": ["gpu", "a.b-c_d"],
         "artifacts": ["out/**/*.xml"], "name": "Name", "metadata": {"a": {"b": [1]}}, "retries": 3,
         "concurrency_key": "k", "depends_on": [parent],
