@@ -199,13 +199,11 @@ def create_app(settings: Settings, *, check_response: Any = None) -> Api:
     app.hub = hub
     app.direct = Direct(app, _HEADERS, around.begin, around.end)
     app.straight = endpoints(groups())
-    looks = {
-        path: each for (method, path), each in app.straight.items() if method == "GET" and each.look is not None
-    }
-    app.at_once = AtOnce(
-        store, app.direct.lines, looks, measuring.requests(), check_response,
-        alone={listener.port for listener in settings.listen},
-    )  # fmt: skip
+    if not (settings.otlp_endpoint or log.isEnabledFor(logging.DEBUG)):  # there, each request leaves a trace
+        app.at_once = AtOnce(
+            store, app.direct.lines, {path: each for (_, path), each in app.straight.items() if each.look},
+            measuring.requests(), check_response, alone={listener.port for listener in settings.listen},
+        )  # fmt: skip
     app.by_port = {
         listener.port: _configured(
             falcon.asgi.App(middleware=[_Around(store, hub, check_response, traces, listener=listener)]),
