@@ -26,6 +26,13 @@ backlog = 2048
 accesslog = None
 errorlog = "-"
 loglevel = "info"
+_TO_STDERR = {"level": "INFO", "handlers": ["stderr"], "propagate": False}
+logconfig_dict = {
+    "formatters": {"ours": {"()": "integrations.logging.formatter", "form": _settings.log_format}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "ours", "stream": "ext://sys.stderr"}},
+    "root": {"level": "INFO", "handlers": ["stderr"]},
+    "loggers": {"gunicorn.error": _TO_STDERR, "gunicorn.access": _TO_STDERR},
+}
 proc_name = "hostler-web"
 control_socket_disable = True
 

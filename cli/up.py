@@ -85,6 +85,8 @@ def up(
                 environ["HOSTLER_LISTEN"] = ",".join(
                     [environ.get("HOSTLER_LISTEN", ""), *_free_ports(listen)]
                 )
+            if output.isatty():
+                environ.setdefault("HOSTLER_LOG_FORMAT", "text")
             Settings.from_env(environ)  # says what is wrong before anything starts
             stack = _Stack(
                 data=data,
