@@ -271,7 +271,7 @@ class Client:
             message = f"{self.server.url} did not answer in time"
         else:
             message = f"The connection to {self.server.url} was lost"
-        local = _is_loopback(urlsplit(self.server.url).hostname or "")
+        local = is_loopback(self.server.url)
         return Away(f"{message}.", hint="hostler up" if local else f"hostler health --url {self.server.url}")
 
 
@@ -302,7 +302,7 @@ def anonymous(url: str, *, transport: httpx.BaseTransport | None = None) -> http
         base_url=url,
         transport=transport,
         timeout=TIMEOUT,
-        trust_env=not _is_loopback(urlsplit(url).hostname or ""),
+        trust_env=not is_loopback(url),
         headers={"User-Agent": f"hostler/{__version__}", "Accept": "application/json"},
     )
 
@@ -315,7 +315,7 @@ def ask_openly(
         try:
             return http.request(method, path, json=body)
         except httpx.TransportError:
-            local = _is_loopback(urlsplit(url).hostname or "")
+            local = is_loopback(url)
             raise Away(f"Nothing answers at {url}.", hint="hostler up" if local else "") from None
 
 
@@ -373,7 +373,9 @@ def _wait(state: RetryCallState) -> float:
     return max(asked, wait_random_exponential(multiplier=0.4, max=3)(state))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Tell whether an address is one of this machine."""
+    host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

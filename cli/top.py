@@ -1,0 +1,29 @@
+"""`hostler top`: the fleet in a terminal, live."""
+
+import importlib.util
+
+import typer
+
+from cli.failures import Failed
+from cli.options import ApiKey, Url, connect
+
+app = typer.Typer()
+
+
+@app.command("top")
+def top(url: Url = None, api_key: ApiKey = None) -> None:
+    """Watch jobs, queues, nodes and apps live in the terminal; `?` shows the keys.
+
+    Needs the extra `top`.
+    """
+    if importlib.util.find_spec("textual") is None:
+        raise Failed(
+            "hostler top draws with textual, which is not installed.", hint="pip install 'hostler[top]'"
+        )
+    from cli.top_screen import Top  # noqa: PLC0415  without the extra there is none
+
+    with connect(url, api_key) as client:
+        client.get("/api/auth/me")  # who is not admitted learns it before the screen is taken
+        failure = Top(client).run()
+    if failure is not None:
+        raise failure
