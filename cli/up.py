@@ -35,6 +35,7 @@ LEFTOVERS_WITHIN_S = 30.0
 POLL_S = 0.05
 HURRY_AFTER_S = 1.0  # `timeout` sends its signal twice at once; a person's second Ctrl+C comes later
 FIRST_ADMIN = "admin@localhost"
+LINK_S = 15 * 60  # an address that signs in is good for so long, once
 
 #: Makes the bucket and the first admin (`email`, `password`, `api_key`); None where there are users already.
 Prepare = Callable[[Settings], Awaitable[Any]]
@@ -247,13 +248,34 @@ async def _run(
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         await stack.until("Hostler is ready", lambda: _is_ready(client, stack.url))
     settings = Settings.from_env(environ)
+    link = await _sign_in_link(stack, settings) if reading is not None else ""
     stack.say(
         f"\nHostler is ready at {stack.url}\n"
+        + (
+            f"Open it, signed in once within {LINK_S // 60} minutes: {link}\n"
+            if stack.output.isatty()
+            else ""
+        )
         + "".join(f"{settings.announcement(listener)}\n" for listener in settings.listen)
         + f"Sign in with what {stack.data / 'admin.json'} holds; Ctrl+C, or SIGTERM to process {os.getpid()}, "
         + ("stops everything but apps.\n" if stack.keep_apps else "stops everything.\n")
     )
     await asyncio.Event().wait()
+
+
+async def _sign_in_link(stack: _Stack, settings: Settings) -> str:
+    """Return an address that signs an admin in once; a file keeps it too, for those who see no terminal."""
+    from storage import handoffs  # noqa: PLC0415  as in _read_bootstrap
+    from storage.store import Store  # noqa: PLC0415  as above
+
+    store = Store(settings)
+    try:
+        token = await handoffs.of_admin(store, lasts_s=LINK_S)
+    finally:
+        await store.close()
+    link = f"{stack.url}/#/enter?token={token}" if token else stack.url
+    write_private(stack.data / "sign-in-url", f"{link}\n")
+    return link
 
 
 async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:

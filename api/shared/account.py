@@ -60,15 +60,17 @@ async def me(context: Context) -> dict[str, Any]:
 
 
 class SetupState(Schema):
-    """Whether there is nobody yet."""
+    """Whether there is nobody yet, and whether who asks is somebody."""
 
     needed = fields.Boolean(required=True)
+    signedIn = fields.Boolean(required=True)
 
 
 @group.endpoint("GET /setup", role=Role.PUBLIC, returns=SetupState())
 async def setup_state(context: Context) -> dict[str, bool]:
-    """Tell whether this installation still waits for its first admin."""
-    return {"needed": not await users.any_exist(context.store)}
+    """Tell whether this installation still waits for its first admin, and whether you are signed in."""
+    known = context.identity is not None
+    return {"needed": not known and not await users.any_exist(context.store), "signedIn": known}
 
 
 @group.endpoint(

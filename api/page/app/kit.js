@@ -188,7 +188,8 @@ export function disconnect() {
 
 export async function checkIn() {
   try {
-    me.set(await get('/api/auth/me'));
+    const { signedIn } = await get('/api/auth/setup');  // which refuses nobody, so that nothing is logged as an error
+    me.set(signedIn ? await get('/api/auth/me') : null);
     connect();
   } catch (problem) {
     if (problem.status === 401 || problem.status === 403) me.set(null);

@@ -73,7 +73,7 @@ export function Badge({ status, children }) {
 export const Glyph = ({ status, size = 16 }) => {
   const [kind, icon, dashed] = lookOf(status);
   const colour = { good: 'good', bad: 'bad', warn: 'warn' }[kind] ?? 'soft';
-  return html`<span class=${colour}>${icon === 'spin' ? html`<${Spinner} size=${size - 2} />` : html`<${Icon} name=${icon} size=${size} dashed=${dashed} />`}</span>`;
+  return html`<span class=${`glyph ${colour}`}>${icon === 'spin' ? html`<${Spinner} size=${size - 2} />` : html`<${Icon} name=${icon} size=${size} dashed=${dashed} />`}</span>`;
 };
 export const Tags = ({ of }) => (of?.length ? html`<span class="tags">${of.map((tag) => html`<span class="tag" key=${tag}>${tag}</span>`)}</span>` : null);
 

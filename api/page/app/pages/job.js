@@ -34,7 +34,7 @@ const Outcome = ({ job }) => html`<div class=${`note ${job.status === 'failed' ?
 
 function Why({ id }) {
   const read = useRead(`/api/jobs/${encodeURIComponent(id)}/why`, { every: 3000, about: (event) => event.jobId === id || event.type.startsWith('worker.') });
-  return html`<${Card} title="Why it waits"><${Read} of=${read}>${({ reasons }) => (reasons.length ? html`<ul class="files">${reasons.map((reason) => html`<li key=${reason.code}><${Icon} name="clock" /><span>${reason.message}${reason.notBefore && html` <${Time} at=${reason.notBefore} />`}${reason.jobId && html` <a href=${to('jobs', reason.jobId)}>See it</a>`}</span></li>`)}</ul>` : html`<span class="soft">It is about to start.</span>`}<//><//>`;
+  return html`<${Card} title="Why it waits"><${Read} of=${read}>${({ reasons }) => (reasons.length ? html`<ul class="files">${reasons.map((reason) => html`<li key=${reason.code}><${Icon} name="clock" /><span>${reason.message}${reason.notBefore && html` <${Time} at=${reason.notBefore} />`}${reason.jobId && html` <a href=${to('jobs', reason.jobId)}>See it</a>`}</span></li>`)}</ul>` : html`<span class="soft">It is about to start.</span>`)}<//><//>`;
 }
 
 function Attempts({ job }) {
