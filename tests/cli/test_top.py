@@ -136,7 +136,7 @@ async def test_a_job_is_cancelled_once_somebody_agrees_and_a_refusal_is_shown(
     fleet.on("POST /api/jobs/cancel", error(403, "This needs the operator role."))
     with Client(Server(url=fleet.url, secret="cb_x")) as client:
         app = Top(client)
-        async with app.run_test(size=(80, 24)) as pilot:
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
             await until(pilot, lambda: "make test" in seen(app))
             await pilot.press("c")
             await until(pilot, lambda: "Cancel job-1?" in seen(app))
