@@ -315,3 +315,22 @@ def _of_what_was_noted(taken: Census) -> Iterator[Metric]:
     yield _one(Gauge, "hostler_s3_check_seconds", "How long it took to answer.", found.s3_s)
     apps = {((("status", status)),): float(count) for status, count in found.apps.items()}
     yield _one(Gauge, "hostler_apps", "Apps, by status.", {(("status", "running"),): 0.0, **apps})
+    yield _one(
+        Gauge, "hostler_backups", "Backups that are enabled, and of these those overdue, unproven or failed.",
+        {((("state", name)),): float(found.backups.get(name, 0)) for name in findings.BACKUPS},
+    )  # fmt: skip
+    for name, what, since_ms in (
+        ("hostler_backup_good_age_seconds", "Since the last success of the backup worst off.", found.good_ms),
+        (
+            "hostler_backup_proven_age_seconds",
+            "Since a restore of the backup worst off was proven.",
+            found.proven_ms,
+        ),
+        ("hostler_recovery_point_age_seconds", "Since the newest recovery point was made.", found.point_ms),
+    ):
+        if since_ms:
+            yield _one(Gauge, name, what, max(0.0, (taken.at_ms - since_ms) / 1000))
+    failing = float(found.point_failed)
+    yield _one(
+        Gauge, "hostler_recovery_point_failing", "Whether the last attempt to make one failed.", failing
+    )
