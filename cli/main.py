@@ -39,6 +39,7 @@ COMMANDS = (
     Later("rebuild", "cli.recovery", "Bring Hostler back after the loss of Redis.", CARE, single=True),
     Later("recovery-kit", "cli.recovery", "Print what a rebuild would need.", CARE, single=True),
     Later("top", "cli.top", "Watch the fleet live in the terminal.", CARE, single=True),
+    Later("demo-data", "cli.demo_data", "Fill a Hostler with things to look at.", CARE, single=True),
     Later("openapi", "cli.care", "Print the server's description of its API.", CARE, single=True),
     Later("version", "cli.care", "Print the version.", CARE, single=True),
     Later("login", "cli.account", "Log in, and let the other commands use that.", ACCOUNT, single=True),
