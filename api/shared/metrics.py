@@ -180,10 +180,11 @@ def _of_queues(found: Outlook, named: frozenset[frozenset[str]]) -> Iterator[Met
     )
     slots = _summed((labels, pool.advice.slots) for labels, pool in pools)
     yield _one(Gauge, "hostler_slots_needed", "Slots that would, by tags.", slots)
-    yield _one(
-        Gauge, "hostler_slots_serving", "Slots online that serve jobs with these tags; one may serve several.",
-        {labels: float(pool.slots) for labels, pool in pools},
-    )  # fmt: skip
+    serving: dict[Labels, float] = {}
+    for labels, pool in pools:
+        serving[labels] = max(serving.get(labels, 0.0), float(pool.slots))
+    told = "Slots online that serve jobs with these tags; one may serve several."
+    yield _one(Gauge, "hostler_slots_serving", told, serving)
 
 
 def _of_jobs(taken: Census) -> Iterator[Metric]:
