@@ -139,6 +139,7 @@ class Run:
             )
             step.end()
             self.span.end(failed=ending.reason, hostler_outcome=ending.outcome)
+            log.debug("an attempt ended", extra={"outcome": ending.outcome, "reason": ending.reason})
         finally:
             self._free_slot()
             self.span.end(failed="given up")  # unless it has ended
