@@ -65,6 +65,10 @@ lock: $(STAMP)  ## Write requirements.txt anew from pyproject.toml (UPGRADE=1 ta
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version $$(cat .python-version) --generate-hashes \
 	  --quiet --custom-compile-command "make lock" --output-file requirements.txt $(if $(UPGRADE),--upgrade)
 
+.PHONY: golden
+golden: $(STAMP)  ## Write anew what the chart renders (tests/helm/golden; look at the diff)
+	@$(BIN)/python tests/helm/golden.py
+
 .PHONY: vendor
 vendor:  ## Make React's ES modules anew from npm (api/cuby/vendored; commit what changes)
 	@cd api/cuby/vendored && npm install --no-audit --no-fund --silent && npm run --silent build

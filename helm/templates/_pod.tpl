@@ -79,6 +79,11 @@ spec:
         - name: work
           mountPath: /var/lib/hostler
         {{- end }}
+        {{- if $values.redisCA.secretName }}
+        - name: redis-ca
+          mountPath: /etc/hostler/redis-ca
+          readOnly: true
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {}
@@ -86,6 +91,11 @@ spec:
     - name: work
       emptyDir:
         sizeLimit: {{ .workDir }}
+    {{- end }}
+    {{- if $values.redisCA.secretName }}
+    - name: redis-ca
+      secret:
+        secretName: {{ $values.redisCA.secretName }}
     {{- end }}
 {{- end }}
 
@@ -117,6 +127,12 @@ spec:
   value: {{ include "hostler.text" .root.Values.drainSeconds }}
 - name: HOSTLER_KILL_GRACE_S
   value: {{ include "hostler.text" .root.Values.killGraceSeconds }}
+{{- with .root.Values.redisCA }}
+{{- if .secretName }}
+- name: HOSTLER_REDIS_CA_FILE
+  value: /etc/hostler/redis-ca/{{ .key }}
+{{- end }}
+{{- end }}
 {{- range $name, $value := .env }}
 - name: {{ $name }}
   value: {{ include "hostler.text" $value }}

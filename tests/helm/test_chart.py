@@ -1,11 +1,16 @@
 """The Helm chart: what it renders is valid, locked down, and agrees with the settings and the Procfile."""
 
+import functools
+import json
+import re
 import shlex
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from settings import Settings
+from settings import Settings, __version__
+from storage import queues
 
 helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
 kubernetes_validate = pytest.importorskip(
@@ -28,15 +33,51 @@ EVERYTHING = {
         {"name": "gpu", "replicas": 0, "slots": 1, "tags": ["gpu", "linux"], "workDirSize": "100Gi"},
     ],
 }
-CONFIGURATIONS = {"default": {}, "everything": EVERYTHING, "no workers": {"workers": []}}
+FILES = sorted((CHART / "ci").glob("*.yaml"))
+CONFIGURATIONS = {
+    "everything": EVERYTHING,
+    "no workers": {"workers": []},
+    **{path.stem: yaml.safe_load(path.read_text()) for path in FILES},
+}
+#: What the objects of operators look like, as far as the chart makes them; Kubernetes itself does not know them.
+CUSTOM = {
+    path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "custom").glob("*.json")
+}
+VERSIONS = ("1.30", "1.34", "1.37")
 
 
 def render(values: dict, name: str = "demo") -> list[dict]:
+    return json.loads(_rendered(json.dumps(values), name))
+
+
+@functools.cache
+def _rendered(told: str, name: str) -> str:
+    values = json.loads(told)
     with helm.Chart.load(CHART) as chart:
         chart.validate_schema(values)
         rendered = chart.render(values, name=name, namespace="prod")
     texts = [text for path, text in rendered.items() if path.endswith(".yaml")]
-    return [manifest for text in texts for manifest in yaml.safe_load_all(text) if manifest]
+    return json.dumps([one for text in texts for one in yaml.load_all(text, yaml.CSafeLoader) if one])
+
+
+def golden_text(path: Path) -> str:
+    """Return all that the chart renders from a file of values, as it is kept."""
+    rendered = render(yaml.safe_load(path.read_text()))
+    rendered.sort(key=lambda manifest: (manifest["kind"], manifest["metadata"]["name"]))
+    for manifest in rendered:
+        if "hostler.json" in manifest.get("data", {}):
+            manifest["data"]["hostler.json"] = "helm/files/dashboard.json"
+        if manifest["kind"] == "PrometheusRule":
+            manifest["spec"] = "helm/files/alerts.yaml"
+    return yaml.safe_dump_all(rendered, sort_keys=False, width=200)
+
+
+def scaled(*tags: str, **autoscaling: int) -> dict:
+    workers = {"name": "some", "replicas": 7, "slots": 4, "tags": list(tags)}
+    return {
+        "workers": [workers | {"autoscaling": {"enabled": True, **autoscaling}}],
+        "keda": {"prometheusAddress": "http://prometheus:9090"},
+    }
 
 
 def of_kind(manifests: list[dict], kind: str) -> dict[str, dict]:
@@ -64,10 +105,23 @@ def test_the_chart_passes_helms_own_lint(values):
     assert [message for message in report["messages"] if message["severity"] > 1] == []
 
 
-@pytest.mark.parametrize("version", ["1.32", "1.37"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_every_manifest_fits_the_kubernetes_schema(manifests, version):
     for manifest in manifests:
-        kubernetes_validate.validate(manifest, version, strict=True)
+        if manifest["kind"] not in CUSTOM:
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_every_object_of_an_operator_fits_its_schema(manifests):
+    for manifest in manifests:
+        if manifest["kind"] in CUSTOM:
+            jsonschema.validate(manifest, CUSTOM[manifest["kind"]])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_is_rendered_is_what_was_looked_at(path):
+    golden = Path(__file__).parent / "golden" / path.name
+    assert golden.read_text() == golden_text(path), "It has changed: look at it, and run make golden."
 
 
 def test_nothing_is_rendered_twice(manifests):
@@ -79,7 +133,7 @@ def test_every_pod_meets_the_restricted_standard(manifests):
     for pod in pods(manifests).values():
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert all(set(volume) <= {"name", "emptyDir"} for volume in pod["volumes"])
+        assert all(set(volume) <= {"name", "emptyDir", "secret"} for volume in pod["volumes"])
         for container in pod["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -104,6 +158,7 @@ def test_the_settings_accept_what_each_pod_is_given(manifests):
         given = environment(pod)
         from_secret = {name for name, value in given.items() if value is None}
         secrets = dict.fromkeys(from_secret, "https://long-enough-for-a-secret-key.example")
+        given.pop("HOSTLER_REDIS_CA_FILE", None)  # it is in the pod
         settings = Settings.from_env(given | secrets)
         assert from_secret >= {"REDIS_URL", "S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"}
         assert settings.secret_key == secrets["HOSTLER_SECRET_KEY"]
@@ -156,7 +211,9 @@ def test_selectors_choose_the_pods_of_one_deployment_and_no_other(manifests):
 
 def test_the_web_is_probed_where_it_listens(manifests):
     container = pods(manifests)["demo-hostler-web"]["containers"][0]
-    settings = Settings.from_env({e["name"]: e["value"] for e in container["env"] if "value" in e})
+    given = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+    given.pop("HOSTLER_REDIS_CA_FILE", None)  # it is in the pod
+    settings = Settings.from_env(given)
     assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
     assert settings.bind_host == "0.0.0.0"  # noqa: S104  a pod is reached from outside itself
     paths = {
@@ -172,6 +229,13 @@ def test_the_web_is_probed_where_it_listens(manifests):
 def test_the_commands_are_those_of_the_procfile():
     lines = (ROOT / "Procfile").read_text().splitlines()
     procfile = {name: shlex.split(command) for name, command in (line.split(": ", 1) for line in lines)}
+    # in a slug Hostler is not installed, in an image it is
+    for name, command in procfile.items():
+        if command[:2] == ["python", "-m"]:
+            procfile[name] = [
+                "hostler",
+                *({"workers": "worker"}.get(word, word) for word in command[2:] if word != "cli"),
+            ]
     commands = {name: pod["containers"][0]["command"] for name, pod in pods(render({})).items()}
     assert commands == {
         "demo-hostler-prepare": procfile["release"],
@@ -229,8 +293,137 @@ def test_names_stay_within_what_kubernetes_takes(name):
         {"workers": [{"name": "a", "replicas": 1, "slots": 0}]},
         {"workers": [{"name": "a", "replicas": 1, "slots": 1, "tags": ["a,b"]}]},
         {"workers": [{"name": "a", "replicas": 1, "slots": 1}] * 2},
+        {"workers": [{"name": "a", "replicas": 1, "slots": 1, "tags": ["a+b"]}]},
+        {"workers": [{"name": "a", "replicas": 1, "slots": 1, "autoscaling": {"enabled": True}}]},
+        scaled(minReplicas=5, maxReplicas=2),
+        {"keda": {"prometheusAddress": "prometheus:9090"}},
+        {"networkPolicy": {"egressPorts": [0]}},
+        {"settings": {"HOSTLER_METRICS_TAGS": "gpu"}},
     ],
 )
 def test_values_that_make_no_sense_are_refused(values):
     with pytest.raises(helm.HelmError):
         render(values)
+
+
+def scalers(values: dict) -> dict[str, dict]:
+    return {name: one["spec"] for name, one in of_kind(render(values), "ScaledObject").items()}
+
+
+def test_keda_sets_the_number_of_workers_by_what_waits_and_for_how_long():
+    values = scaled(minReplicas=0, maxReplicas=9, oldestSeconds=30)
+    assert "replicas" not in of_kind(render(values), "Deployment")["demo-hostler-worker-some"]["spec"]
+    spec = scalers(values)["demo-hostler-worker-some"]
+    assert spec["scaleTargetRef"] == {"name": "demo-hostler-worker-some"}
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"], spec["fallback"]["replicas"]) == (0, 9, 1)
+    triggers = {each["name"]: each["metadata"] for each in spec["triggers"]}
+    assert {name: each["threshold"] for name, each in triggers.items()} == {"jobs": "4", "oldest": "30"}
+    assert "hostler_queue_jobs" in triggers["jobs"]["query"]
+    assert "hostler_queue_running_jobs" in triggers["jobs"]["query"]
+    assert "hostler_queue_oldest_seconds" in triggers["oldest"]["query"]
+
+
+def test_the_numbers_that_keda_asks_for_are_those_that_metrics_tells():
+    told = (ROOT / "api/shared/metrics.py").read_text()
+    queries = " ".join(
+        each["metadata"]["query"] for each in scalers(scaled())["demo-hostler-worker-some"]["triggers"]
+    )
+    for name in set(re.findall(r"hostler_\w+(?={)", queries)):
+        assert f'"{name}"' in told
+
+
+@pytest.mark.parametrize(
+    ("tags", "calls", "leaves"),
+    [
+        ((), [""], ["gpu", "node"]),
+        (("linux", "gpu"), ["gpu", "linux", "gpu+linux"], ["", "gpu+arm", "gpux", "others"]),
+        (("c.d",), ["c.d"], ["cxd", "c.d+e"]),
+    ],
+)
+def test_a_set_of_workers_is_called_for_by_the_jobs_that_ask_for_its_tags(tags, calls, leaves):
+    query = scalers(scaled(*tags))["demo-hostler-worker-some"]["triggers"][0]["metadata"]["query"]
+    if not tags:
+        assert 'tags=""' in query
+        return
+    expression = re.search(r"tags=~`([^`]+)`", query)[1]
+    assert [name for name in [*calls, *leaves] if re.fullmatch(expression, name)] == calls
+
+
+def test_metrics_names_the_tags_of_workers_that_are_all_away():
+    workers = [{"name": name, "replicas": 0, "slots": 1, "tags": tags} for name, tags in
+               [("a", ["linux", "gpu"]), ("b", ["gpu"]), ("c", [])]]  # fmt: skip
+    web = pods(render({"workers": workers}))["demo-hostler-web"]
+    settings = Settings.from_env({"HOSTLER_METRICS_TAGS": environment(web)["HOSTLER_METRICS_TAGS"] or ""})
+    assert set(settings.metrics_tags) == {"gpu", "linux", queues.tag_set(["linux", "gpu"])}
+
+
+def test_only_the_web_is_reached_and_nobody_reaches_a_clouds_credentials(manifests):
+    policies = {
+        name.removeprefix("demo-hostler-"): one["spec"]
+        for name, one in of_kind(manifests, "NetworkPolicy").items()
+    }
+    assert set(policies) == {"web", "worker", "scheduler", "prepare"}
+    assert [name for name, policy in policies.items() if policy["ingress"]] == ["web"]
+    for policy in policies.values():
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        for rule in policy["egress"]:
+            ports = {each["port"] for each in rule.get("ports", [])}
+            blocks = [each["ipBlock"] for each in rule.get("to", [])]
+            assert ports == {53} or "169.254.0.0/16" in blocks[0]["except"]
+
+
+def test_each_pod_has_a_policy(manifests):
+    policies = [
+        one["spec"]["podSelector"]["matchLabels"] for one in of_kind(manifests, "NetworkPolicy").values()
+    ]
+    found = of_kind(manifests, "Deployment") | of_kind(manifests, "Job")
+    for one in found.values():
+        labels = one["spec"]["template"]["metadata"]["labels"]
+        assert len([policy for policy in policies if policy.items() <= labels.items()]) == 1
+
+
+def test_a_policy_names_who_may_come_and_where_the_control_plane_may_go():
+    peers = [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]
+    values = {"networkPolicy": {"webFrom": peers, "egressPorts": [443, 6379]}}
+    policies = {name: one["spec"] for name, one in of_kind(render(values), "NetworkPolicy").items()}
+    assert policies["demo-hostler-web"]["ingress"][0]["from"] == peers
+    assert [each["port"] for each in policies["demo-hostler-scheduler"]["egress"][1]["ports"]] == [443, 6379]
+    assert "ports" not in policies["demo-hostler-worker"]["egress"][1]  # jobs go where they are told to
+
+
+def test_prometheus_finds_metrics_where_the_web_serves_them():
+    values = {"monitoring": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}}}
+    manifests = render(values)
+    (monitor,) = of_kind(manifests, "ServiceMonitor").values()
+    (service,) = of_kind(manifests, "Service").values()
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["path"]) == (service["spec"]["ports"][0]["name"], "/metrics")
+    assert of_kind(render({}), "ServiceMonitor") == {}
+
+
+def test_sockets_and_uploads_pass_the_ingress():
+    (ingress,) = of_kind(render(EVERYTHING), "Ingress").values()
+    told = {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
+    assert int(told["proxy-read-timeout"]) >= 3600
+    assert (
+        int(told["proxy-body-size"].removesuffix("m")) * 1024 * 1024
+        > Settings.from_env({}).upload_limit_bytes
+    )
+
+
+def test_a_redis_of_an_authority_of_its_own_is_trusted():
+    found = pods(render({"redisCA": {"secretName": "redis-ca"}}))
+    assert found
+    for pod in found.values():
+        path = environment(pod)["HOSTLER_REDIS_CA_FILE"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert path == mounts["redis-ca"] + "/ca.crt"
+        assert {"name": "redis-ca", "secret": {"secretName": "redis-ca"}} in pod["volumes"]
+
+
+def test_the_chart_runs_the_release_that_it_belongs_to():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == __version__
+    assert {path.stem for path in FILES} == {"minimal", "production", "scale-to-zero"}
