@@ -24,7 +24,7 @@ from storage.store import Store
 from workers.supervisor.ending import stop_all
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 @dataclass
