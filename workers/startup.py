@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from integrations import tracing
 from settings import Settings, __version__, process_environment
 from workers import platforms
+from workers.backups import engine
 from workers.executor import Beside, Executor
 from workers.lines import Line
 from workers.log import log
@@ -173,7 +174,7 @@ def metadata(platform: Platform, tags: tuple[str, ...]) -> dict[str, Any]:
     """Return what a worker tells of its machine."""
     return {
         "osType": machine.system(), "arch": machine.machine(), "pythonVersion": machine.python_version(),
-        "tags": list(tags), "warnings": list(platform.warnings),
+        "tags": list(tags), "warnings": list(platform.warnings), "backupEngine": engine.described(),
     }  # fmt: skip
 
 

@@ -26,10 +26,11 @@ def command(job_id: str) -> NoReturn:
 
 def of_apps() -> "Mapping[str, Task]":
     """Return what carries out each task of a node's own queue, by its name in storage.tasks."""
+    from workers.backups import tasks as backups  # noqa: PLC0415  as above
     from workers.installs import tasks as installs  # noqa: PLC0415  as above
     from workers.supervisor import tasks as lifecycle  # noqa: PLC0415  as above
 
-    return {**installs.TASKS, **lifecycle.TASKS}
+    return {**backups.TASKS, **installs.TASKS, **lifecycle.TASKS}
 
 
 app_install = app_update = app_rollback = app_configure = app_uninstall = command

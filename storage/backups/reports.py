@@ -64,16 +64,19 @@ def recorded(  # noqa: PLR0917  who, of what, with which proof
     proof: Mapping[str, Any],
     *,
     summary: str = "",
+    warning: str = "",
     adopted: bool = False,
 ) -> Call[None]:
-    """Make a snapshot that is whole a record; `adopted`: one that an earlier attempt could not tell of.
+    """Make a snapshot that is whole a record; `adopted`: one that an earlier run could not tell of.
+
+    `warning` says what the snapshot lacks.
 
     Safe to repeat. Raises as `progress`.
     """
     told = {
         "id": record_id, "proof": signed_proof(seal, backup_id, record_id, proof), "started": proof["started_ms"],
         "ended": proof["ended_ms"], "size_bytes": proof["size_bytes"], "added_bytes": proof["added_bytes"],
-        "summary": summary,
+        "summary": summary, "warning": warning,
     }  # fmt: skip
     return _report(holder, held, {"record": {**told, "adopted": True} if adopted else told})
 

@@ -25,13 +25,13 @@ end
 if said.record then
   local r = said.record
   redis.call('HSET', key(r.id), 'state', 'completed', 'started', r.started, 'ended', r.ended, 'proof', r.proof)
-  redis.call('HDEL', key(r.id), 'error')
+  redis.call('HSET', key(r.id), 'error', r.warning)
   redis.call('ZADD', hash .. ':records', r.started, r.id)
   if not r.adopted then
     redis.call('HSET', hash, 'succeeded', r.ended, 'ended', r.ended, 'state', 'completed', 'error', '')
     redis.call('HDEL', hash, 'overdue')
     backup_event('completed', id, 'job', A[3], 'record', r.id, 'size_bytes', r.size_bytes, 'added_bytes', r.added_bytes)
-    backup_notice(id, 'Backup complete', r.summary, 'info')
+    backup_notice(id, 'Backup complete', r.summary, r.warning ~= '' and 'warning' or 'info')
   end
 end
 if said.checked and redis.call('EXISTS', key(said.checked.record)) == 1 then

@@ -1,0 +1,1 @@
+"""Backups on a node: the engine, what is read and written, and the tasks."""

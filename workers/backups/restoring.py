@@ -1,0 +1,130 @@
+"""Restores: a record put back where it was, or somewhere else, all of it or nothing."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from storage.backups import Record
+from storage.errors import Conflict, Invalid, NotFound
+from workers.backups import placing, sources
+from workers.backups.placing import Move
+from workers.backups.sources import Found
+from workers.backups.work import Work
+from workers.supervisor.users import give
+
+
+async def restored(work: Work, record: Record, target: str | None, include: Sequence[str]) -> str:
+    """Restore a record, and answer where to: below `target`, or each source to where it belongs on this node.
+
+    Raises Corrupt, Conflict, NotFound, Invalid, OSError; then everything is as it was.
+    """
+    kept = [Found(each["name"], each["type"], Path(each["path"])) for each in record.proof["sources"]]
+    _check_include(kept, include)
+    if target is not None:
+        return await _to_target(work, record, kept, Path(target), include)
+    places = await _places(work, kept)
+    shown = ", ".join(str(place) for _, place in places)
+    by_hand = {each.name for each in kept} - {each.name for each, _ in places}
+    if by_hand:
+        work.context.say(
+            f"left out, since dumps are not put back by themselves: {', '.join(sorted(by_hand))}"
+        )
+    if not places:
+        raise Invalid("The record holds dumps alone; give a target directory for their files.")
+    wanted = include or [str(each.path) for each, _ in places]
+    async with contextlib.AsyncExitStack() as stack:
+        # one place for everything on each file system, so that every exchange is a rename
+        staged: list[Move] = []
+        for number, (each, place) in enumerate(places):
+            parts = [path for path in wanted if Path(path).is_relative_to(each.path)]
+            if not parts:
+                continue
+            own = work.directory / f"staging-{number}"
+            here = stack.enter_context(placing.staging(place, f"{work.backup.id}-{number}", own))
+            work.room_for(int(record.proof["size_bytes"]), here)
+            await work.engine.restore(
+                record.snapshot, here, include=parts, verify=True, progress=work.steadily(record)
+            )
+            staged += [_move(here, each, place, Path(path)) for path in parts]
+        await _put(work, places, staged)
+    return shown
+
+
+async def _put(work: Work, places: Sequence[tuple[Found, Path]], staged: Sequence[Move]) -> None:
+    """Exchange what is staged with what is there, while the apps whose data it is stand still."""
+    for move in staged:
+        if not await asyncio.to_thread(placing.is_there, move.staged):
+            raise NotFound(f"The record has nothing that belongs at {move.target}.")
+    async with contextlib.AsyncExitStack() as still:
+        for each, place in places:
+            if each.type == "app":
+                app = each.name.removeprefix("app:")
+                await still.enter_async_context(work.supervisor.held(app))
+                for move in staged:
+                    if move.target.is_relative_to(place):
+                        await asyncio.to_thread(_own, move.staged, work.supervisor.user(app))
+        work.context.step("exchange")
+        await asyncio.to_thread(placing.put, staged)
+
+
+def _own(staged: Path, uid: int | None) -> None:
+    """Give restored data to the user that the app has on this node; those of this very node are its own."""
+    if uid is not None and staged.lstat().st_uid != uid and staged.is_dir() and not staged.is_symlink():
+        give(staged, uid)
+
+
+def _move(here: Path, each: Found, place: Path, wanted: Path) -> Move:
+    inside = wanted.relative_to(each.path)
+    return Move(here / str(wanted).lstrip("/"), place / inside if inside.parts else place)
+
+
+async def _to_target(
+    work: Work, record: Record, kept: Sequence[Found], target: Path, include: Sequence[str]
+) -> str:
+    """Restore below a directory that is not there yet, or empty: one source as the directory itself."""
+    if not await asyncio.to_thread(placing.empty_or_missing, target):
+        raise Conflict(f"{target} is there and not empty; restore to another directory, or empty it.")
+    own = work.directory / "staging"
+    with placing.staging(target, work.backup.id, own) as here:
+        within = here / "restored"
+        within.mkdir(mode=0o700)
+        work.room_for(int(record.proof["size_bytes"]), here)
+        await work.engine.restore(
+            record.snapshot, within, include=include, verify=True, progress=work.steadily(record)
+        )
+        found = within
+        if len(kept) == 1:
+            whole = within / str(kept[0].path).lstrip("/")
+            if not await asyncio.to_thread(placing.is_there, whole):
+                raise NotFound("The record has nothing of what is to be restored.")
+            found = whole if whole.is_dir() and not whole.is_symlink() else whole.parent
+        work.context.step("exchange")
+        await asyncio.to_thread(placing.put, [Move(found, target)])
+    return str(target)
+
+
+async def _places(work: Work, kept: Sequence[Found]) -> list[tuple[Found, Path]]:
+    """Return where each source belongs on this node; dumps belong nowhere. Raises NotFound, Conflict."""
+    places = []
+    for each in kept:
+        if each.type == "path":
+            source = {"type": "path", "path": str(each.path)}
+        elif each.type in {"app", "volume"}:
+            source = {"type": each.type, each.type: each.name.partition(":")[2]}
+        else:
+            continue
+        there = await sources.located(source, work.supervisor, work.programs, work.directory)
+        if each.type == "app" and not there.path.parent.is_dir():
+            raise NotFound(
+                f"There is no {each.name} on this node; install it first, or restore to another directory."
+            )
+        places.append((each, there.path))
+    return places
+
+
+def _check_include(kept: Sequence[Found], include: Sequence[str]) -> None:
+    for path in include:
+        if not any(Path(path).is_relative_to(each.path) for each in kept):
+            where = ", ".join(str(each.path) for each in kept)
+            raise Invalid(f"include: {path} is not below {where}, which the record has.")
