@@ -26,6 +26,7 @@ COMMANDS = (
     Later("products", "cli.products", "Publish what can be installed; list it, remove it.", USE),
     Later("overview", "cli.numbers", "Show the state of everything in numbers.", CARE, single=True),
     Later("queues", "cli.numbers", "Show what waits, and how many workers it needs.", CARE, single=True),
+    Later("autoscale", "cli.autoscale", "Ask how many workers the fleet needs.", CARE),
     Later("nodes", "cli.nodes", "Look at the machines of the fleet and their apps.", CARE),
     Later("workers", "cli.workers", "Look at the machines that run jobs, and forget them.", CARE),
     Later(
