@@ -1,5 +1,6 @@
 """`hostler login`, `logout`, `whoami` and `setup`: which account the command line acts as."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,17 @@ app = typer.Typer()
 def login(
     *,
     url: Annotated[str | None, typer.Option("--url", help="Address of the server.")] = None,
-    email: Annotated[str | None, typer.Option("--email", help="Email or user name.")] = None,
+    email: Annotated[
+        str | None, typer.Option("--email", help="Email or user name, to log in by password.")
+    ] = None,
+    password: Annotated[bool, typer.Option("--password", help="By password, not in the browser.")] = False,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from stdin.")
     ] = False,
+    browser: Annotated[
+        bool | None,
+        typer.Option("--browser/--no-browser", help="Open a browser here, or show where to go with one."),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Instead: take address and key from the folder of `hostler up`."),
@@ -28,19 +36,27 @@ def login(
     context: Annotated[str, typer.Option("--context", help="Name to save it under.")] = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """Log in, and let the other commands use that session.
+    """Log in in the browser, or by password, and let the other commands use that session.
 
     The session is saved in a file that only you may read, and renewed when it expires. HOSTLER_CONTEXT chooses
     between several.
     """
     environ = process_environment()
+    contexts = Contexts(environ)
     if data is not None:
-        who = signing_in.from_data(Contexts(environ), context, data)
+        _tell(signing_in.from_data(contexts, context, data), as_json=as_json)
+        return
+    address = clean_url(url or environ.get("HOSTLER_URL") or typer.prompt("Address of the server", err=True))
+    by_password = password or password_stdin or email is not None
+    if not by_password and (browser is not None or sys.stdin.isatty()):
+        from cli import browsing  # noqa: PLC0415  a server and a browser are not always needed
+
+        listen = browsing.has_browser(environ) if browser is None else browser
+        who = signing_in.with_session(contexts, context, address, browsing.session(address, listen=listen))
     else:
-        url = clean_url(url or environ.get("HOSTLER_URL") or typer.prompt("Address of the server", err=True))
         account = email or typer.prompt("Email", err=True)
-        password = signing_in.password(from_stdin=password_stdin)
-        who = signing_in.with_password(Contexts(environ), context, url, account, password)
+        secret = signing_in.password(from_stdin=password_stdin)
+        who = signing_in.with_password(contexts, context, address, account, secret)
     _tell(who, as_json=as_json)
 
 

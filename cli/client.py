@@ -396,7 +396,7 @@ def _succeeded(answer: httpx.Response) -> httpx.Response:
     sentence = " ".join([message if message.endswith(".") else f"{message}.", *others])
     hint = ""
     if answer.status_code == 401:
-        hint = f"hostler login --url {url} --email you@example.com"
+        hint = f"hostler login --url {url}"
     elif answer.status_code == 503:
         hint = "hostler doctor"
     raise Failed(sentence, hint=hint)

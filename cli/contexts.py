@@ -139,4 +139,4 @@ def clean_url(url: str) -> str:
 
 def _login(url: str | None, context: str | None = None) -> str:
     name = f" --context {context}" if context else ""
-    return f"hostler login --url {url or 'http://127.0.0.1:8080'} --email you@example.com{name}"
+    return f"hostler login --url {url or 'http://127.0.0.1:8080'}{name}"

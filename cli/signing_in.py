@@ -65,9 +65,14 @@ def from_data(contexts: Contexts, name: str, data: Path) -> dict[str, str]:
         raise Failed(f"{path} cannot be understood.") from None
     if key is None:
         return with_password(contexts, name, url, email, known["password"])
-    with Client(Server(url=url, secret=key)) as client:
+    return with_session(contexts, name, url, key)
+
+
+def with_session(contexts: Contexts, name: str, url: str, secret: str) -> dict[str, str]:
+    """Save a session's token, or an API key, under `name`; return where and as whom. Raises Failed."""
+    with Client(Server(url=url, secret=secret)) as client:
         me = client.get("/api/auth/me")
-    contexts.save(name, url=url, secret=key, email=email)
+    contexts.save(name, url=url, secret=secret, email=me["email"])
     return {"context": name, "url": url, "email": str(me["email"]), "role": str(me["roleName"])}
 
 

@@ -97,6 +97,7 @@ COMMANDS = {
     "GET /api/workers/list": "workers list --tag gpu --sort -freeSlots",
     "DELETE /api/workers/{workerId}": "workers forget x --yes",
     "GET /api/workers/{workerId}": "workers show x",
+    "PUT /api/workers/{workerId}/draining": "workers drain x",
 }
 #: Endpoints without a command, and why.
 EXCEPTIONS = {
@@ -104,6 +105,8 @@ EXCEPTIONS = {
     "GET /api/health/live": "a probe for process managers; hostler health says more",
     "GET /api/docs": "a page for browsers",
     "GET /api/docs/{name}": "a part of that page",
+    "GET /api/auth/terminal": "the page that hostler login opens in a browser",
+    "GET /api/auth/terminal/{name}": "a part of that page",
     "POST /api/workers/register": "what an agent does: hostler agent",
     "WS /api/jobs/stream": "jobs log --follow reads the same as server-sent events",
     "WS /api/events": "what hostler top is fed by",
