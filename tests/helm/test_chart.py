@@ -403,6 +403,17 @@ def test_prometheus_finds_metrics_where_the_web_serves_them():
     assert of_kind(render({}), "ServiceMonitor") == {}
 
 
+def test_rules_and_dashboard_are_those_of_the_files():
+    values = {"monitoring": {"rules": {"enabled": True}, "dashboard": {"enabled": True}}}
+    manifests = render(values)
+    (rules,) = of_kind(manifests, "PrometheusRule").values()
+    assert rules["spec"] == yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+    (dashboard,) = of_kind(manifests, "ConfigMap").values()
+    assert json.loads(dashboard["data"]["hostler.json"]) == json.loads(
+        (CHART / "files/dashboard.json").read_text()
+    )
+
+
 def test_sockets_and_uploads_pass_the_ingress():
     (ingress,) = of_kind(render(EVERYTHING), "Ingress").values()
     told = {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
