@@ -118,3 +118,21 @@ def forget(
     with connect(url, api_key) as client:
         answer = client.call("DELETE", f"/api/workers/{segment(worker_id)}")
     rendering.tell(answer, f"Worker {worker_id} is forgotten.", as_json=as_json)
+
+
+@app.command("drain")
+def drain(
+    worker_id: WorkerId,
+    *,
+    off: Annotated[bool, typer.Option("--off", help="Let it take jobs again.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Let a worker take no more jobs; what it runs, and its apps, go on. It stays so over restarts."""
+    with connect(url, api_key) as client:
+        answer = client.call(
+            "PUT", f"/api/workers/{segment(worker_id)}/draining", body={"draining": not off}, repeatable=True
+        )
+    said = "takes jobs again" if off else "takes no more jobs"
+    rendering.tell(answer, f"Worker {worker_id} {said}.", as_json=as_json)

@@ -113,6 +113,19 @@ def depart(
     return script("depart", worker_id, registration, rq_time(), reason, flag, actor, read=read)
 
 
+def drain(worker_id: str, *, on: bool, actor: str) -> Call[None]:
+    """Describe keeping a worker from taking more jobs, or letting it again; this outlives its restarts.
+
+    What it runs goes on, and so do its apps. Safe to repeat. Raises NotFound.
+    """
+
+    def read(reply: bytes) -> None:
+        if reply == b"unknown":
+            raise NotFound("Worker not found")
+
+    return script("drain", worker_id, "1" if on else "", actor, read=read)
+
+
 def fetch(worker_id: str) -> Call[Worker]:
     """Describe reading one worker. Raises NotFound."""
 

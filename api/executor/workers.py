@@ -115,6 +115,12 @@ class WorkerAnswer(Schema):
     worker = fields.Nested(WorkerDetail, required=True)
 
 
+class DrainBody(Schema):
+    """Whether a worker shall take no more jobs."""
+
+    draining = fields.Boolean(required=True, truthy={True}, falsy={False})
+
+
 class GoneAnswer(Schema):
     """The worker is gone."""
 
@@ -242,6 +248,19 @@ async def show(context: Context, workerId: str) -> dict[str, Any]:  # noqa: N803
     """Show one worker."""
     worker = await context.store.call(fleet.fetch(workerId))
     return {"worker": {**_entry(worker), "metadata": worker.metadata}}
+
+
+@group.endpoint(
+    "PUT /{workerId}/draining",
+    role=Role.OPERATOR,
+    body=DrainBody(),
+    returns=WorkerAnswer(),
+    raises=(Invalid, NotFound, Unavailable),
+)
+async def drain(context: Context, workerId: str, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N803  as the path spells it
+    """Keep a worker from taking more jobs, or let it take them again; what it runs, and its apps, go on."""
+    await context.store.call(fleet.drain(workerId, on=body["draining"], actor=context.caller.actor))
+    return await show(context, workerId)
 
 
 @group.endpoint(

@@ -6,7 +6,7 @@
 -- include finish
 -- include lost
 local A, hash = ARGV, 'h:worker:' .. ARGV[1]
-local old = redis.call('HMGET', hash, 'registration', 'status', 'seen', 'registered', 'jobs_completed')
+local old = redis.call('HMGET', hash, 'registration', 'status', 'seen', 'registered', 'jobs_completed', 'drain')
 local held = redis.call('LRANGE', 'h:proc:' .. A[1], 0, -1)
 if old[1] and old[1] ~= A[3] and old[2] ~= 'offline' then
   if now - tonumber(old[3]) < tonumber(A[6]) then return {'taken'} end
@@ -23,6 +23,7 @@ redis.call('DEL', hash)                  -- the facts of an earlier registration
 local fields = {'registration', A[2], 'status', 'online', 'seen', now_text, 'registered', old[4] or now_text,
   'jobs_completed', old[5] or 0}
 for name, value in pairs(cjson.decode(A[5])) do fields[#fields + 1] = name; fields[#fields + 1] = value end
+if old[6] then fields[#fields + 1] = 'drain'; fields[#fields + 1] = old[6] end      -- until somebody says otherwise
 redis.call('HSET', hash, unpack(fields))
 redis.call('ZADD', 'h:workers', 'NX', now_text, A[1])
 redis.call('ZADD', 'h:workers:seen', now_text, A[1])

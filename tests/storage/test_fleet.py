@@ -149,3 +149,17 @@ async def test_the_estimated_wait_comes_from_what_was_observed(
         await submit(store)
     assert await estimate() == 40
     assert (await jobs.get(store, await submit(store))).estimated_wait_s is not None
+
+
+async def test_a_worker_that_is_drained_takes_no_more_jobs_until_it_may_again(store: Store) -> None:
+    holder = await register(store)
+    await store.call(fleet.drain("w", on=True, actor="user:t"))
+    await submit(store)
+    assert await claim(store, holder) == []
+    assert (await store.call(fleet.fetch("w"))).free_slots == 0
+    holder = await register(store, registration="r2", proof="r1")
+    assert await claim(store, holder) == [], "it stays so over its restarts"
+    await store.call(fleet.drain("w", on=False, actor="user:t"))
+    assert len(await claim(store, holder)) == 1
+    with pytest.raises(NotFound):
+        await store.call(fleet.drain("nobody", on=True, actor="user:t"))

@@ -18,7 +18,7 @@ export function draw(box, data, series, { format, height }) {
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
     scales: { y: { range: (_, least, most) => [0, Math.max(most * 1.1, 1)] } },
     axes: [
-      { ...axis, grid: { show: false }, values: '{HH}:{mm}', space: 70 },
+      { ...axis, grid: { show: false }, values: '{HH}:{mm}', space: 70, size: 28 },
       { ...axis, size: 54, values: (_, ticks) => ticks.map((tick) => (format ? format(tick) : tick)), space: 36, incrs: format ? undefined : [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000] },
     ],
     series: [{}, ...series.map(({ name, colour, filled, bars }) => ({

@@ -45,6 +45,7 @@ export function pieces(text) {
 }
 
 const PROGRESS = /^\s*(?:HOSTLER_PROGRESS=|::progress\b)|\b\d{1,3}(?:\.\d+)?\s?%|[━█▉▊▋▌▍▎▏#=]{6,}[>\s.━-]*|\b\d+(?:\.\d+)?\s?[kMG]i?B\/s\b/;
+const DIRECTIVE = /^\s*(?:HOSTLER_PROGRESS=|::progress\b)/;
 const GROUP = /^::group::(.*)/;
 const GROUP_END = /^::endgroup::/;
 
@@ -89,6 +90,7 @@ export class Lines {
     line.cut = visible.length > LONGEST;
     line.text = visible.slice(0, LONGEST);
     line.progress = line.over || PROGRESS.test(visible);
+    line.directive = DIRECTIVE.test(visible);
     line.group = GROUP.exec(visible)?.[1];
     line.groupEnd = GROUP_END.test(visible);
   }
@@ -267,7 +269,7 @@ function Line({ row, top, here, time, wanted, now, toggle }) {
   if (row.kind === 'fold' || row.kind === 'group') {
     return html`<div class="log-line head" style=${style}><span class="n">${row.kind === 'group' ? row.n : ''}</span>${stamp}<button class="fold" aria-expanded=${!row.folded} onClick=${() => toggle(row)}>${row.folded ? '▸' : '▾'} ${row.kind === 'group' ? row.text : `${plural(row.hides, 'line')} of progress`}</button></div>`;
   }
-  return html`<div class=${`log-line ${row.stream === 'stderr' ? 'err' : ''} ${here ? 'here' : ''}`} style=${style}>
+  return html`<div class=${`log-line ${row.directive ? 'aside' : row.stream === 'stderr' ? 'err' : ''} ${here ? 'here' : ''}`} style=${style}>
     <a class="n" href="#" tabIndex="-1" aria-label=${`Line ${row.n}`} onClick=${(event) => { event.preventDefault(); refine({ line: here ? '' : row.n }); }}>${row.n}</a>${stamp}<span class="x"><${Text} of=${row.text ?? ''} wanted=${wanted} now=${now} />${row.cut && html`<span class="faint"> … ${count(row.raw.length - LONGEST)} more characters in the download</span>`}</span></div>`;
 }
 

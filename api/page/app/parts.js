@@ -1,6 +1,6 @@
 // The components that pages are made of: badges, times, dialogs, toasts, lists that are windows on their rows.
 import {
-  Refusal, ago, fullTime, html, lasted, now, signal, typing, useCallback, useEffect, useId, useLayoutEffect, useMemo, useRef, useSignal,
+  Refusal, ago, fullTime, html, lasted, me, now, signal, typing, useCallback, useEffect, useId, useLayoutEffect, useMemo, useRead, useRef, useSignal,
   useState, useKeys,
 } from './kit.js';
 
@@ -66,8 +66,8 @@ const LOOKS = {
 const WORDS = { needs_config: 'needs configuration', ok: 'ok', warn: 'look at it', fail: 'failed' };
 
 export const lookOf = (status) => LOOKS[status] ?? ['', 'dash'];
-export function Badge({ status, children }) {
-  const [kind, icon, dashed] = lookOf(status);
+export function Badge({ status, children, steady }) {
+  const [kind, icon, dashed] = lookOf(steady && status === 'running' ? 'ready' : status);
   return html`<span class=${`badge ${kind}`}>${icon === 'spin' ? html`<${Spinner} size=${12} />` : html`<${Icon} name=${icon} size=${13} dashed=${dashed} />`}${children ?? WORDS[status] ?? status}</span>`;
 }
 export const Glyph = ({ status, size = 16 }) => {
@@ -85,10 +85,21 @@ export function Time({ at, otherwise = '–', future }) {
   const moment = typeof at === 'number' ? at : Date.parse(at);
   return html`<time dateTime=${new Date(moment).toISOString()} title=${fullTime(moment)}>${future && moment < Date.now() ? 'now' : ago(moment)}</time>`;
 }
-export function Running({ since, until }) {
+export function Running({ since, until, ms }) {
   useSignal(now);
+  if (ms != null) return html`<span>${lasted(ms)}</span>`;
   if (!since) return html`<span class="faint">–</span>`;
   return html`<span>${lasted((until ? Date.parse(until) : Date.now()) - Date.parse(since))}</span>`;
+}
+
+/** Who did something, by the name that people know. */
+export function Actor({ of }) {
+  const who = useSignal(me);
+  const [kind, id] = (of ?? '').split(/:(.*)/);
+  const keys = useRead(kind === 'key' ? '/api/keys' : null).data?.keys;
+  const users = useRead(kind === 'user' && id !== who?.id && who?.role === 'a' ? '/api/users?limit=1000' : null).data?.users;
+  const name = kind === 'user' ? (id === who?.id ? 'you' : users?.find((each) => each.id === id)?.username) : kind === 'key' ? keys?.find((each) => each.id === id)?.name : kind;
+  return html`<span title=${of}>${kind === 'key' ? `key ${name ?? `…${id.slice(-6)}`}` : name ?? `${kind} …${(id ?? '').slice(-6)}`}</span>`;
 }
 
 // Toasts and dialogs ------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ export const outcomeWords = (outcome) => ({ exit_code: 'failed', worker_lost: 'w
 /** Turn what an event says into what a list shows of that job. */
 export function patched(job, event) {
   switch (event.type) {
-    case 'job.started': return { ...job, status: 'running', workerId: event.workerId ?? job.workerId, attempt: event.attempt ?? job.attempt, startedAt: stamp(event), completedAt: null, progress: null, wait: null };
+    case 'job.started': return { ...job, status: 'running', workerId: event.workerId ?? job.workerId, attempt: event.attempt ?? job.attempt, startedAt: stamp(event), waitedMs: null, ranMs: null, completedAt: null, progress: null, wait: null };
     case 'job.progress': return { ...job, progress: event.progress };
-    case 'job.completed': return { ...job, status: event.status ?? job.status, reason: event.reason ?? null, exitCode: event.exitCode ?? null, completedAt: stamp(event) };
+    case 'job.completed': return { ...job, status: event.status ?? job.status, reason: event.reason ?? null, exitCode: event.exitCode ?? null, completedAt: stamp(event), ranMs: job.startedAt ? Math.max(0, Date.parse(stamp(event)) - Date.parse(job.startedAt)) : null };
     case 'job.queued': return { ...job, status: 'queued', workerId: null };
     default: return job;
   }

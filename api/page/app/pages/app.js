@@ -29,7 +29,7 @@ function Known({ app, reload }) {
     location.hash = '#/apps';
   };
   const up = ['running', 'starting', 'crashed'].includes(app.status);
-  return html`<${Head} back=${['Apps', '#/apps']} title=${id} sub=${`${app.name} ${app.version} on ${app.node}`} badge=${html`<${Badge} status=${app.status} />`}>
+  return html`<${Head} back=${['Apps', '#/apps']} title=${id} sub=${`${app.name} ${app.version} on ${app.node}`} badge=${html`<${Badge} status=${app.status} steady />`}>
       ${operator && !BUSY.has(app.phase) && html`${up ? html`<${Act} icon="again" do=${act('restart', 'It is being restarted.')}>Restart<//><${Act} icon="stop" do=${act('stop', 'It is being stopped.')}>Stop<//>` : app.phase === 'ready' && html`<${Act} kind="primary" icon="play" do=${act('start', 'It is being started.')}>Start<//>`}
         ${app.phase === 'failed' && html`<${Act} kind="primary" icon="again" do=${act('install', 'It is being installed again.')}>Try again<//>`}
         <button class="button" onClick=${() => setAsking('update')}><${Icon} name="upload" />Update</button>`}
@@ -63,11 +63,11 @@ function Process({ app, process, act, operator, samples }) {
   const cpu = useMemo(() => byTime(samples, (each) => each.cpuPercent), [samples]);
   const memory = useMemo(() => byTime(samples, (each) => each.memoryBytes), [samples]);
   const one = { process: process.name };
-  return html`<${Card} title=${html`${process.name} <span class="faint small">${process.type}</span>`} acts=${html`<${Badge} status=${process.status} />${operator && app.phase === 'ready' && html`
+  return html`<${Card} title=${html`${process.name} <span class="faint small">${process.type}</span>`} acts=${html`<${Badge} status=${process.status} steady />${operator && app.phase === 'ready' && html`
       ${process.type === 'longrun' || process.maxScale > 1 ? html`<${Act} kind="tiny icon" label=${`One instance of ${process.name} fewer`} disabled=${process.scale < 1} do=${act('scale', 'It is being scaled.', { ...one, delta: -1 })}>−<//><span class="nowrap small">${process.scale}</span><${Act} kind="tiny icon" label=${`One instance of ${process.name} more`} disabled=${process.scale >= process.maxScale} do=${act('scale', 'It is being scaled.', { ...one, delta: 1 })}>+<//>` : null}
       ${(process.schedule || process.type === 'oneshot') && html`<${Act} kind="tiny" icon="play" do=${act('trigger', 'It runs now.', one)}>Run now<//>`}
       ${process.schedule && html`<${Act} kind="tiny" icon=${process.schedule.paused ? 'play' : 'pause'} do=${act(process.schedule.paused ? 'resume' : 'pause', process.schedule.paused ? 'It runs at its times again.' : 'It misses its times until it is resumed.', one)}>${process.schedule.paused ? 'Resume' : 'Pause'}<//>`}`}`}>
-    <div class="two"><div>${process.instances.length ? html`<table class="list"><thead><tr><th scope="col">Instance</th><th scope="col">Up</th><th scope="col" class="right">CPU</th><th scope="col" class="right">Memory</th></tr></thead><tbody>${process.instances.map((each) => html`<tr key=${each.id}><td><${Badge} status=${each.state}>${each.index}, ${each.state}<//>${each.health !== 'unknown' && html` <span class=${`small ${each.health === 'healthy' ? 'good' : 'bad'}`}>${each.health}</span>`}${each.message && html`<div class="faint small">${each.message}</div>`}${each.restartCount > 0 && html`<div class="warn small">restarted ${each.restartCount} times</div>`}</td>
+    <div class="two"><div>${process.instances.length ? html`<table class="list"><thead><tr><th scope="col">Instance</th><th scope="col">Up</th><th scope="col" class="right">CPU</th><th scope="col" class="right">Memory</th></tr></thead><tbody>${process.instances.map((each) => html`<tr key=${each.id}><td><${Badge} status=${each.state} steady>${each.index}, ${each.state}<//>${each.health !== 'unknown' && html` <span class=${`small ${each.health === 'healthy' ? 'good' : 'bad'}`}>${each.health}</span>`}${each.message && html`<div class="faint small">${each.message}</div>`}${each.restartCount > 0 && html`<div class="warn small">restarted ${each.restartCount} times</div>`}</td>
         <td class="nowrap">${each.startedAt && each.uptime != null ? lasted(each.uptime * 1000) : each.exitCode != null ? `exit ${each.exitCode}` : '–'}</td><td class="right nowrap">${each.cpuPercent == null ? '–' : `${each.cpuPercent.toFixed(1)} %`}</td><td class="right nowrap">${bytes(each.memoryBytes)}</td></tr>`)}</tbody></table>`
       : html`<span class="soft">No instance runs.</span>`}
       ${process.schedule && html`<p class="small soft"><span class="mono">${process.schedule.cron}</span> ${process.schedule.timezone}${process.schedule.paused ? ', paused' : html`, next <${Time} at=${process.schedule.nextRun} />`}; ${process.schedule.runCount} runs so far</p>`}</div>
@@ -159,7 +159,7 @@ function Configuration({ app, operator, reload }) {
 // Releases -----------------------------------------------------------------------------------------------------------
 
 function Releases({ app, operator, reload }) {
-  return html`<${Card} title="Kept on its node" flush><${List} label="Releases" rows=${app.releases} keyOf=${(each) => each.directory} columns=${[{ name: 'Version', show: (each) => html`<span class="mono">${each.version}</span> ${each.version === app.version && html`<${Badge} status="running">runs<//>`}` }, { name: 'Since', named: true, show: (each) => html`<${Time} at=${each.since} />` },
+  return html`<${Card} title="Kept on its node" flush><${List} label="Releases" rows=${app.releases} keyOf=${(each) => each.directory} columns=${[{ name: 'Version', show: (each) => html`<span class="mono">${each.version}</span> ${each.version === app.version && html`<${Badge} status="ready">runs<//>`}` }, { name: 'Since', named: true, show: (each) => html`<${Time} at=${each.since} />` },
     { name: 'Actions', unseen: true, right: true, show: (each) => operator && each.version !== app.version && html`<${Act} kind="tiny" icon="left" do=${() => rollBack(app, each.version, reload)}>Go back to it<//>` }]} /><//>`;
 }
 
@@ -179,7 +179,7 @@ function Update({ app, close, reload }) {
   const read = useRead(`/api/releases/${encodeURIComponent(app.product)}`);
   const update = async (version) => { await change(app.instanceId, 'update', version ? { version } : {}); toast('It is being updated.', { hint: 'If the new release does not become healthy, the old one runs again.' }); close(); reload(); };
   return html`<${Dialog} title="Update" onClose=${close}><p class="soft">The new release is installed beside the old one, started on a copy of the data, and takes over once it is healthy; otherwise the old one runs again.</p>
-    <${Read} of=${read}>${({ releases }) => html`<div class="grid" style=${{ gap: 8 }}>${releases.map((each) => html`<div key=${each.version} class="option" style=${{ cursor: 'default' }}><div><span class="strong mono">${each.version}</span><div class="faint small">published <${Time} at=${each.publishedAt} /></div></div><span style=${{ marginLeft: 'auto' }}>${each.version === app.version ? html`<${Badge} status="running">runs<//>` : html`<${Act} kind="tiny primary" do=${() => update(each.version)}>Update to it<//>`}</span></div>`)}</div>`}<//><//>`;
+    <${Read} of=${read}>${({ releases }) => html`<div class="grid" style=${{ gap: 8 }}>${releases.map((each) => html`<div key=${each.version} class="option" style=${{ cursor: 'default' }}><div><span class="strong mono">${each.version}</span><div class="faint small">published <${Time} at=${each.publishedAt} /></div></div><span style=${{ marginLeft: 'auto' }}>${each.version === app.version ? html`<${Badge} status="ready">runs<//>` : html`<${Act} kind="tiny primary" do=${() => update(each.version)}>Update to it<//>`}</span></div>`)}</div>`}<//><//>`;
 }
 
 function Uninstall({ app, close, go }) {

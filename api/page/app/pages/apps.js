@@ -23,7 +23,7 @@ export default function Apps() {
       return html`<div class="bar"><${Search} placeholder="Search apps" value=${text} onChange=${setText} wait_ms=${60} /><span class="faint small" role="status">${plural(shown.length, 'app')}</span></div>
         <${Card} flush><${List} label="Apps" rows=${shown} keyOf=${(app) => app.instanceId} open=${(app) => to('apps', app.instanceId)} columns=${[
           { name: 'App', show: (app) => html`<a class="strong" href=${to('apps', app.instanceId)}>${app.instanceId}</a><div class="faint small">${app.name}</div>` },
-          { name: 'Status', show: (app) => html`<${Badge} status=${app.status} />${app.error && html`<div class="bad small cut" style=${{ maxWidth: 300 }} title=${app.error}>${app.error}</div>`}` },
+          { name: 'Status', show: (app) => html`<${Badge} status=${app.status} steady />${app.error && html`<div class="bad small cut" style=${{ maxWidth: 300 }} title=${app.error}>${app.error}</div>`}` },
           { name: 'Version', named: true, show: (app) => html`<span class="mono small">${app.version}</span>` },
           { name: 'Instances', named: true, show: instances },
           { name: 'Node', named: true, show: (app) => html`<a class="soft" href=${to('workers', app.node)}>${app.node}</a>${!app.nodeOnline && html` <span class="bad small">silent</span>`}` },

@@ -34,7 +34,7 @@ function Product({ product, operator, reload }) {
   return html`<section class="card card-body" style=${{ display: 'flex', flexDirection: 'column', gap: 12 }}><div style=${{ display: 'flex', gap: 8, alignItems: 'flex-start' }}><div style=${{ minWidth: 0 }}><h2>${product.name}</h2><div class="faint small mono">${product.id} ${product.version}</div></div>
     <span style=${{ marginLeft: 'auto' }}>${product.source === 'marketplace' ? html`<span class="badge plain">marketplace</span>` : product.npmPackage ? html`<span class="badge plain">npm</span>` : null}</span></div>
     <p class="soft small" style=${{ flex: 1 }}>${product.description || 'It does not say what it is.'}</p>
-    ${product.instances.length > 0 && html`<div class="acts">${product.instances.map((each) => html`<a key=${each.instanceId} href=${to('apps', each.instanceId)}><${Badge} status=${each.status}>${each.instanceId}${each.updateAvailable ? ', update there is' : ''}<//></a>`)}</div>`}
+    ${product.instances.length > 0 && html`<div class="acts">${product.instances.map((each) => html`<a key=${each.instanceId} href=${to('apps', each.instanceId)}><${Badge} status=${each.status} steady>${each.instanceId}${each.updateAvailable ? ', update there is' : ''}<//></a>`)}</div>`}
     ${operator && html`<div class="acts"><button class="button primary" onClick=${() => refine({ install: product.id })}><${Icon} name="download" />Install</button>${product.source === 'local' && html`<${Menu} label=${`More about ${product.id}`} items=${[{ label: `Remove ${product.version}`, icon: 'trash', danger: true, act: discard }]} />`}</div>`}</section>`;
 }
 
@@ -56,7 +56,7 @@ function Wizard({ product, close }) {
     ${step === 'install' && (failed ? html`<${Problem} of=${{ message: state?.error || job.data?.job.message || 'It could not be installed.', remedy: 'Its job’s log says more.' }} /><p><a href=${to('jobs', installed.jobId)}>The job’s log</a></p>`
       : html`<div role="status"><${Spinner} /> ${state?.message || (job.data && !FINISHED.has(job.data.job.status) ? 'It is being installed.' : 'It is about to start.')}</div><div class="meter" role="progressbar" aria-label="Progress" aria-valuenow=${state?.progress ?? 0}><i style=${{ width: `${state?.progress ?? 3}%` }}></i></div>`)}
     ${step === 'configure' && html`<${Configure} app=${state} reload=${app.reload} />`}
-    ${step === 'ready' && html`<div style=${{ display: 'flex', gap: 12, alignItems: 'center' }}><${Badge} status=${state.status} /><span><span class="strong">${state.instanceId}</span> on ${state.node}</span></div>`}<//>`;
+    ${step === 'ready' && html`<div style=${{ display: 'flex', gap: 12, alignItems: 'center' }}><${Badge} status=${state.status} steady /><span><span class="strong">${state.instanceId}</span> on ${state.node}</span></div>`}<//>`;
 }
 
 function Where({ product, done }) {

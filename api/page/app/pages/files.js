@@ -1,6 +1,6 @@
 // Files: what has been uploaded, for jobs to work on and as releases.
 import { bytes, html, plural, remove, upload, useMay, useRead, useRef, useState } from '../kit.js';
-import { Act, Card, Empty, Head, Icon, List, Read, Search, Time, complain, confirm, toast } from '../parts.js';
+import { Act, Actor, Card, Empty, Head, Icon, List, Read, Search, Time, complain, confirm, toast } from '../parts.js';
 
 export default function Files() {
   const operator = useMay('w');
@@ -34,7 +34,7 @@ export default function Files() {
       : html`<div class="bar"><${Search} placeholder="Search files" value=${text} onChange=${setText} wait_ms=${60} /><span class="faint small" role="status">${plural(total, 'file')}</span></div>
       <${Card} flush><${List} label="Files" rows=${files.filter((file) => file.filename.toLowerCase().includes(text.toLowerCase()))} keyOf=${(file) => file.fileId} columns=${[
         { name: 'Name', show: (file) => html`<a class="strong" href=${`/api/files/download/${file.fileId}`} download=${file.filename}>${file.filename}</a><div class="faint small mono cut" style=${{ maxWidth: 300 }} title=${`SHA-256 ${file.sha256}`}>${file.sha256.slice(0, 16)}…</div>` },
-        { name: 'Size', named: true, show: (file) => bytes(file.size) }, { name: 'Uploaded', named: true, show: (file) => html`<${Time} at=${file.uploadedAt} /> <span class="faint small">by ${file.uploadedBy}</span>` }, { name: 'Kept until', named: true, show: (file) => html`<${Time} at=${file.expiresAt} />` },
+        { name: 'Size', named: true, show: (file) => bytes(file.size) }, { name: 'Uploaded', named: true, show: (file) => html`<${Time} at=${file.uploadedAt} /> <span class="faint small">by <${Actor} of=${file.uploadedBy} /></span>` }, { name: 'Kept until', named: true, show: (file) => html`<${Time} at=${file.expiresAt} />` },
         { name: 'Actions', unseen: true, right: true, show: (file) => html`<span class="acts"><a class="button tiny icon quiet" href=${`/api/files/download/${file.fileId}`} download=${file.filename} aria-label=${`Download ${file.filename}`}><${Icon} name="download" /></a>${operator && html`<${Act} kind="tiny icon quiet danger" icon="trash" label=${`Delete ${file.filename}`} do=${() => discard(file)} />`}</span>` }]} />
         ${hasMore && pages < 10 && html`<div class="card-body"><button class="button" onClick=${() => setPages(pages + 1)}>Show more</button></div>`}<//>`)}<//></div>`;
 }

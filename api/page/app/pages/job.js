@@ -1,6 +1,6 @@
 // One job: its log as it is printed, its attempts, why it waits, what it left behind, and how to run it again.
 import { ask, bytes, html, lasted, link, to, useEffect, useMay, useRead, useState } from '../kit.js';
-import { Act, Badge, Card, Dialog, Facts, Glyph, Head, Icon, Menu, Problem, Read, Running, Segments, Spinner, Tags, Time } from '../parts.js';
+import { Act, Actor, Badge, Card, Dialog, Facts, Glyph, Head, Icon, Menu, Problem, Read, Running, Segments, Spinner, Tags, Time } from '../parts.js';
 import { LogView, useJobLog } from '../log.js';
 import { FINISHED, REASONS, WAITS, cancel, outcomeWords, retry, statusOf, titleOf } from '../words.js';
 
@@ -40,10 +40,10 @@ function Why({ id }) {
 function Attempts({ job }) {
   const read = useRead(`/api/jobs/${encodeURIComponent(job.jobId)}/attempts`, { about: (event) => event.jobId === job.jobId && event.type !== 'job.progress' });
   return html`<${Card} title="Timeline"><${Read} of=${read}>${({ attempts }) => html`<ol class="timeline">
-    <li><${Glyph} status="installed" /><div>Submitted <${Time} at=${job.createdAt} /><div class="faint small">by ${job.submittedBy}${job.retryOf && html`, again after <a href=${to('jobs', job.retryOf)}>the one before</a>`}${job.scheduleId && html`, by a <a href="#/schedules">schedule</a>`}</div></div></li>
+    <li><${Glyph} status="installed" /><div>Submitted <${Time} at=${job.createdAt} /><div class="faint small">by <${Actor} of=${job.submittedBy} />${job.retryOf && html`, again after <a href=${to('jobs', job.retryOf)}>the one before</a>`}${job.scheduleId && html`, by a <a href="#/schedules">schedule</a>`}</div></div></li>
     ${attempts.map((each) => html`<li key=${each.attempt}><${Glyph} status=${each.outcome === 'running' ? 'running' : each.outcome === 'completed' ? 'completed' : each.outcome === 'cancelled' ? 'cancelled' : 'failed'} /><div>
       <span class="strong">Attempt ${each.attempt}</span> ${each.outcome === 'running' ? 'runs' : outcomeWords(each.outcome)}${each.exitCode ? `, exit code ${each.exitCode}` : ''}
-      <div class="faint small">${each.workerId && html`on <a href=${to('workers', each.workerId)}>${each.workerId}</a>, `}<${Time} at=${each.startedAt} />, <${Running} since=${each.startedAt} until=${each.endedAt} /></div></div></li>`)}
+      <div class="faint small">${each.workerId && html`on <a href=${to('workers', each.workerId)}>${each.workerId}</a>, `}<${Time} at=${each.startedAt} />, <${Running} ms=${each.ranMs} since=${each.startedAt} until=${each.endedAt} /></div></div></li>`)}
     ${job.status === 'queued' && html`<li><${Glyph} status="queued" /><div>${job.wait ? `It ${WAITS[job.wait] ?? 'waits'}` : 'It stands in its queue'}${job.notBefore && html`: <${Time} at=${job.notBefore} future />`}</div></li>`}
     ${job.cancelRequested && job.status === 'running' && html`<li><${Glyph} status="cancelling" /><div>Its end was asked for</div></li>`}</ol>`}<//><//>`;
 }

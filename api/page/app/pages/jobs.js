@@ -152,13 +152,13 @@ function Row({ job, index, height, at, small, picked, pick }) {
   const hint = job.reason ? REASONS[job.reason] : job.wait ? WAITS[job.wait] : undefined;
   if (small) {
     return html`<div class=${`row line ${at ? 'at' : ''}`} role="row" aria-rowindex=${index + 1} style=${style}>${choose}<div role="cell" style=${{ minWidth: 0 }}><div class="cut"><a class="title" href=${to('jobs', job.jobId)}>${title}</a></div>
-      <div class="faint small" style=${{ display: 'flex', gap: 8, alignItems: 'center', marginTop: 3 }}>${badge}<${Time} at=${job.createdAt} />${job.ranMs != null && html`<${Running} since=${job.startedAt} until=${job.completedAt} />`}</div></div></div>`;
+      <div class="faint small" style=${{ display: 'flex', gap: 8, alignItems: 'center', marginTop: 3 }}>${badge}<${Time} at=${job.createdAt} />${job.ranMs != null && html`<${Running} ms=${job.ranMs} since=${job.startedAt} until=${job.completedAt} />`}</div></div></div>`;
   }
   return html`<div class=${`row line ${at ? 'at' : ''}`} role="row" aria-rowindex=${index + 1} style=${style}>${choose}
     <span role="cell" title=${hint}>${badge}</span>
     <span role="cell" class="cut" title=${title}><a class="title" href=${to('jobs', job.jobId)}>${title}</a> ${job.name && job.command && html`<span class="faint mono small">${job.command}</span>`} <${Tags} of=${job.tags} /></span>
     <span role="cell" class="cut soft">${job.workerId ? html`<a class="soft" href=${to('workers', job.workerId)}>${job.workerId}</a>` : html`<span class="faint">–</span>`}</span>
     <span role="cell" class="soft nowrap"><${Time} at=${job.createdAt} /></span>
-    <span role="cell" class="right soft nowrap">${job.startedAt ? html`<${Running} since=${job.createdAt} until=${job.startedAt} />` : job.status === 'queued' ? html`<${Running} since=${job.createdAt} />` : '–'}</span>
-    <span role="cell" class="right nowrap">${job.startedAt && job.status !== 'queued' ? html`<${Running} since=${job.startedAt} until=${job.completedAt} />` : '–'}</span></div>`;
+    <span role="cell" class="right soft nowrap">${job.startedAt ? html`<${Running} ms=${job.waitedMs} since=${job.createdAt} until=${job.startedAt} />` : job.status === 'queued' ? html`<${Running} since=${job.createdAt} />` : '–'}</span>
+    <span role="cell" class="right nowrap">${job.startedAt && job.status !== 'queued' ? html`<${Running} ms=${job.ranMs} since=${job.startedAt} until=${job.completedAt} />` : '–'}</span></div>`;
 }

@@ -7,7 +7,7 @@ const aboutJobs = (event) => event.type.startsWith('job.') && event.type !== 'jo
 const aboutAll = (event) => aboutJobs(event) || /^(app|worker)\./.test(event.type);
 const total = (list) => list.reduce((sum, each) => sum + (each ?? 0), 0);
 
-const Figure = ({ name, value, note, href, status }) => html`<a class="figure" href=${href}><span class="name">${status && html`<${Glyph} status=${status} size=${14} />`}${name}</span><span class="value">${value}</span><span class="note">${note}</span></a>`;
+const Figure = ({ name, value, note, href, status }) => html`<a class="figure" href=${href}><span class="name">${status && html`<${Glyph} status=${status} size=${14} />`}${name}</span><span class="value">${value}</span><span class="under">${note}</span></a>`;
 
 export default function Overview() {
   const overview = useRead('/api/overview', { about: aboutAll, every: 15_000 });
@@ -45,11 +45,11 @@ function Numbers({ data }) {
 const Legend = ({ of }) => html`<span class="legend">${of.map(([name, colour]) => html`<span key=${name}><i style=${{ background: `var(${colour})` }}></i>${name}</span>`)}</span>`;
 
 function BackupFigure() {
-  const { data } = useRead('/api/backups?limit=20', { every: 60_000 });
-  const found = data?.backups ?? data?.data;
-  if (!found) return null;
-  const newest = found[0];
-  return html`<${Figure} name="Newest backup" status=${newest ? 'ok' : 'warn'} value=${newest ? html`<${Time} at=${newest.createdAt ?? newest.startedAt} />` : 'none'} note=${`${found.filter((each) => each.provenAt).length} proven`} href="#/backups" />`;
+  const { data } = useRead('/api/backup-jobs?limit=500', { about: (event) => event.type.startsWith('backup.'), every: 60_000 });
+  const found = data?.backup_jobs;
+  if (!found?.length) return null;
+  const newest = found.map((each) => each.last_success_at).filter(Boolean).sort().at(-1);
+  return html`<${Figure} name="Newest backup" status=${newest ? 'ok' : 'warn'} value=${newest ? html`<${Time} at=${newest} />` : 'none'} note=${`${found.filter((each) => each.last_proven_at).length} of ${found.length} proven`} href="#/backups" />`;
 }
 
 function Failures() {

@@ -1,6 +1,6 @@
 // Schedules: what recurs, when it comes next, and the coming day as a strip.
 import { dayTime, html, link, remove, to, useMay, useRead, useSignal, now } from '../kit.js';
-import { Act, Card, Empty, Head, Icon, List, Read, Time, confirm, toast } from '../parts.js';
+import { Act, Actor, Card, Empty, Head, Icon, List, Read, Time, confirm, toast } from '../parts.js';
 
 const DAY_MS = 86_400_000;
 const about = (event) => event.type.startsWith('schedule.') || event.type === 'job.queued';
@@ -22,7 +22,7 @@ export default function Schedules() {
         { name: 'Job', show: (row) => html`<div class="strong">${row.name || row.command}</div>${row.name && html`<div class="faint mono small cut" style=${{ maxWidth: 460 }}>${row.command}</div>`}` },
         { name: 'Recurs', named: true, show: (row) => html`<span class="mono">${row.cron}</span> <span class="faint small">${row.timezone}</span>` },
         { name: 'Next', named: true, show: (row) => html`<a href=${to('jobs', row.jobId)}><${Time} at=${row.nextAt} future /></a> <span class="faint small">${dayTime(Date.parse(row.nextAt))}</span>` },
-        { name: 'By', named: true, show: (row) => html`<span class="faint small">${row.createdBy}</span>` },
+        { name: 'By', named: true, show: (row) => html`<span class="faint small"><${Actor} of=${row.createdBy} /></span>` },
         { name: 'Actions', unseen: true, right: true, show: (row) => operator && html`<${Act} kind="tiny danger" icon="stop" do=${() => end(row)}>End<//>` },
       ]} /><//></div>`)}<//>`;
 }
