@@ -12,7 +12,8 @@ from cli.main import main
 def pool(**changes: Any) -> dict[str, Any]:
     return {
         "tags": [], "depth": 0, "running": 0, "oldestAgeSeconds": 0.0, "meanRunSeconds": None, "workers": 1,
-        "slots": 2, "slotsPerWorker": 2.0, "estimatedDrainSeconds": 0.0, "slotsNeeded": 0, "workersNeeded": 0, **changes,
+        "slots": 2, "slotsPerWorker": 2.0, "estimatedDrainSeconds": 0.0, "slotsNeeded": 0, "workersNeeded": 0,
+        **changes,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard that the chart brings: understood by promtool, and right for any number of replicas."""
+"""The alert rules and the dashboard that the chart brings: understood by promtool, right for any number of replicas."""
 
 import json
 import re
