@@ -30,6 +30,20 @@ FIRST_WITHIN_S = 5.0
 #: A lost connection to a log is taken up again for so long.
 RECONNECT_WITHIN_S = 120.0
 PIECE_BYTES = 64 * 1024
+#: What to try where the server refuses, and where what is asked for is not there.
+HINTS = {403: "hostler whoami", 503: "hostler health"}
+LISTS = (
+    ("/api/jobs/quarantine", "hostler quarantine list"),
+    ("/api/jobs", "hostler jobs list"),
+    ("/api/schedules", "hostler schedules list"),
+    ("/api/files", "hostler files ls"),
+    ("/api/apps", "hostler apps list"),
+    ("/api/releases", "hostler products list"),
+    ("/api/workers", "hostler workers list"),
+    ("/api/nodes", "hostler nodes list"),
+    ("/api/users", "hostler users list"),
+    ("/api/keys", "hostler keys list"),
+)
 _PASSING_STATUS = {429, 502, 503, 504}
 
 
@@ -394,12 +408,11 @@ def _succeeded(answer: httpx.Response) -> httpx.Response:
         raise Failed(f"{url} answered {answer.status_code}, and not as Hostler does.") from None
     others = [str(problem) for problem in (body.get("details") or {}).values() if str(problem) not in message]
     sentence = " ".join([message if message.endswith(".") else f"{message}.", *others])
-    hint = ""
-    if answer.status_code == 401:
-        hint = f"hostler login --url {url}"
-    elif answer.status_code == 503:
-        hint = "hostler doctor"
-    raise Failed(sentence, hint=hint)
+    hint = HINTS.get(answer.status_code, "")
+    if answer.status_code == 404:
+        path = answer.request.url.path
+        hint = next((tried for prefix, tried in LISTS if path.startswith(prefix)), "")
+    raise Failed(sentence, hint=f"hostler login --url {url}" if answer.status_code == 401 else hint)
 
 
 def read_json(answer: httpx.Response) -> Any:

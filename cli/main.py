@@ -28,7 +28,7 @@ COMMANDS = (
     Later("queues", "cli.numbers", "Show what waits, and how many workers it needs.", CARE, single=True),
     Later("autoscale", "cli.autoscale", "Ask how many workers the fleet needs.", CARE),
     Later("nodes", "cli.nodes", "Look at the machines of the fleet and their apps.", CARE),
-    Later("workers", "cli.workers", "Look at the machines that run jobs, and forget them.", CARE),
+    Later("workers", "cli.workers", "Look at what runs jobs; drain it, forget it.", CARE),
     Later(
         "quarantine", "cli.quarantine", "Look at jobs that lost three workers; release or discard them.", CARE
     ),

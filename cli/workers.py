@@ -1,4 +1,4 @@
-"""`hostler workers`: the machines that run jobs, seen and forgotten."""
+"""`hostler workers`: what runs jobs, seen, drained and forgotten."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from cli.client import segment
 from cli.completing import worker_ids
 from cli.options import ApiKey, Json, Limit, Offset, Url, Watch, Yes, connect
 
-app = typer.Typer(no_args_is_help=True, help="Look at the machines that run jobs, and forget them.")
+app = typer.Typer(no_args_is_help=True, help="Look at what runs jobs; drain it, forget it.")
 WorkerId = Annotated[
     str, typer.Argument(metavar="WORKER", help="Its name among the workers.", autocompletion=worker_ids)
 ]
@@ -107,6 +107,22 @@ def show(worker_id: WorkerId, url: Url = None, api_key: ApiKey = None, as_json: 
             *(sorted(worker["metadata"].items())),
         )
     )
+
+
+@app.command("drain")
+def drain(
+    worker_id: WorkerId,
+    off: Annotated[bool, typer.Option("--off", help="Let it take jobs again.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Let a worker take no more jobs; those that it runs go on to their end."""
+    with connect(url, api_key) as client:
+        path = f"/api/workers/{segment(worker_id)}/draining"
+        answer = client.call("PUT", path, body={"draining": not off})
+    does = "takes jobs again" if off else "takes no more jobs"
+    rendering.tell(answer, f"Worker {worker_id} {does}.", as_json=as_json)
 
 
 @app.command("forget")

@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_server import FakeServer, error
 
 from cli.client import ATTEMPTS, Client, Event, login
 from cli.contexts import Contexts, Server
 from cli.failures import Failed
+from cli.main import main
 
 URL = "http://127.0.0.1:9"
 
@@ -266,3 +268,25 @@ def test_a_login_by_name_or_email_returns_the_session_and_says_when_it_is_wrong(
     assert json.loads(server.asked[1].content) == {"username": "ada", "password": "pw"}
     with pytest.raises(Failed, match="not with this password"):
         login(URL, "ada", "pw", transport=transport)
+
+
+@pytest.mark.parametrize(
+    ("words", "route", "tried"),
+    [
+        ("jobs show x", "GET /api/jobs/status", "hostler jobs list"),
+        ("quarantine release x", "POST /api/jobs/quarantine/x/release", "hostler quarantine list"),
+        ("schedules show x", "GET /api/schedules/x", "hostler schedules list"),
+        ("files show x", "GET /api/files/x", "hostler files ls"),
+        ("workers show x", "GET /api/workers/x", "hostler workers list"),
+        ("products show x", "GET /api/releases/x", "hostler products list"),
+    ],
+)
+def test_what_is_not_there_names_the_command_that_lists_what_is(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], words: str, route: str, tried: str
+) -> None:
+    server.on(route, error(404, "There is no such thing."))
+    assert main(words.split()) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"Try: {tried}"
+    server.routes[route] = [error(403, "This needs the operator role.")]
+    assert main(words.split()) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "Try: hostler whoami"
