@@ -112,33 +112,6 @@ def show(worker_id: WorkerId, url: Url = None, api_key: ApiKey = None, as_json: 
 @app.command("drain")
 def drain(
     worker_id: WorkerId,
-    off: Annotated[bool, typer.Option("--off", help="Let it take jobs again.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    as_json: Json = False,
-) -> None:
-    """Let a worker take no more jobs; those that it runs go on to their end."""
-    with connect(url, api_key) as client:
-        path = f"/api/workers/{segment(worker_id)}/draining"
-        answer = client.call("PUT", path, body={"draining": not off})
-    does = "takes jobs again" if off else "takes no more jobs"
-    rendering.tell(answer, f"Worker {worker_id} {does}.", as_json=as_json)
-
-
-@app.command("forget")
-def forget(
-    worker_id: WorkerId, yes: Yes = False, url: Url = None, api_key: ApiKey = None, as_json: Json = False
-) -> None:
-    """Forget a worker: its token ends, and what it holds goes back into its queue."""
-    rendering.ask(f"Forget {worker_id}, and give what it runs to others?", yes=yes)
-    with connect(url, api_key) as client:
-        answer = client.call("DELETE", f"/api/workers/{segment(worker_id)}")
-    rendering.tell(answer, f"Worker {worker_id} is forgotten.", as_json=as_json)
-
-
-@app.command("drain")
-def drain(
-    worker_id: WorkerId,
     *,
     off: Annotated[bool, typer.Option("--off", help="Let it take jobs again.")] = False,
     url: Url = None,

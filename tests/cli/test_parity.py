@@ -98,7 +98,6 @@ COMMANDS = {
     "DELETE /api/workers/{workerId}": "workers forget x --yes",
     "GET /api/workers/{workerId}": "workers show x",
     "PUT /api/workers/{workerId}/draining": "workers drain x",
-    "PUT /api/workers/{workerId}/draining": "workers drain x",
 }
 #: Endpoints without a command, and why.
 EXCEPTIONS = {
