@@ -10,6 +10,7 @@ import contextlib
 import logging
 import random
 import secrets
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +34,8 @@ LIMIT_BYTES, MOST_BYTES = 10 * MIB, 64 * MIB
 #: How long an answer may take, where nothing else is said; and how long at most.
 #: Routers of platforms hang up on a request that nothing has been heard of for 30 s.
 TIMEOUT_S, MOST_TIMEOUT_S = 25.0, 600.0
+#: An archive of a backup has no limit of its size, and this one of its time; but who takes nothing for so long is gone.
+ARCHIVE_TIMEOUT_S, STALL_S = 86_400.0, 120.0
 #: Bodies travel in pieces of this size, so many of which may wait for the other side.
 PIECE_BYTES, WINDOW = 128 * 1024, 8
 #: What all answers that one process collects may hold together.
@@ -54,13 +57,14 @@ class Ask:
     """A question to an app, or to its node about it.
 
     `http` is passed on to the process (`process` empty: the one that serves the app's routes); `file` reads `path`
-    below `within` in the active release, or else `fallback`; `log` reads the last `lines` of an instance's log file.
+    below `within` in the active release, or else `fallback`; `log` reads the last `lines` of an instance's log file;
+    `archive` is of the record `path` of the backup job `app`.
     `caller` is told to the app in a signed header, `forwarded` (for, proto, host, prefix) in X-Forwarded-*, and of
     `headers` what opens none of our doors.
     """
 
     app: str
-    kind: Literal["http", "file", "log"] = "http"
+    kind: Literal["http", "file", "log", "archive"] = "http"
     process: str = ""
     index: int = 0
     method: str = "GET"
@@ -75,6 +79,16 @@ class Ask:
     forwarded: Mapping[str, str] = field(default_factory=dict)
     limit_bytes: int = LIMIT_BYTES
     timeout_s: float = TIMEOUT_S
+
+    @property
+    def within_s(self) -> float:
+        """Return how long its answer may take."""
+        return ARCHIVE_TIMEOUT_S if self.kind == "archive" else min(self.timeout_s, MOST_TIMEOUT_S)
+
+    @property
+    def within_bytes(self) -> int | None:
+        """Return how large bodies may be, either way; None for no limit."""
+        return None if self.kind == "archive" else min(self.limit_bytes, MOST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +145,7 @@ class _Way:
     sent: int = 0
     taken: int = 0
     overdue: Callable[[], Awaitable[None]] | None = None  # asked now and then while nothing has come
+    always: bool = False  # and also while nothing more comes
     nudged: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def put(self, mark: bytes, data: bytes) -> None:
@@ -138,7 +153,8 @@ class _Way:
         sealed = self.store.seal.encrypt(f"relay {self.name}", mark + data, bound_to=self._bound(self.sent))
         self.sent += 1
         pause_s = 0.002
-        while True:
+        since = time.monotonic()
+        while time.monotonic() - since < STALL_S:
             call = script("relay_put", self.name, self.id, sealed, self.ttl_ms, WINDOW, self.channel)
             reply = await self.store.call(call)
             if reply == b"ok":
@@ -147,6 +163,7 @@ class _Way:
                 raise _Gone
             await asyncio.sleep(pause_s)
             pause_s = min(0.05, pause_s * 2)
+        raise _Gone
 
     async def pieces(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yield mark and data of each piece until the last. Raises Forged, Unavailable."""
@@ -165,7 +182,7 @@ class _Way:
                 async with asyncio.timeout(POLL_S):
                     await self.nudged.wait()
             except TimeoutError:
-                if self.overdue is not None and not self.taken:
+                if self.overdue is not None and (self.always or not self.taken):
                     await self.overdue()
 
     def _bound(self, number: int) -> str:
@@ -249,8 +266,34 @@ async def request(store: Store, node: str, ask: Ask) -> Answer:
     Raises Unavailable for a node that is away, silent or too busy and for an app that does not run (NotRunning),
     BadGateway where the app cannot be reached or answers nonsense or too much, GatewayTimeout, TooLarge, NotFound.
     """
-    if len(ask.body) > min(ask.limit_bytes, MOST_BYTES):
-        raise TooLarge(f"A request to an app has at most {min(ask.limit_bytes, MOST_BYTES)} bytes.")
+    async with _asked(store, node, ask) as answers:
+        return await _collect(_desk(store), answers, ask)
+
+
+async def stream(store: Store, node: str, ask: Ask) -> AsyncGenerator[Head | bytes, None]:
+    """Yield the head of an answer and its body as it comes, as fast as the caller takes it.
+
+    Raises what `request` does, also in the midst of the body: what came until then is then not the whole of it.
+    """
+    async with _asked(store, node, ask) as answers:
+        headed = False
+        async with aclosing(answers.pieces()) as pieces:
+            async for mark, data in pieces:
+                if mark == _ERROR:
+                    raise _told(orjson.loads(data))
+                if headed:
+                    yield data
+                    continue
+                headed = True
+                said = orjson.loads(data)
+                yield Head(said["status"], tuple((name, value) for name, value in said["headers"]))
+
+
+@contextlib.asynccontextmanager
+async def _asked(store: Store, node: str, ask: Ask) -> AsyncGenerator[_Way, None]:
+    """Hand a question over, and give the way on which its answer comes; in the end nothing is left of either."""
+    if ask.within_bytes is not None and len(ask.body) > ask.within_bytes:
+        raise TooLarge(f"A request to an app has at most {ask.within_bytes} bytes.")
     desk = _desk(store)
     await desk.ready()
     session = text(await store.call(command("GET", f"h:relay:session:{node}")))
@@ -258,11 +301,12 @@ async def request(store: Store, node: str, ask: Ask) -> Answer:
         raise Unavailable(f"Node {node} is offline.")
     ask_id, finished = secrets.token_hex(16), False
     bound_to = _bound_to(node, session, ask_id)
-    timeout_s = min(ask.timeout_s, MOST_TIMEOUT_S)
+    timeout_s = ask.within_s
     ttl_ms = int((timeout_s + 5) * 1000)
     answers = desk.waiting[ask_id] = _Way(
-        store, "answer", ask_id, bound_to, overdue=lambda: _see_it_taken(store, node, ask_id)
-    )
+        store, "answer", ask_id, bound_to, overdue=lambda: _see_it_taken(store, node, session, ask_id),
+        always=ask.kind == "archive",
+    )  # fmt: skip
     bodies = _Way(store, "ask", ask_id, bound_to, f"h:relay:asks:{node}", ttl_ms)
     sending = None
     try:
@@ -271,9 +315,8 @@ async def request(store: Store, node: str, ask: Ask) -> Answer:
             await _hand_over(store, node, session, ask_id, sealed, ttl_ms)
             if len(ask.body) > PIECE_BYTES:
                 sending = desk.aside(_send_body(bodies, ask.body))
-            answer = await _collect(desk, answers, ask)
+            yield answers
             finished = True
-            return answer
     except TimeoutError:
         raise GatewayTimeout(f"{ask.app} did not answer within {timeout_s:g} s.") from None
     except Forged:
@@ -310,9 +353,14 @@ async def _send_body(way: _Way, body: bytes) -> None:
             await way.put(_LAST if last else _MORE, body[at : at + PIECE_BYTES])
 
 
-async def _see_it_taken(store: Store, node: str, ask_id: str) -> None:
-    if await store.call(command("GET", f"h:relay:open:{ask_id}")) != b"taken":
+async def _see_it_taken(store: Store, node: str, session: str, ask_id: str) -> None:
+    taken, current = await store.calls(
+        command("GET", f"h:relay:open:{ask_id}"), command("GET", f"h:relay:session:{node}")
+    )
+    if taken != b"taken":
         raise Unavailable(f"Node {node} does not take questions for now.")
+    if text(current) != session:
+        raise Unavailable(f"Node {node} has gone, or was started anew.")
 
 
 async def _collect(desk: _Desk, way: _Way, ask: Ask) -> Answer:
@@ -330,7 +378,7 @@ async def _collect(desk: _Desk, way: _Way, ask: Ask) -> Answer:
                     continue
                 size_bytes += len(data)
                 desk.collected_bytes += len(data)
-                if size_bytes > min(ask.limit_bytes, MOST_BYTES):
+                if ask.within_bytes is not None and size_bytes > ask.within_bytes:
                     raise BadGateway(f"The answer of {ask.app} has more than {ask.limit_bytes} bytes.")
                 if desk.collected_bytes > COLLECTED_BYTES:
                     raise Unavailable("Too many large answers are on their way at once.")
@@ -449,7 +497,7 @@ class _Clerk:
             log.error("refused a question to an app", extra={"node": self.node, "why": str(error)})
             return True
         bound_to = _bound_to(self.node, self.session, ask_id)
-        ttl_ms = int((ask.timeout_s + 5) * 1000)
+        ttl_ms = int((ask.within_s + 5) * 1000)
         body = _Way(self.store, "ask", ask_id, bound_to)
         answer = _Way(self.store, "answer", ask_id, bound_to, reply_to, ttl_ms)
         under_way = sum(exchange.app == ask.app for exchange in self.exchanges.values())
@@ -492,7 +540,7 @@ class _Clerk:
     async def _answer(self, ask: Ask, whole: bool, body: _Way, answer: _Way) -> None:
         try:
             try:
-                async with asyncio.timeout(ask.timeout_s):
+                async with asyncio.timeout(ask.within_s):
                     if not whole:
                         ask = replace(ask, body=await _body(body, ask.limit_bytes))
                     await self._carry_out(ask, answer)
@@ -519,7 +567,7 @@ class _Clerk:
                     await answer.put(_MORE, orjson.dumps({"status": part.status, "headers": part.headers}))
                     continue
                 size_bytes += len(part)
-                if size_bytes > ask.limit_bytes:
+                if ask.within_bytes is not None and size_bytes > ask.within_bytes:
                     raise BadGateway(f"The answer of {ask.app} has more than {ask.limit_bytes} bytes.")
                 kept += part
                 while len(kept) > PIECE_BYTES:

@@ -1,14 +1,20 @@
 """Backup jobs and their records: make them, run them, verify, restore and download what they keep."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
+from falcon.asgi import Request, Response
+
+from api import downloads
 from api.contextbay import backup_schemas as schemas
 from api.contextbay.backup_schemas import promised
 from api.dialect import CONTEXTBAY_ROWS
 from api.endpoint import Context, Group, HTTPStatus, Role
-from storage import backups
+from storage import backups, relay
 from storage.backups import Backup
-from storage.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from storage.errors import BadGateway, Conflict, Denied, Invalid, NotFound, Unavailable
+from storage.relay import Ask
 
 group = Group("Backups", "/api/backup-jobs", CONTEXTBAY_ROWS, module="backups")
 
@@ -159,3 +165,50 @@ async def verify_backup_record(context: Context, id: str, rid: str, body: dict[s
     """Verify a record: re-read it from the object store, decrypt and hash all of it, or a share of all the data."""
     submitted = await backups.verify(context.store, context.caller.actor, id, rid, share=body["share"])
     return promised(id, submitted, rid)
+
+
+@group.endpoint(
+    "GET /{id}/records/{rid}/download",
+    role=Role.VIEWER,
+    raises=(NotFound, Conflict, Unavailable, BadGateway),
+    raw=True,
+    media_type="application/zstd",
+)
+async def download_backup_record(
+    context: Context,
+    req: Request,
+    resp: Response,
+    *,
+    id: str,
+    rid: str,
+) -> None:
+    """Download a record as one ordinary archive, tar in zstd, made as it is read by any node that has restic.
+
+    Should something go wrong in the midst of it, the connection is cut off, so that no part passes for the whole. A
+    record that is known to be corrupt is refused.
+    """
+    store = context.store
+    backup = await backups.get(store, id)
+    record = await backups.restorable(store, id, rid)
+    node = await backups.any_node_with_engine(store, backup.node)
+    resp.content_type = "application/zstd"
+    resp.downloadable_as = f"{backup.id}-{record.id}.tar.zst"
+    parts = relay.stream(store, node, Ask(app=id, kind="archive", path=rid))
+    try:
+        await anext(parts)  # the head; what is wrong from the beginning is told by a status
+    except BaseException:
+        await parts.aclose()
+        raise
+    resp.stream = _while_wanted(parts, req)
+
+
+async def _while_wanted(parts: AsyncGenerator[Any, None], req: Request) -> AsyncGenerator[bytes, None]:
+    gone = downloads.left(req)
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                if gone.done():
+                    return
+                yield part
+    finally:
+        gone.cancel()

@@ -1,4 +1,4 @@
-"""The tasks of backups: run, restore, verify, drill; each may be cut off anywhere, and begun again by another attempt."""
+"""The tasks of backups: run, restore, verify, drill. Each may be cut off anywhere, and begun again later."""
 
 import asyncio
 import random
