@@ -25,6 +25,7 @@ from storage.calls import text
 from storage.errors import Conflict, HostlerError, Unavailable
 from storage.store import Store
 from workers import startup, tasks
+from workers.backups.archives import Archives
 from workers.forwarding import Forwarder
 from workers.lane import Lane, Surroundings
 from workers.lines import RedisLine
@@ -81,8 +82,8 @@ class Worker(rq.Worker):
                         ),
                         tasks.of_apps(),
                     )  # fmt: skip
-                    forwarder = Forwarder(supervisor, store.seal)
-                    async with _at_work(relay.serve(store, self.name, forwarder.handle)):
+                    answers = Archives(store, Forwarder(supervisor, store.seal).handle)
+                    async with _at_work(relay.serve(store, self.name, answers.handle)):
                         await place.work(line, heartbeat_s=self.settings.heartbeat_s, beside=lane)
                 await self._depart(line)
         finally:
@@ -94,7 +95,7 @@ class Worker(rq.Worker):
             "kind": "worker", "hostname": socket.gethostname(), "pid": os.getpid(), "version": __version__,
             "cpu_count": os.cpu_count() or 1, "slots": self.slots, "running": 0, "isolation": platform.isolation,
             "tags": _json(list(self.tags)), "metadata": _json(startup.metadata(platform, self.tags)),
-            "memory_mb": startup.memory_mb(), "boot": boot_id(),
+            "memory_mb": startup.memory_mb(), "boot": boot_id(), "lease_ms": int(self.settings.lease_s * 1000),
         }  # fmt: skip
         said = False
         while True:
