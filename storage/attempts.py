@@ -97,13 +97,14 @@ def claim(
     startable: int,
     lease_s: float,
     own: bool = False,
+    hears: bool = False,
 ) -> Call[tuple[list[Claim], list[str]]]:
     """Take up to `most` jobs from the queues that `tags` cover, with a lease of `lease_s` seconds each.
 
     `lease_s` 0 means the job's own timeout + 30 s (agents that send no heartbeat). Jobs beyond the first `startable`
-    are held ahead. `own`: from the worker's own queue alone, that of its node. Answers the
-    claims, and the ids that were refused because they are no jobs of ours, or not as Hostler wrote them.
-    Raises Unregistered.
+    are held ahead. `own`: from the worker's own queue alone, that of its node. `hears`: where there are fewer, the
+    worker may be handed what comes (`offered`), under the lease that it registered with. Answers the claims, and the
+    ids that were refused because they are no jobs of ours, or not as Hostler wrote them. Raises Unregistered.
     """
     names = [queues.of_node(holder.worker)] if own else queues.served(tag_sets, tags)
     keys = [queues.key(name) for name in names]
@@ -118,8 +119,19 @@ def claim(
 
     return script(
         "claim", holder.worker, holder.registration, most, int(lease_s * 1000), rq_time(), startable,
-        keys=keys, read=read,
+        "1" if hears else "", keys=keys, read=read,
     )  # fmt: skip
+
+
+#: What a message to a worker begins with that hands it a job.
+OFFER = b"offer "
+
+
+def offered(message: bytes) -> Claim:
+    """Read the message by which submit.lua hands a job to a worker. Raises ValueError."""
+    head, _, spec = message.removeprefix(OFFER).partition(b"\n")
+    job_id, attempt, queue, signature = head.decode("ascii").split(" ")
+    return Claim(job_id, int(attempt), queue, spec, signature, 0)
 
 
 def begin(holder: Holder, job_id: str, attempt: int) -> Call[bool]:

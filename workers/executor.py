@@ -73,6 +73,7 @@ class Executor:
         self._beating = asyncio.Lock()
         self._beat_now = asyncio.Event()
         self._mean_run_s = 1.0
+        self._looked = time.monotonic()  # when this process was surely awake
 
     @property
     def _line(self) -> Line:
@@ -105,7 +106,7 @@ class Executor:
         chores = [
             claiming,
             loop.create_task(self._keep_polling()),
-            self._line.listen(self._wake, self._hear_of_cancel),
+            self._line.listen(self._wake, self._hear_of_cancel, self._take),
             loop.create_task(self._keep_beating()),
             loop.create_task(self._keep_holding_briefly()),
         ]
@@ -167,6 +168,19 @@ class Executor:
         self._held.extend((now, offer) for offer in offers)
         self._fill()
         return len(offers) == want and bool(self._free)
+
+    def _take(self, offer: Offer) -> None:
+        """Start a job that was handed to this worker because it idles."""
+        if self._draining.is_set():
+            task = asyncio.get_running_loop().create_task(self._release(offer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        if offer.job_id in self._runs or any(held.job_id == offer.job_id for _, held in self._held):
+            return  # said twice
+        # after a pause of this process nobody knows for how long the word has lain there
+        self._held.append((min(time.monotonic(), self._looked + 2 * HOLD_S), offer))
+        self._fill()
 
     def _fill(self) -> None:
         while self._held and self._free:
@@ -279,6 +293,7 @@ class Executor:
     async def _keep_holding_briefly(self) -> None:
         while True:
             await asyncio.sleep(HOLD_S)
+            self._looked = time.monotonic()
             while self._held and time.monotonic() - self._held[0][0] > HOLD_S:
                 await self._release(self._held.popleft()[1])
 

@@ -71,7 +71,9 @@ class HttpLine:
 
     # Taking work
 
-    def listen(self, wake: Callable[[str], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+    def listen(
+        self, wake: Callable[[str], None], cancel: Callable[[str], None], take: Callable[[Offer], None]
+    ) -> "asyncio.Task[None]":
         """Call `wake` when a poll brings work; what to cancel comes with heartbeats and answers to output."""
         self._wake = wake
         wake("")

@@ -48,10 +48,12 @@ class Line(Protocol):
     #: Whether `wake` tells of all new work, so that nothing has come since a claim that brought less than it wanted.
     tells_of_work: bool
 
-    def listen(self, wake: Callable[[str], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+    def listen(
+        self, wake: Callable[[str], None], cancel: Callable[[str], None], take: Callable[[Offer], None]
+    ) -> "asyncio.Task[None]":
         """Start telling about new work and about jobs to cancel; both are hints that may get lost.
 
-        `wake` is told the queue, or "" when it may be any.
+        `wake` is told the queue, or "" when it may be any. `take` is given a job that this line was handed unasked.
         """
 
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
@@ -121,7 +123,9 @@ class RedisLine:
         self._registering: asyncio.Task[None] | None = None
         self._insisting: set[asyncio.Task[None]] = set()
 
-    def listen(self, wake: Callable[[str], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
+    def listen(
+        self, wake: Callable[[str], None], cancel: Callable[[str], None], take: Callable[[Offer], None]
+    ) -> "asyncio.Task[None]":
         """Subscribe to the channels for work and for a word to this worker."""
 
         def tell(channel: bytes, message: bytes) -> None:
@@ -129,6 +133,8 @@ class RedisLine:
                 if message == b"tagsets":
                     self._tag_sets = None
                 wake(message.decode("ascii", "replace"))
+            elif message.startswith(attempts.OFFER):
+                self._hear_offer(message, take)
             elif message.startswith(b"cancel "):
                 cancel(message[7:].partition(b" ")[0].decode("ascii", "replace"))
 
@@ -139,13 +145,24 @@ class RedisLine:
         channels = ["h:wake", f"h:control:{self.name}"]
         return asyncio.create_task(listen(self.store.wire.address, channels, tell, connected))
 
+    def _hear_offer(self, message: bytes, take: Callable[[Offer], None]) -> None:
+        """Pass on a job that was handed to this worker, if we wrote it.
+
+        What we did not write is left alone, for anybody who may publish can say such a word; a job that has it in its
+        record goes back with the next heartbeat, and is refused when it is claimed.
+        """
+        try:
+            take(self._offer(attempts.offered(message), held_ahead=True, own=False))
+        except (ValueError, Forged, Invalid) as error:
+            log.error("was handed what is no job of ours", extra={"why": str(error)})
+
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
         """Take jobs; forged ones are ended as invalid and reported, never handed on."""
         if self._tag_sets is None:
             self._tag_sets = [each.decode() for each in await self.store.call(TAG_SETS)]
         call = attempts.claim(
-            self.holder, self._tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s
-        )
+            self.holder, self._tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s, hears=True
+        )  # fmt: skip
         return await self._offers(call, startable=startable, own=False)
 
     async def claim_own(self, *, most: int) -> list[Offer]:

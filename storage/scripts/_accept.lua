@@ -11,12 +11,13 @@ local function due_of(o)
   return due
 end
 
-local function place(A, o, due, unmet, created)
+local function place(A, o, due, unmet, created, into_line)
   local id = A[1]
   redis.call('ZADD', 'h:jobs', created, id)
   redis.call('ZADD', 'h:jobs:queued', created, id)
   for _, tag in ipairs(o.tags or {}) do redis.call('ZADD', 'h:jobs:tag:' .. tag, created, id) end
   if o.tag_set and redis.call('SADD', 'h:tagsets', o.tag_set) == 1 then redis.call('PUBLISH', 'h:wake', 'tagsets') end
+  event('job.queued', 'id', id, 'by', A[2], 'q', A[3])
   local job = {id = id, hash = 'h:job:' .. id, queue = A[3], wait = ''}
   if #unmet > 0 then
     for _, parent in ipairs(unmet) do
@@ -30,7 +31,6 @@ local function place(A, o, due, unmet, created)
   elseif due then
     park(job, 'delay', due)
   else
-    line_up(job, false)
+    into_line(job)
   end
-  event('job.queued', 'id', id, 'by', A[2], 'q', A[3])
 end

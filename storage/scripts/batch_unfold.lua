@@ -30,7 +30,8 @@ local function with_more()                               -- set up only where a 
 -- include queue
 -- include accept
 -- include finish
-  return {due_of = due_of, place = place, finish = finish, load = load}
+  local function into_line(job) line_up(job, false) end
+  return {due_of = due_of, place = place, finish = finish, load = load, into_line = into_line}
 end
 
 local function extraordinary(A, o)
@@ -46,7 +47,7 @@ local function extraordinary(A, o)
   if o.file then redis.call('SADD', 'h:file:' .. o.file .. ':jobs', A[1]) end
   local due = more.due_of(o)
   write_job(A, o, due, '', created)
-  more.place(A, o, due, unmet, created)
+  more.place(A, o, due, unmet, created, more.into_line)
   if dead then more.finish(more.load(A[1]), 'cancelled', 'dependency', '', iso) end
 end
 

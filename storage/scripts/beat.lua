@@ -4,6 +4,7 @@
 -- include job
 -- include event
 -- include app
+-- include queue
 local A, worker = ARGV, 'h:worker:' .. ARGV[1]
 local known = redis.call('HMGET', worker, 'registration', 'status')
 if known[1] ~= A[2] then return {'unregistered'} end
@@ -40,6 +41,15 @@ for i = 7, #A, 2 do
     if r[4] then cancel[#cancel + 1] = A[i] end
   else
     lost[#lost + 1] = A[i]
+  end
+end
+-- what it was handed and has not heard of goes back, after the time that a word may be on its way
+local known = {}
+for i = 7, #A, 2 do known[A[i]] = true end
+for _, id in ipairs(redis.call('LRANGE', 'h:proc:' .. A[1], 0, -1)) do
+  local job = not known[id] and load(id)
+  if job and job.state == 'running' and job.worker == A[1] and job.ahead ~= '' and now - job.started > 2000 then
+    requeue(job, 'not heard of', nil)
   end
 end
 return {'ok', lost, cancel}

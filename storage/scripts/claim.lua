@@ -1,11 +1,12 @@
 -- Move jobs from the first non-empty queues to a worker, with a lease and the next attempt number.
 -- KEYS: queue lists, best first. ARGV: worker registration most lease_ms(0: the job's timeout + 30 s) iso now_startable
--- -> {'unregistered'} | {'ok', {{id attempt queue spec signature lines}...}, {refused id...}}
+--       hears('1': it listens, and may be handed jobs)
+-- -> {'unregistered'} | {'ok', {{id attempt queue spec signature lines}...}, {refused id...}, drains('1' | '')}
 -- include job
 -- include event
 -- include queue
 -- include finish
--- include tally
+-- include take
 -- what is counted with, here and when the attempt ends; nobody but Hostler writes a record, unless somebody does
 local function countable(...)
   for i = 1, select('#', ...) do
@@ -19,7 +20,8 @@ local standing = redis.call('HMGET', 'h:worker:' .. worker, 'registration', 'dra
 if standing[1] ~= ARGV[2] then return {'unregistered'} end
 local jobs, refused = {}, {}
 -- a node that drains takes no more commands; what it does for its apps goes on
-if standing[2] and string.sub(KEYS[1] or '', 1, 14) ~= 'rq:queue:node.' then most = 0 end
+local drains = standing[2] and string.sub(KEYS[1] or '', 1, 14) ~= 'rq:queue:node.'
+if drains then most = 0 end
 for _, key in ipairs(KEYS) do
   local queue = string.sub(key, 10)                     -- after 'rq:queue:'
   while #jobs < most do
@@ -52,21 +54,13 @@ for _, key in ipairs(KEYS) do
         redis.call('HDEL', 'h:job:' .. id, 'exit', 'reason', 'progress', 'out', 'err', 'cpu_ms', 'max_rss_bytes',
           'signal', 'message')
       end
-      redis.call('HSET', 'h:job:' .. id, 'state', 'running', 'attempt', attempt, 'worker', worker, 'started', now_text,
-        'ahead', ahead, 'base', r[10] or '0')       -- base: the output that earlier attempts left
-      redis.call('ZREM', 'h:jobs:queued', id)
-      redis.call('ZADD', 'h:jobs:running', r[7], id)
-      redis.call('ZADD', 'h:jobs:worker:' .. worker, r[7], id)
-      redis.call('ZADD', 'h:leases', string.format('%d', now + lease), id)
-      redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', iso, 'worker_name', worker)
-      -- score +inf: `rq info` runs RQ's own cleanup over this registry and would fail or double expired entries (R7)
-      redis.call('ZADD', 'rq:wip:' .. queue, '+inf', id .. ':' .. attempt)
-      event('job.started', 'id', id, 'a', attempt, 'w', worker)
-      local kind = string.sub(queue, 1, 5) == 'node.' and 'node' or string.match(queue, '%a+$') or 'normal'
-      tally_time('wait:' .. kind, now - (tonumber(r[11] or '') or r[7]))
+      take({id = id, attempt = attempt, queue = queue, created = r[7], lined = r[11], bytes = r[10]}, worker, lease, ahead, iso)
       jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0'}
     end
   end
   if #jobs >= most then break end
 end
-return {'ok', jobs, refused}
+if ARGV[7] == '1' and #jobs < most then                 -- from here on it waits to be handed what comes (_hand.lua)
+  for _, key in ipairs(KEYS) do redis.call('SADD', 'h:ready:' .. string.sub(key, 10), worker) end
+end
+return {'ok', jobs, refused, drains and '1' or ''}

@@ -8,6 +8,7 @@
 -- include audit
 -- include line
 -- include write
+-- include hand
 -- what only few orders need: each of these functions would be made anew at every run
 local function with_more()
 -- include job
@@ -47,8 +48,9 @@ if not no and o.backup then no = more.backup_refusal(o.backup) end
 if no then return {'app', no[1], no[2]} end
 -- nothing above has written anything; nothing below can refuse
 local estimate = ''                                      -- seconds: the jobs before it, shared by the slots that serve it
+local before
 if A[11] then
-  local before = 0
+  before = 0
   for i = 14, #A do before = before + redis.call('LLEN', A[i]) end
   if before < tonumber(A[12]) then
     estimate = '0'
@@ -62,13 +64,17 @@ end
 if o.file then redis.call('SADD', 'h:file:' .. o.file .. ':jobs', id) end      -- keeps it from being deleted
 local due = more and more.due_of(o)
 write_job(A, o, due, estimate, now_text)
+-- straight to a worker that idles, or to the end of its queue; nobody is overtaken
+local function into_line(job)
+  if before ~= 0 or o.key or not handed(A) then line_up(job, false) end
+end
 if more then
-  more.place(A, o, due, unmet, now_text)
+  more.place(A, o, due, unmet, now_text, into_line)
 else
   redis.call('ZADD', 'h:jobs', now_text, id)
   redis.call('ZADD', 'h:jobs:queued', now_text, id)
-  line_up({id = id, queue = queue}, false)
   event('job.queued', 'id', id, 'by', actor, 'q', queue)
+  into_line({id = id, queue = queue})
 end
 if o.schedule and o.schedule_record and #unmet == 0 then -- its first occurrence brings the schedule with it
   redis.call('HSET', 'h:schedule:' .. o.schedule, 'record', o.schedule_record,

@@ -50,6 +50,7 @@ class FakeLine:
         self.beats: list[list[tuple[str, int]]] = []
         self.wake: Callable[[str], None] = lambda queue: None
         self.hint: Callable[[str], None] = lambda job_id: None
+        self.hand: Callable[[Offer], None] = lambda offer: None
 
     def put(self, job_id: str, command: str = "true", **spec: Any) -> None:
         """Queue a job."""
@@ -74,8 +75,10 @@ class FakeLine:
         if offer is not None and (offer.job_id, offer.attempt) in self.stale:
             raise Stale("That attempt is over.")
 
-    def listen(self, wake: Callable[[str], None], cancel: Callable[[str], None]) -> "asyncio.Task[None]":
-        self.wake, self.hint = wake, cancel
+    def listen(
+        self, wake: Callable[[str], None], cancel: Callable[[str], None], take: Callable[[Offer], None]
+    ) -> "asyncio.Task[None]":
+        self.wake, self.hint, self.hand = wake, cancel, take
         wake("")
         return asyncio.create_task(asyncio.sleep(3600))
 

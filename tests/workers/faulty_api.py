@@ -98,7 +98,7 @@ class Client:
     def __init__(self, plane: ControlPlane, line: HttpLine) -> None:
         self.plane, self.line = plane, line
         self.work = asyncio.Event()
-        self.listening = line.listen(lambda queue: self.work.set(), lambda job_id: None)
+        self.listening = line.listen(lambda queue: self.work.set(), lambda job_id: None, lambda offer: None)
 
     async def offer(self) -> Offer:
         """Return the next job."""

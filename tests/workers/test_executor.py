@@ -16,6 +16,7 @@ from storage.errors import Conflict, Unavailable
 from workers import executor as module
 from workers import platforms
 from workers.executor import Executor
+from workers.lines import Offer
 from workers.run import Circumstances
 from workers.workspace import Workspace
 
@@ -116,6 +117,48 @@ async def test_what_was_held_while_this_process_stood_still_is_asked_for_before_
     await until(ends(line, "third"), "the slot is free again")
     assert line.begun == []
     assert not (root / "started").exists()
+
+
+def handed(job_id: str, command: str, **spec: Any) -> Offer:
+    return Offer(
+        job_id, 1, {"task": "command", "command": command, "timeout_s": 60, **spec}, 0, held_ahead=True
+    )
+
+
+async def test_a_job_that_is_handed_over_starts_at_once_and_but_once(
+    line: FakeLine, start: Start, root: Path
+) -> None:
+    one = start(slots=1)
+    await until(lambda: len(line.beats) > 1, "it works")
+    offer = handed("given", f"echo + >> {root}/n; sleep 0.2")
+    line.hand(offer)
+    assert one._free == []  # before anything else is waited for
+    line.hand(offer)
+    await until(ends(line, "given"), "it ends")
+    assert line.begun == [("given", 1)]
+    assert (root / "n").read_text() == "+\n"
+
+
+async def test_what_was_handed_over_while_this_process_stood_still_is_asked_for_before_it_starts(
+    line: FakeLine, start: Start, root: Path
+) -> None:
+    one = start(slots=1)
+    await until(lambda: len(line.beats) > 1, "it works")
+    line.stale.add(("late", 1))
+    one._looked -= 60
+    line.hand(handed("late", f"touch {root}/started"))
+    await until(lambda: one._free == [0] and not one._runs, "it is given up")
+    assert not (root / "started").exists()
+
+
+async def test_what_is_handed_over_while_draining_goes_back(line: FakeLine, start: Start) -> None:
+    one = start(slots=2, drain_s=5)
+    line.put("long", "sleep 1")
+    await until(lambda: "long" in one._runs, "it runs")
+    one.stop()
+    line.hand(handed("given", "true"))
+    await until(ends(line, "given"), "it is given back")
+    assert line.of("given").ends[0][0] == "released"
 
 
 async def test_what_is_held_and_runs_is_in_every_heartbeat_and_nothing_else(

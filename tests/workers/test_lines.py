@@ -15,7 +15,7 @@ from storage.attempts import Holder, Unregistered
 from storage.errors import Unavailable
 from storage.jobs import State
 from storage.store import Store
-from workers.lines import RedisLine
+from workers.lines import Offer, RedisLine
 
 
 class Registrar:
@@ -121,7 +121,7 @@ async def test_a_heartbeat_without_a_registration_loses_all_at_once_and_register
 
 async def test_work_and_cancels_are_heard_of(line: RedisLine, store: Store) -> None:
     woken, cancelled = asyncio.Event(), list[str]()
-    task = line.listen(lambda queue: woken.set(), cancelled.append)
+    task = line.listen(lambda queue: woken.set(), cancelled.append, lambda offer: None)
     try:
         await asyncio.wait_for(woken.wait(), 5)  # once it listens  # noqa: TID251
         woken.clear()
@@ -138,7 +138,7 @@ async def test_work_and_cancels_are_heard_of(line: RedisLine, store: Store) -> N
 async def test_a_new_set_of_tags_is_served_as_soon_as_it_is_heard_of(line: RedisLine, store: Store) -> None:
     assert await line.claim(most=1, startable=1) == []
     woken = asyncio.Event()
-    task = line.listen(lambda queue: woken.set(), lambda job_id: None)
+    task = line.listen(lambda queue: woken.set(), lambda job_id: None, lambda offer: None)
     try:
         await asyncio.wait_for(woken.wait(), 5)  # noqa: TID251
         woken.clear()
@@ -168,3 +168,28 @@ async def test_an_attempt_tells_its_output_its_progress_and_its_end(line: RedisL
     assert await line.settle(offer, "failed", "exit_code", 3, {"cpu_ms": 5}) == "failed"
     job = await jobs.get(store, job_id)
     assert (job.exit_code, job.progress, job.lines, job.facts) == (3, 40, 2, {"cpu_ms": "5"})
+
+
+async def test_a_job_that_is_handed_over_is_taken_and_what_is_forged_is_not(
+    store: Store, registrar: Registrar, redis_client: "redis.Redis[bytes]"
+) -> None:
+    holder = await register(store, "w", "r1", slots=1, lease_ms=15000)
+    line = RedisLine(store, holder, tags=(), reregister=registrar)
+    ready, taken = asyncio.Event(), list[Offer]()
+    task = line.listen(lambda queue: ready.set(), lambda job_id: None, taken.append)
+    try:
+        async with asyncio.timeout(20):
+            await ready.wait()
+        assert await line.claim(most=1, startable=1) == []
+        for word in (b"offer", b"offer \xff", b"offer job-x 1 jobs.normal sig\n{}", b"offer a b c d\n"):
+            redis_client.publish("h:control:w", word)
+        job_id = await submit(store, "make")
+        await until(lambda: len(taken) == 1, "it is handed over")
+        assert (taken[0].job_id, taken[0].attempt, taken[0].held_ahead) == (job_id, 1, True)
+        assert taken[0].spec["command"] == "make"
+        assert await line.begin(taken[0])
+        assert await line.settle(taken[0], "completed", "", 0, {}) == "completed"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await line.depart("done")
