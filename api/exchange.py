@@ -1,7 +1,7 @@
 """One request and its answer over HTTP/1.1, as ASGI has it: uvicorn's, with fewer steps on the usual way."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -44,6 +44,7 @@ class Exchange(RequestResponseCycle):
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = protocol.expect_100_continue
         self.body = b""  # nearly always one piece, which is then handed on as it is
+        self.wants: Callable[[], None] | None = None  # who waits until what there is of the body was taken
         self.more_body = True
         self.response_started = False
         self.response_complete = False
@@ -63,7 +64,10 @@ class Exchange(RequestResponseCycle):
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         body, self.body = self.body, b""
-        return {"type": "http.request", "body": body, "more_body": self.more_body}
+        more_body = self.more_body
+        if self.wants is not None:
+            self.wants()
+        return {"type": "http.request", "body": body, "more_body": more_body}
 
     async def send(self, message: Any) -> None:
         """Take an ASGI message of the answer. Raises RuntimeError for one that does not fit those before it."""

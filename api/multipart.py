@@ -120,7 +120,15 @@ class FormReader:
             self._at = end
             if piece:
                 yield piece
-            await self._more()
+            held = bytes(self._data[end:])
+            self._data, self._at = b"", 0  # what has been read is not held any longer than its reader wants
+            chunk = await self._wanted()
+            if held and (len(chunk) < overlap or 0 <= (held + chunk[:overlap]).find(delimiter) < len(held)):
+                self._data = held + chunk
+                continue
+            self._data = chunk
+            if held:
+                yield memoryview(held)
 
     async def _next_part(self) -> Part | None:
         """Read on after a delimiter: the next part's headers, or None at the end of the form."""
@@ -144,17 +152,21 @@ class FormReader:
             await self._more()
         if not 0 <= end - self._at <= HEADERS_LIMIT_BYTES:
             raise Invalid(f"The headers of a part exceed {HEADERS_LIMIT_BYTES} bytes.")
-        line = self._data[self._at : end]
+        line = bytes(self._data[self._at : end])
         self._at = end + len(mark)
         return line
 
     async def _more(self) -> None:
-        chunk = await self._chunk()
-        if not chunk:
-            raise Invalid("The body ends before the form does.")
+        chunk = await self._wanted()
         rest = self._data[self._at :]
         self._data = rest + chunk if rest else chunk
         self._at = 0
+
+    async def _wanted(self) -> bytes:
+        chunk = await self._chunk()
+        if not chunk:
+            raise Invalid("The body ends before the form does.")
+        return chunk
 
     async def _chunk(self) -> bytes:
         if self._patience is None:

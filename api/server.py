@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 from uvicorn_worker import UvicornWorker
 
 from api.exchange import WHOLE, Exchange
+from api.long_body import LONG_BYTES, LongBody
 from api.realtime.frames import FRAMES
 
 MOST_HEADERS = 100
@@ -87,6 +88,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._head_bytes = 0
+        self._long_left = 0  # what a LongBody will read
         self._in_head = True
         self._linger_bytes = 0  # what may still come of a body that nobody wants
         self._phase = _Phase.HEAD
@@ -117,6 +119,10 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._phase is _Phase.BODY:
             self._await(_Phase.BODY, BODY_IDLE_S)
         super().data_received(data)
+        if self._long_left and not self._in_head and not self.transport.is_closing():
+            exchange: Any = self.cycle
+            left, self._long_left = self._long_left, 0
+            LongBody(self, exchange, left).take_over()
         if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
             self._refuse(431, "Request Header Fields Too Large")
 
@@ -124,7 +130,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Begin a head."""
         super().on_message_begin()
         self._in_head = True
-        self._fields_bytes = self._hosts = self._lengths = 0
+        self._fields_bytes = self._hosts = self._lengths = self._long_left = 0
         self._odd_coding = False
 
     def on_url(self, url: bytes) -> None:
@@ -146,6 +152,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.expect_100_continue = self.expect_100_continue or value.lower() == b"100-continue"
         else:
             self._lengths += 1
+            if name == b"content-length" and value.isdigit() and int(value) >= LONG_BYTES:
+                self._long_left = int(value)  # of which the rest of this read is still the parser's
             self._odd_coding |= name == b"transfer-encoding" and value.lower() != b"chunked"
 
     def on_headers_complete(self) -> None:
@@ -161,6 +169,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(400, "Bad Request")
         if self.transport.is_closing():
             return
+        if self.scheme != "http" or self.parser.should_upgrade():
+            self._long_left = 0
         scope = self.scope
         scope["method"] = self.parser.get_method().decode("ascii")
         scope["http_version"] = version
@@ -212,10 +222,29 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.transport.is_closing():
             return  # of a head that was refused
         super().on_body(body)
+        if self._long_left:
+            self._long_left -= len(body)
         if self._phase is _Phase.LINGER:
-            self._linger_bytes -= len(body)
-            if self._linger_bytes < 0:
-                self.transport.close()
+            self.body_unwanted(len(body))
+
+    def body_moves(self) -> None:
+        """Wait for more of a body from now on."""
+        if self._phase is _Phase.BODY:
+            self._await(_Phase.BODY, BODY_IDLE_S)
+
+    def body_unwanted(self, size_bytes: int) -> None:
+        """Count what comes of a body that was answered before its end; more than a little of it is not waited for."""
+        self._linger_bytes -= size_bytes
+        if self._linger_bytes < 0:
+            self.transport.close()
+
+    def body_ends(self) -> None:
+        """Go on with the next head after a body that was read past the parser, which has not seen its end."""
+        if self.parser is None:  # the connection is gone
+            return
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on to the next request; set a limit to what is read of a body that was answered before its end."""

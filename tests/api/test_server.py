@@ -40,9 +40,9 @@ async def app(scope, receive, send):
 """
 
 
-def serve(folder: Path) -> "tuple[subprocess.Popen[bytes], int]":
+def serve(folder: Path, app: str = _APP) -> "tuple[subprocess.Popen[bytes], int]":
     """Start a gunicorn with our worker and short deadlines, around a tiny application; answers it and its port."""
-    (folder / "tiny.py").write_text(_APP)
+    (folder / "tiny.py").write_text(app)
     number = free_port()
     (folder / "conf.py").write_text(
         "import api.server\napi.server.HEAD_DEADLINE_S = 0.5\napi.server.BODY_IDLE_S = 0.5\n"

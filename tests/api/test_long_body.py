@@ -1,0 +1,167 @@
+"""Long bodies over raw sockets, against a real server: every byte once, and what follows them on its own."""
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from test_server import serve
+
+from api.long_body import LONG_BYTES, PIECE_BYTES
+
+#: Answers how long a body was and its digest; /slow takes its time over each piece, /early answers before the body,
+#: /part before its end.
+_APP = """
+import asyncio, hashlib
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    digest, size, kept = hashlib.sha256(), 0, []
+    while scope["path"] != "/early":
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        kept.append(message["body"])  # a piece that is held must not change under its holder
+        size += len(message["body"])
+        if scope["path"] == "/slow":
+            await asyncio.sleep(0.01)
+        if not message["more_body"] or (scope["path"] == "/part" and size >= 200_000):
+            break
+        if scope["path"] != "/keep":
+            digest.update(kept.pop())
+    for piece in kept:
+        digest.update(piece)
+    body = f"{scope['path']} {size} {digest.hexdigest()}".encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    server, number = serve(tmp_path_factory.mktemp("server"), _APP)
+    yield number
+    server.send_signal(signal.SIGTERM)
+    server.wait(20)
+
+
+def head(path: str, size: int, more: str = "") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n{more}\r\n".encode()
+
+
+def expected(path: str, body: bytes) -> bytes:
+    return f"{path} {len(body)} {hashlib.sha256(body).hexdigest()}".encode()
+
+
+class Connection:
+    """One connection, and the answers that come by it."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), 20)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def answer(self) -> bytes:
+        assert b" 200 " in self.file.readline()
+        length = 0
+        while (line := self.file.readline()) not in {b"\r\n", b""}:
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        return self.file.read(length)
+
+
+SIZES = [
+    LONG_BYTES - 1,
+    LONG_BYTES,
+    LONG_BYTES + 1,
+    PIECE_BYTES * 3,
+    PIECE_BYTES * 3 + 1,
+    5_000_011,
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("path", ["/", "/slow", "/keep"])
+def test_every_byte_arrives_once_and_the_connection_serves_on(port: int, path: str, size: int) -> None:
+    body = os.urandom(size)
+    with Connection(port) as connection:
+        for each in (body, b"short", body[::-1]):
+            connection.socket.sendall(head(path, len(each)) + each)
+            assert connection.answer() == expected(path, each)
+
+
+def test_requests_that_follow_in_the_same_write_are_served_in_turn(port: int) -> None:
+    bodies = [os.urandom(size) for size in (700_000, 10, 0, 300_000, LONG_BYTES, 1)]
+    with Connection(port) as connection:
+        connection.socket.sendall(b"".join(head("/", len(each)) + each for each in bodies))
+        assert [connection.answer() for _ in bodies] == [expected("/", each) for each in bodies]
+
+
+def test_a_body_in_pieces_of_any_size_with_pauses_is_the_same_body(port: int) -> None:
+    body, chance, at = os.urandom(900_000), random.Random(4), 0  # noqa: S311
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/", len(body)))
+        while at < len(body):
+            size = chance.choice([1, 100, 10_000, 70_000, 200_000])
+            connection.socket.sendall(body[at : at + size])
+            at += size
+            time.sleep(chance.choice([0, 0.001, 0.01]))
+        assert connection.answer() == expected("/", body)
+
+
+def test_a_client_that_expects_to_be_asked_is_asked(port: int) -> None:
+    body = os.urandom(400_000)
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/", len(body), "Expect: 100-continue\r\n"))
+        assert b"100 Continue" in connection.file.readline()
+        assert connection.file.readline() == b"\r\n"
+        connection.socket.sendall(body)
+        assert connection.answer() == expected("/", body)
+
+
+def test_a_body_that_nobody_wants_ends_the_connection_once_it_is_long(port: int) -> None:
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/early", 50_000_000) + b"x" * 1000)
+        assert connection.answer().startswith(b"/early 0")
+        with pytest.raises(ConnectionError):
+            connection.socket.sendall(b"x" * 49_000_000)
+
+
+def test_a_short_rest_that_nobody_wants_is_read_and_the_connection_serves_on(port: int) -> None:
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/part", LONG_BYTES) + b"x" * (LONG_BYTES - 20_000))
+        assert connection.answer().startswith(b"/part 2")
+        connection.socket.sendall(b"x" * 20_000 + head("/", 3) + b"abc")
+        assert connection.answer() == expected("/", b"abc")
+
+
+def test_a_body_that_stops_is_given_up(port: int) -> None:
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/", 10_000_000) + b"x" * 400_000)
+        began = time.monotonic()
+        assert connection.file.read() == b""
+        assert time.monotonic() - began < 15
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_the_server_serving(port: int) -> None:
+    for size in (100, 300_000, 2_000_000):
+        with Connection(port) as connection:
+            connection.socket.sendall(head("/slow", 10_000_000) + b"x" * size)
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/", 2) + b"ok")
+        assert connection.answer() == expected("/", b"ok")
