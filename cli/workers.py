@@ -125,3 +125,14 @@ def drain(
         )
     said = "takes jobs again" if off else "takes no more jobs"
     rendering.tell(answer, f"Worker {worker_id} {said}.", as_json=as_json)
+
+
+@app.command("forget")
+def forget(
+    worker_id: WorkerId, yes: Yes = False, url: Url = None, api_key: ApiKey = None, as_json: Json = False
+) -> None:
+    """Forget a worker: its token ends, and what it holds goes back into its queue."""
+    rendering.ask(f"Forget {worker_id}, and give what it runs to others?", yes=yes)
+    with connect(url, api_key) as client:
+        answer = client.call("DELETE", f"/api/workers/{segment(worker_id)}")
+    rendering.tell(answer, f"Worker {worker_id} is forgotten.", as_json=as_json)
