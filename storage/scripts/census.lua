@@ -6,9 +6,19 @@ if kept then return kept end
 local function number(value) return tonumber(value or '') or 0 end
 local function card(key) return redis.call('ZCARD', key) end
 
--- queues that were ever waited in; of nodes' own queues only the sum, since they are named after machines
-local queues, nodes = {}, {0, 0, 0}
-for _, key in ipairs(redis.call('SMEMBERS', 'rq:queues')) do
+-- queues that were ever waited in, and those of all tags that were ever asked for: what is handed to a worker at once waits
+-- in none; of nodes' own queues only the sum, since they are named after machines
+local queues, nodes, keys, seen = {}, {0, 0, 0}, redis.call('SMEMBERS', 'rq:queues'), {}
+local sets = redis.call('SMEMBERS', 'h:tagsets')
+sets[#sets + 1] = ''
+for _, key in ipairs(keys) do seen[key] = true end
+for _, tags in ipairs(sets) do
+  for _, priority in ipairs({'high', 'normal', 'low'}) do
+    local key = 'rq:queue:jobs.' .. (tags ~= '' and tags .. '.' or '') .. priority
+    if not seen[key] then keys[#keys + 1] = key end
+  end
+end
+for _, key in ipairs(keys) do
   local name = string.sub(key, 10)                      -- after 'rq:queue:'
   local depth, running = redis.call('LLEN', key), card('rq:wip:' .. name)
   local since = 0
