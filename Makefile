@@ -60,6 +60,12 @@ docs: $(STAMP)  ## Write docs/openapi.json, docs/routes.md, docs/cli-reference.m
 	@$(BIN)/python -m api.openapi
 	@$(BIN)/python -m cli.reference
 
+.PHONY: docs-site
+docs-site: $(STAMP)  ## Build the documentation as a site with search, in build/site
+	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo "build/site/index.html"
+
 .PHONY: lock
 lock: $(STAMP)  ## Write requirements.txt anew from pyproject.toml (UPGRADE=1 takes newer releases)
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version $$(cat .python-version) --generate-hashes \
