@@ -3,8 +3,8 @@
 #: What is only true while processes run, or for a moment; they say it anew.
 _PASSING = (
     "h:leader", "h:reaper:", "h:proc:", "h:worker:", "h:workers", "h:rate:", "h:throttle:", "h:relay:", "h:handoff:",
-    "h:events", "h:applog:", "h:appsamples:", "h:census", "h:recovery", "rq:worker", "rq:execution:", "rq:wip:",
-    "rq:clean", "rq:scheduler-lock",
+    "h:ready:", "h:events", "h:applog:", "h:appsamples:", "h:census", "h:recovery", "h:rebuild", "rq:worker",
+    "rq:execution:", "rq:wip:", "rq:clean", "rq:scheduler-lock",
 )  # fmt: skip
 #: What a rebuild makes anew from the records, so that it agrees with them although they were read one after another.
 _DERIVED = (
@@ -17,8 +17,10 @@ _DERIVED_EXACTLY = frozenset({
 })  # fmt: skip
 #: What sessions live by.
 _SESSIONS = ("h:keyring", "h:revoked:")
-#: What processes that find an empty Redis write into it without being told anything.
-_OF_A_START = frozenset({"h:keyring", "h:audit", "h:audit:head", "h:tally", "h:noted", "rq:queues"})
+#: Records that somebody wanted; all else of ours is written by processes that find an empty Redis and start.
+_RECORDS = frozenset({
+    "user", "apikey", "job", "batch", "schedule", "file", "release", "app", "backup", "subcuby", "marketplace",
+})  # fmt: skip
 
 
 def is_ours(key: str) -> bool:
@@ -38,7 +40,7 @@ def is_of_sessions(key: str) -> bool:
 
 def says_nothing(key: str) -> bool:
     """Tell whether a Redis that holds the key beside others like it counts as empty."""
-    return key.startswith(_PASSING) or key in _OF_A_START
+    return is_ours(key) and kind(key) not in _RECORDS
 
 
 def kind(key: str) -> str | None:

@@ -22,7 +22,7 @@ from storage.store import Store
 Redis = redis.Redis
 
 
-def contents(client: Redis, *, derived: bool = True) -> dict[str, Any]:
+def contents(client: Redis) -> dict[str, Any]:
     """Return all that Hostler holds for good, by key."""
     read: dict[bytes, Any] = {
         b"string": client.get, b"hash": client.hgetall, b"stream": client.xrange, b"set": client.smembers,
@@ -32,9 +32,8 @@ def contents(client: Redis, *, derived: bool = True) -> dict[str, Any]:
     found = {}
     for key in client.scan_iter(count=1000):
         name = key.decode()
-        if keyspace.says_nothing(name) or keyspace.is_of_sessions(name) or not keyspace.is_ours(name):
-            continue
-        if derived or keyspace.is_captured(name):
+        passing = name.startswith((*keyspace._PASSING, "h:audit", "rq:queues"))
+        if keyspace.is_ours(name) and not passing and not keyspace.is_of_sessions(name):
             found[name] = read[client.type(key)](key)
     return found
 
