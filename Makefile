@@ -88,6 +88,10 @@ fix: $(STAMP)  ## Format, and mend what ruff can
 load: $(STAMP)  ## Put every load target on a whole Hostler (ONLY=L03,L07 LONG=1)
 	@$(BIN)/python -m bench.targets $(if $(ONLY),--only "$(ONLY)") $(if $(LONG),--long)
 
+.PHONY: simulate
+simulate: $(STAMP)  ## Reckon fleets larger than this machine from what a job was measured to cost (bench/SIMULATED.md)
+	@$(BIN)/python -m bench.simulate
+
 .PHONY: bench
 bench: $(STAMP)  ## Measure every figure beside its anchors (ONLY=P3,P11 QUICK=1)
 	@$(BIN)/python -m bench $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK),--quick)
