@@ -35,8 +35,8 @@ def advise(
 ) -> None:
     """Say how many workers would start what waits within the target, for each set of tags that jobs ask for.
 
-    The rule is: the slots that are busy, and as many more as work off the queue within the target, given how long jobs
-    of these tags took lately. Workers of several rows add up. Nothing is started or stopped.
+    The rule keeps the slots that are busy, and wants as many as start all that waits within the target, given how long
+    jobs of these tags took lately. Workers of several rows add up. Nothing is started or stopped.
     """
     watching.show(
         url,

@@ -1,9 +1,13 @@
 """Capacity: how many workers a load needs, and how soon a queue is empty; what advises is what is simulated.
 
-The rule, in slots: those that are busy now, which is what arrivals keep busy (Little's law: arrivals a second times
-seconds a job), and beside them as many as work off what waits within the target (jobs times seconds a job, divided by
-the target's seconds). It needs no rate of arrivals: where slots are too few, the queue grows, and
-the second term with it.
+The rule, in slots, for `waiting` jobs beside `running` ones that take `run` seconds each on average, and a target:
+
+    the greater of  running  and  (waiting + running) * run / (run + target)
+
+With c slots, those that are free start a job at once and each starts one more every `run` seconds, so within the target
+(c - running) + c * target / run jobs start; the second term is where these are all that wait. The first keeps what
+arrivals keep busy (Little's law: arrivals a second times seconds a job). It needs no rate of arrivals: where slots are
+too few, the queue grows, and with it the second term; it does not grow by itself while a queue is worked off.
 """
 
 import math
@@ -36,9 +40,9 @@ class Advice:
 
 def advise(load: Load, *, slots_per_worker: float, target_s: float = TARGET_S) -> Advice:
     """Return what starts every job that waits within `target_s` seconds; nothing where nothing waits or runs."""
-    backlog = load.waiting * load.mean_run_s / max(target_s, 0.001)
-    # of what waits, no more can be worked on at once than there are jobs
-    slots = load.running + min(load.waiting, math.ceil(backlog - 1e-9))
+    run_s = max(load.mean_run_s, 0.0)
+    started = (load.waiting + load.running) * run_s / (run_s + max(target_s, 0.001))
+    slots = max(load.running, math.ceil(started - 1e-9))
     if load.waiting:
         slots = max(slots, 1)
     return Advice(slots, math.ceil(slots / max(slots_per_worker, 1)))
