@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-import boto3
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from urllib3.exceptions import HTTPError
-
 from settings import MIB, Settings
 from storage.errors import Conflict, NotFound, TooLarge, Unavailable
 
-if TYPE_CHECKING:
+if (
+    TYPE_CHECKING
+):  # boto3 takes a quarter of a second to read, and most processes touch the store only now and then
+    import boto3
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
@@ -36,6 +32,9 @@ T = TypeVar("T")
 PART_BYTES = 8 * MIB
 #: Parts under way at once, besides the one being filled: what bounds an upload's memory.
 PARTS_IN_FLIGHT = 2
+#: Parts of all uploads of a process that are under way at once. A store takes no more in a second for being given more
+#: at once, and each part has to be taken within the time that a call may last.
+PARTS_AT_ONCE = 4
 #: What one read of a download fetches.
 READ_BYTES = MIB
 #: Blocking calls at once.
@@ -92,6 +91,10 @@ class Uploaded:
 @contextmanager
 def _in_our_words(what: str) -> Iterator[None]:
     """Turn whatever boto3 raises into NotFound or Unavailable."""
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415  see above
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
     try:
         yield
     except ClientError as error:
@@ -112,8 +115,15 @@ def _in_our_words(what: str) -> Iterator[None]:
         ) from error
 
 
+def read_ahead() -> None:
+    """Read the code of boto3 now, for a process that is about to fork others which need it."""
+    import boto3  # noqa: F401, PLC0415  see above
+
+
 @cache
-def _session() -> boto3.session.Session:
+def _session() -> "boto3.session.Session":
+    import boto3  # noqa: PLC0415  see above
+
     return boto3.session.Session()
 
 
@@ -129,6 +139,7 @@ class Objects:
         self._clients: dict[str, S3Client] = {}
         self._pool = ThreadPoolExecutor(THREADS, "s3")
         self._background: set[asyncio.Task[None]] = set()
+        self._parts = asyncio.Semaphore(PARTS_AT_ONCE)
 
     # Coroutines, for the web and the scheduler
 
@@ -224,6 +235,8 @@ class Objects:
 
     def ensure_bucket_now(self) -> None:
         """Create the bucket unless it is there. Safe to run twice."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415  see above
+
         client = self._client()
         with _in_our_words(self.bucket):
             try:
@@ -247,6 +260,8 @@ class Objects:
 
     def put_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> Uploaded:
         """Store the file at `path`, which nobody changes meanwhile. Raises OSError when it cannot be read."""
+        from boto3.s3.transfer import TransferConfig  # noqa: PLC0415  see above
+
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         transfer = TransferConfig(
@@ -326,6 +341,8 @@ class Objects:
             return self._clients[kind]
 
     def _connected(self, kind: str) -> "S3Client":
+        from botocore.config import Config  # noqa: PLC0415  see above
+
         settings = self._settings
         endpoint = settings.s3_endpoint_url
         if kind == "public":
@@ -493,6 +510,7 @@ class _Sending:
         self._free: list[bytearray] = []
         self._upload_id: str | None = None
         self._count = 0
+        self._given_up = False
         self._in_flight: set[asyncio.Task[None]] = set()
         self._etags: dict[int, str] = {}
         self.size_bytes = 0
@@ -531,6 +549,7 @@ class _Sending:
 
     async def abort(self) -> None:
         """Leave nothing behind; parts in flight are awaited, for one that lands later would stay."""
+        self._given_up = True
         await asyncio.gather(*self._in_flight, return_exceptions=True)
         if self._upload_id is not None:
             with suppress(NotFound, Unavailable):  # the sweeper comes later
@@ -557,7 +576,10 @@ class _Sending:
         self._in_flight.add(asyncio.ensure_future(self._send(self._count, part, self._hashing)))
 
     async def _send(self, number: int, part: bytearray, hashed: "asyncio.Future[None]") -> None:
-        answer = await self._ask("upload_part", UploadId=self._upload_id, PartNumber=number, Body=part)
+        async with self._objects._parts:
+            if self._given_up:
+                return
+            answer = await self._ask("upload_part", UploadId=self._upload_id, PartNumber=number, Body=part)
         self._etags[number] = answer["ETag"]
         await hashed
         self._free.append(part)

@@ -12,15 +12,17 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
-from redis.asyncio import Redis
 
 from storage import scripts
 from storage.calls import Call, Word
 from storage.errors import Unavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 log = logging.getLogger("hostler.storage")
 T = TypeVar("T")
@@ -83,6 +85,8 @@ class Address:
 
     def client(self, **options: Any) -> "Redis":
         """Return a redis-py client, for subscriptions and blocking reads."""
+        from redis.asyncio import Redis  # noqa: PLC0415  a third of a second to read, and hardly ever asked for
+
         return Redis.from_url(self.url, socket_connect_timeout=2, health_check_interval=0, **options)
 
     def greeting(self) -> list[tuple[Word, ...]]:

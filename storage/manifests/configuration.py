@@ -1,15 +1,14 @@
 """Configuration of apps: held against the JSON Schema of the manifest, its secrets told apart and masked."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from storage.errors import Invalid
+
+if TYPE_CHECKING:  # whoever only runs jobs never needs it
+    from jsonschema.exceptions import ValidationError
 
 #: What is shown in the place of a secret; on a write it stands for the value that is kept.
 MASK = "********"
@@ -25,6 +24,9 @@ _NAMED = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
 
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raise Invalid unless `schema` is a JSON Schema (2020-12) of an object that can be applied safely."""
+    from jsonschema import Draft202012Validator  # noqa: PLC0415  see above
+    from jsonschema.exceptions import SchemaError  # noqa: PLC0415
+
     if len(orjson.dumps(schema)) > SCHEMA_LIMIT_BYTES:
         raise Invalid("The configuration's schema is larger than 64 KiB.")
     try:
@@ -86,6 +88,10 @@ def check(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
             message = "This product takes no configuration."
             raise Invalid(message, details={"config": message})
         return
+    from jsonschema import Draft202012Validator  # noqa: PLC0415  see above
+    from referencing import Registry  # noqa: PLC0415
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415
+
     validator = Draft202012Validator(
         schema, registry=Registry(), format_checker=Draft202012Validator.FORMAT_CHECKER
     )
@@ -98,7 +104,7 @@ def check(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
         raise Invalid(f"{field}: {message}", details=dict(reversed(problems)))
 
 
-def _problem(error: ValidationError, schema: Mapping[str, Any]) -> tuple[str, str]:
+def _problem(error: "ValidationError", schema: Mapping[str, Any]) -> tuple[str, str]:
     """Return where an error is and what is wrong there; a secret's value is not told."""
     path = [str(part) for part in error.absolute_path]
     if error.validator == "required" and isinstance(error.instance, Mapping):

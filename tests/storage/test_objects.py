@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import os
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from settings import Settings
 from storage.errors import Conflict, NotFound, TooLarge, Unavailable
-from storage.objects import PART_BYTES, Objects
+from storage.objects import PART_BYTES, PARTS_AT_ONCE, Objects
 
 pytestmark = pytest.mark.stack
 
@@ -112,6 +114,37 @@ async def test_an_upload_beyond_the_limit_leaves_nothing(objects, leftovers):
     with pytest.raises(TooLarge):
         await objects.upload("up", blocks(20_000_000), content_type="x/y", limit_bytes=19_999_999)
     assert leftovers() == ([], 0)
+
+
+async def test_uploads_together_send_no_more_parts_at_once_than_a_store_takes_in_time(settings, monkeypatch):
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    class Slow:
+        def __getattr__(self, operation):
+            return lambda **_: {"UploadId": "1", "ETag": '"x"'}
+
+        def upload_part(self, **_):
+            nonlocal under_way, most
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            time.sleep(0.01)
+            with lock:
+                under_way -= 1
+            return {"ETag": '"x"'}
+
+    objects = Objects(settings)
+    monkeypatch.setattr(objects, "_client", lambda kind="work": Slow())
+    size_bytes = 2 * PART_BYTES
+    uploads = [
+        objects.upload(f"up-{number}", blocks(size_bytes), content_type="x/y", limit_bytes=size_bytes)
+        for number in range(6)
+    ]
+    stored = await asyncio.gather(*uploads)
+    assert {each.size_bytes for each in stored} == {size_bytes}
+    assert len({each.sha256 for each in stored}) == 1
+    assert 1 < most <= PARTS_AT_ONCE
+    objects.close()
 
 
 async def test_a_cancelled_upload_leaves_nothing(objects, leftovers):
