@@ -409,6 +409,9 @@ def _succeeded(answer: httpx.Response) -> httpx.Response:
     others = [str(problem) for problem in (body.get("details") or {}).values() if str(problem) not in message]
     sentence = " ".join([message if message.endswith(".") else f"{message}.", *others])
     hint = HINTS.get(answer.status_code, "")
+    if answer.headers.get("X-Error-Code") == "ROUTE_NOT_FOUND":
+        message = f"{url} has no such endpoint; it may be older than this command line, {__version__}."
+        raise Failed(message, hint="hostler health, which shows its version")
     if answer.status_code == 404:
         path = answer.request.url.path
         hint = next((tried for prefix, tried in LISTS if path.startswith(prefix)), "")

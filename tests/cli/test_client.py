@@ -290,3 +290,13 @@ def test_what_is_not_there_names_the_command_that_lists_what_is(
     server.routes[route] = [error(403, "This needs the operator role.")]
     assert main(words.split()) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "Try: hostler whoami"
+
+
+def test_a_server_that_does_not_know_the_path_may_be_older(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = error(404, "There is nothing at this path.")
+    unknown.headers["X-Error-Code"] = "ROUTE_NOT_FOUND"
+    server.on("GET /api/overview", unknown)
+    assert main(["overview"]) == 1
+    assert "may be older than this command line" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli import reference
+from storage import manifests
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -93,6 +94,21 @@ def test_every_command_in_it_exists_with_its_options(page: Path) -> None:
         assert not (subcommands and rest and not rest[0].startswith("-")), f"{name(page)}: {line}"
         given = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
         assert given <= known()[called], f"{name(page)}: {line}: {sorted(given - known()[called])}"
+
+
+MANIFESTS = [
+    (page, block)
+    for page in PAGES
+    for block in re.findall(
+        r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    if block.startswith("id = ")
+]
+
+
+@pytest.mark.parametrize(("page", "block"), MANIFESTS, ids=lambda value: name(value)[:40].partition("\n")[0])
+def test_every_manifest_in_it_is_one(page: Path, block: str) -> None:
+    assert manifests.read(block.encode(), None).processes, name(page)
 
 
 def test_the_reference_of_commands_and_the_man_page_are_up_to_date() -> None:
