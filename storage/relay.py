@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -146,6 +147,7 @@ class _Way:
     taken: int = 0
     overdue: Callable[[], Awaitable[None]] | None = None  # asked now and then while nothing has come
     always: bool = False  # and also while nothing more comes
+    announced: bool = False  # nothing is there before somebody says so
     nudged: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def put(self, mark: bytes, data: bytes) -> None:
@@ -167,10 +169,11 @@ class _Way:
 
     async def pieces(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yield mark and data of each piece until the last. Raises Forged, Unavailable."""
-        key = f"h:relay:{self.name}:{self.id}"
+        key, looks = f"h:relay:{self.name}:{self.id}", not self.announced
         while True:
-            self.nudged.clear()
-            for sealed in await self.store.call(command("LPOP", key, WINDOW)) or ():
+            if looks:
+                self.nudged.clear()
+            for sealed in (await self.store.call(command("LPOP", key, WINDOW)) if looks else None) or ():
                 raw = self.store.seal.decrypt(
                     f"relay {self.name}", text(sealed), bound_to=self._bound(self.taken)
                 )
@@ -178,6 +181,7 @@ class _Way:
                 yield raw[:1], raw[1:]
                 if raw[:1] != _MORE:
                     return
+            looks = True
             try:
                 async with asyncio.timeout(POLL_S):
                     await self.nudged.wait()
@@ -203,6 +207,7 @@ class _Desk:
         self.store, self.loop = store, asyncio.get_running_loop()
         self.channel = f"h:relay:answers:{secrets.token_hex(8)}"
         self.waiting: dict[str, _Way] = {}
+        self._sessions: dict[str, str] = {}
         self.collected_bytes = 0
         self._connected = asyncio.Event()
         self._aside: set[asyncio.Task[Any]] = set()
@@ -226,6 +231,20 @@ class _Desk:
         self._connected.set()
         for way in self.waiting.values():
             way.nudged.set()
+
+    async def session(self, node: str, *, fresh: bool) -> str:
+        """Return the session under which a node answers, from memory unless `fresh`. Raises Unavailable.
+
+        One that is over does no harm: the script that takes a question refuses it.
+        """
+        if not fresh and (known := self._sessions.get(node)):
+            return known
+        session = text(await self.store.call(command("GET", f"h:relay:session:{node}")))
+        if not session:
+            self._sessions.pop(node, None)
+            raise Unavailable(f"Node {node} is offline.")
+        self._sessions[node] = session
+        return session
 
     async def ready(self) -> None:
         """Return once no answer will be missed. Raises Unavailable."""
@@ -296,23 +315,17 @@ async def _asked(store: Store, node: str, ask: Ask) -> AsyncGenerator[_Way, None
         raise TooLarge(f"A request to an app has at most {ask.within_bytes} bytes.")
     desk = _desk(store)
     await desk.ready()
-    session = text(await store.call(command("GET", f"h:relay:session:{node}")))
-    if not session:
-        raise Unavailable(f"Node {node} is offline.")
     ask_id, finished = secrets.token_hex(16), False
-    bound_to = _bound_to(node, session, ask_id)
     timeout_s = ask.within_s
     ttl_ms = int((timeout_s + 5) * 1000)
     answers = desk.waiting[ask_id] = _Way(
-        store, "answer", ask_id, bound_to, overdue=lambda: _see_it_taken(store, node, session, ask_id),
-        always=ask.kind == "archive",
-    )  # fmt: skip
-    bodies = _Way(store, "ask", ask_id, bound_to, f"h:relay:asks:{node}", ttl_ms)
+        store, "answer", ask_id, "", always=ask.kind == "archive", announced=True
+    )
     sending = None
     try:
         async with asyncio.timeout(timeout_s + 1):  # the node gives up a little earlier, and says why
-            sealed = _sealed(store, ask, bound_to, reply_to=desk.channel, ttl_ms=ttl_ms)
-            await _hand_over(store, node, session, ask_id, sealed, ttl_ms)
+            await _hand_over(desk, node, ask, answers, ttl_ms)
+            bodies = _Way(store, "ask", ask_id, answers.bound_to, f"h:relay:asks:{node}", ttl_ms)
             if len(ask.body) > PIECE_BYTES:
                 sending = desk.aside(_send_body(bodies, ask.body))
             yield answers
@@ -338,12 +351,20 @@ def _sealed(store: Store, ask: Ask, bound_to: str, *, reply_to: str, ttl_ms: int
     return store.seal.encrypt("relay question", orjson.dumps(head) + b"\n" + body, bound_to=bound_to)
 
 
-async def _hand_over(store: Store, node: str, *words: str | int) -> None:
-    reply = await store.call(script("relay_ask", node, *words, MOST_WAITING))
-    if reply == b"away":
-        raise Unavailable(f"Node {node} is restarting.")
-    if reply == b"full":
-        raise Unavailable(f"Node {node} is asked too much at once.")
+async def _hand_over(desk: _Desk, node: str, ask: Ask, answers: _Way, ttl_ms: int) -> None:
+    """Put a question before its node, under the session that it answers by. Raises Unavailable."""
+    store = desk.store
+    for fresh in (False, True):
+        session = await desk.session(node, fresh=fresh)
+        answers.bound_to = _bound_to(node, session, answers.id)
+        answers.overdue = partial(_see_it_taken, store, node, session, answers.id)
+        sealed = _sealed(store, ask, answers.bound_to, reply_to=desk.channel, ttl_ms=ttl_ms)
+        reply = await store.call(script("relay_ask", node, session, answers.id, sealed, ttl_ms, MOST_WAITING))
+        if reply == b"full":
+            raise Unavailable(f"Node {node} is asked too much at once.")
+        if reply == b"ok":
+            return
+    raise Unavailable(f"Node {node} is restarting.")
 
 
 async def _send_body(way: _Way, body: bytes) -> None:
