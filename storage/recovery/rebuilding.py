@@ -9,7 +9,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,7 +50,7 @@ class Rebuilt:
 
     point: Point
     loaded: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
     jobs_back_in_queues: int = 0
     jobs_waiting: int = 0
     jobs_running: int = 0
@@ -262,7 +261,7 @@ async def _load(
                 last = words[1]
                 done.loaded += 1
                 if kind := keyspace.kind(key):
-                    done.counts[kind] += 1
+                    done.counts[kind] = done.counts.get(kind, 0) + 1
             await loading.add(words)
         say(f"Loaded {done.loaded} of {point.keys} keys.")
     await loading.settled()

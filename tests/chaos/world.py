@@ -212,6 +212,10 @@ class World:
         """Start a worker, and wait until it is online."""
         return self.stack.worker(name, *arguments, **how)
 
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        """Start a scheduler."""
+        return self.stack.start("scheduler")
+
     def client(self, port: int = 0) -> Client:
         """Return a client that is an admin."""
         client = Client(f"http://127.0.0.1:{port or self.web_port}", self.key, self.calls, self.words)
