@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
@@ -82,6 +83,7 @@ _SPEC = (
     "command", "argv", "file", "file_url", "working_directory", "timeout_s", "priority", "env", "tags",
     "artifacts", "name", "metadata", "retries", "concurrency_key", "depends_on", "at_most_once",
 )  # fmt: skip
+_of_spec = attrgetter(*_SPEC)
 
 
 #: Those of which the script that accepts the order needs to know nothing more.
@@ -226,7 +228,56 @@ def submission(
     With `work` the job is that instead of a command, and raises what its change is refused with. How long it will wait
     is estimated from the `outlook`.
     """
-    given_spec = {name: value for name in _SPEC if (value := getattr(order, name))}
+    words = described(
+        store, order, job_id=job_id, idempotency=idempotency, schedule=schedule, schedule_record=schedule_record,
+        retry_of=retry_of, work=work,
+    )  # fmt: skip
+
+    def read(reply: list[bytes]) -> Submitted:
+        outcome = text(reply[0])
+        if outcome == "conflict":
+            raise Unprocessable("This Idempotency-Key was used before, with another body.")
+        if outcome == "parent":
+            parent, state = text(reply[1]), text(reply[2])
+            message = f"Job {parent!r}, which dependsOn names, is {state}."
+            raise Invalid(message, details={"dependsOn": message})
+        if outcome == "file":
+            raise Invalid("fileUrl: File not found", details={"fileUrl": "File not found"})
+        if outcome == "app" and work is not None:
+            raise work.refusal(text(reply[1]), text(reply[2]))
+        return Submitted(text(reply[1]), int(reply[2]), int(reply[3]) if reply[3] else None)
+
+    return script(
+        "submit", job_id, actor, words.queue, words.spec, words.signature, words.rq_data, rq_time(), words.timeout_s,
+        words.description, words.options, *(outlook.words() if outlook is not None else ()), read=read,
+    )  # fmt: skip
+
+
+class Described(NamedTuple):
+    """A job in the words that the scripts make one of."""
+
+    queue: str
+    spec: bytes
+    signature: str
+    rq_data: bytes
+    timeout_s: int
+    description: str
+    options: bytes
+
+
+def described(
+    store: Store,
+    order: Order,
+    *,
+    job_id: str,
+    idempotency: tuple[str, str] | None = None,
+    schedule: str | None = None,
+    schedule_record: str | None = None,
+    retry_of: str | None = None,
+    work: Work | None = None,
+) -> Described:
+    """Return what is written of a job, its payload signed; the arguments are those of `submission`."""
+    given_spec = {name: value for name, value in zip(_SPEC, _of_spec(order), strict=True) if value}
     if order.retries:
         given_spec["backoff"] = asdict(order.backoff)
     if order.env:  # it may hold secrets, which neither Redis nor its backups should
@@ -255,27 +306,11 @@ def submission(
     waits = order.not_before_ms is not None or order.delay_s is not None
     if waits or order.webhook is not None or not given_spec.keys() <= _PLAIN:
         extra |= _options(store, job_id, order)
-
-    def read(reply: list[bytes]) -> Submitted:
-        outcome = text(reply[0])
-        if outcome == "conflict":
-            raise Unprocessable("This Idempotency-Key was used before, with another body.")
-        if outcome == "parent":
-            parent, state = text(reply[1]), text(reply[2])
-            message = f"Job {parent!r}, which dependsOn names, is {state}."
-            raise Invalid(message, details={"dependsOn": message})
-        if outcome == "file":
-            raise Invalid("fileUrl: File not found", details={"fileUrl": "File not found"})
-        if outcome == "app" and work is not None:
-            raise work.refusal(text(reply[1]), text(reply[2]))
-        return Submitted(text(reply[1]), int(reply[2]), int(reply[3]) if reply[3] else None)
-
+    called = order.name or order.command or " ".join(order.argv or [])
     signature = store.seal.signature("job", job_id, spec)
-    described = order.name or order.command or " ".join(order.argv or [])
-    return script(
-        "submit", job_id, actor, queue, spec, signature, tasks.rq_data(task, job_id), rq_time(),
-        order.timeout_s, described[:200], orjson.dumps(extra) if extra else b"",
-        *(outlook.words() if outlook is not None else ()), read=read,
+    return Described(
+        queue, spec, signature, tasks.rq_data(task, job_id), order.timeout_s, called[:200],
+        orjson.dumps(extra) if extra else b"",
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@
 -- -> {'ok' | 'replay', batch, created, total} | {'conflict'} | {'lost'} | {'file', index} | {'parent', index, id, state}
 -- include job
 -- include audit
-local WORDS = 8                                           -- that a job takes in the list
 local batch, actor, total, files = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7])
 local staged = 'h:batch:' .. batch .. ':jobs'
 local function refused(answer)
@@ -20,7 +19,7 @@ if idem then
     return refused({'replay', first, created, count})
   end
 end
-if redis.call('LLEN', staged) ~= total * WORDS then return refused({'lost'}) end
+if redis.call('LLEN', staged) ~= total then return refused({'lost'}) end
 for i = 8, 7 + 3 * files, 3 do
   if redis.call('HGET', 'h:file:' .. ARGV[i], 'state') ~= 'ready' then return refused({'file', ARGV[i + 1]}) end
 end
@@ -32,7 +31,7 @@ for i = 8 + 3 * files, #ARGV, 2 do
 end
 -- nothing above has accepted anything; nothing below can refuse
 for i = 8, 7 + 3 * files, 3 do redis.call('SADD', 'h:file:' .. ARGV[i] .. ':jobs', ARGV[i + 2]) end
-redis.call('HSET', 'h:batch:' .. batch, 'actor', actor, 'created', now_text, 'iso', ARGV[3])
+redis.call('HSET', 'h:batch:' .. batch, 'by', actor, 'created', now_text, 'iso', ARGV[3])
 redis.call('PERSIST', staged)
 redis.call('SADD', 'h:batches', batch)
 if idem then redis.call('SET', idem, table.concat({ARGV[6], batch, now_text, total}, ' '), 'EX', 86400) end

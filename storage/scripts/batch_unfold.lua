@@ -2,11 +2,11 @@
 -- include now
 -- include event
 -- include write
-local WORDS = 8
 local name = 'h:batch:' .. ARGV[1]
-local meta = redis.call('HMGET', name, 'actor', 'created', 'iso')
-if not meta[1] then return 0 end
-local actor, created, iso = meta[1], meta[2], meta[3]
+local meta = redis.call('HMGET', name, 'by', 'created', 'iso', 'actor')
+-- before 0.4 a batch knew its `actor`, and a job was eight words in its list
+local actor, created, iso, WORDS = meta[1] or meta[4], meta[2], meta[3], meta[1] and 1 or 8
+if not actor then return 0 end
 local words = redis.call('LPOP', name .. ':jobs', ARGV[2] * WORDS) or {}
 local scores, lines = {}, {}
 
@@ -52,8 +52,22 @@ local function extraordinary(A, o)
 end
 
 for i = 1, #words, WORDS do
-  local A = {words[i], actor, words[i + 1], words[i + 2], words[i + 3], words[i + 4], iso, words[i + 5], words[i + 6],
-    words[i + 7]}
+  local id, queue, signature, data, timeout, description, spec, options
+  if WORDS == 1 then                                     -- storage/batches.py says how it is put together
+    local word = words[i]
+    local l1, l2, l3, l4, l5, l6, l7, from = struct.unpack('>HHHHHHI', word)
+    id = string.sub(word, from, from + l1 - 1) from = from + l1
+    queue = string.sub(word, from, from + l2 - 1) from = from + l2
+    signature = string.sub(word, from, from + l3 - 1) from = from + l3
+    data = string.sub(word, from, from + l4 - 1) from = from + l4
+    timeout = string.sub(word, from, from + l5 - 1) from = from + l5
+    description = string.sub(word, from, from + l6 - 1) from = from + l6
+    spec = string.sub(word, from, from + l7 - 1)
+    options = string.sub(word, from + l7)
+  else
+    id, queue, spec, signature, data, timeout, description, options = unpack(words, i, i + 7)
+  end
+  local A = {id, actor, queue, spec, signature, data, iso, timeout, description, options}
   if A[10] ~= '' then
     flush()
     extraordinary(A, cjson.decode(A[10]))

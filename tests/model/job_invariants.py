@@ -42,7 +42,10 @@ INDEXES = (
 )  # fmt: skip
 
 #: What a record leaves out when there is nothing to say.
-LEFT_OUT = dict.fromkeys(("key", "tags", "hook", "once", "reason", "backoff"), "")
+LEFT_OUT = {
+    **dict.fromkeys(("key", "tags", "hook", "once", "reason", "backoff"), ""),
+    **dict.fromkeys(("retries", "failures", "deaths"), "0"),
+}
 
 _EVERYTHING = """
 local all = {}

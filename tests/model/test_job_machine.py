@@ -511,7 +511,7 @@ class JobMachine(RuleBasedStateMachine):
     def _seen(row: dict[str, str]) -> tuple[Any, ...]:
         return (
             row["state"], row.get("wait", ""), int(row["attempt"]), row.get("worker", ""), row.get("ahead", ""),
-            int(row["failures"]), int(row["deaths"]), bool(row.get("cancel")), row.get("reason", ""),
+            int(row.get("failures", 0)), int(row.get("deaths", 0)), bool(row.get("cancel")), row.get("reason", ""),
             row.get("exit", ""), row.get("progress", ""), int(row.get("lines", 0)),
         )  # fmt: skip
 

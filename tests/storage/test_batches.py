@@ -10,7 +10,7 @@ from engine import claim, register, settle, submit
 from storage import batches, jobs
 from storage.calls import Call
 from storage.errors import Invalid, Unprocessable
-from storage.jobs import Order
+from storage.jobs import Order, described
 from storage.store import Store
 
 COUNT = 120  # more than two portions
@@ -157,3 +157,25 @@ async def test_a_parent_that_failed_since_takes_its_children_with_it(
     await batches.unfold_all(store)
     (child,) = {each.decode() for each in redis_client.zrange("h:jobs:cancelled", 0, -1)} - {parent}
     assert (await jobs.get(store, child)).reason == "dependency"
+
+
+async def test_a_batch_that_was_accepted_in_the_older_form_is_made_whole(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    orders = [Order(command="echo old"), Order(command="echo tagged", tags=["gpu"])]
+    ids = [store.new_id("job") for _ in orders]
+    for job_id, order in zip(ids, orders, strict=True):
+        queue, spec, signature, data, timeout_s, description, options = described(store, order, job_id=job_id)
+        redis_client.rpush(
+            "h:batch:batch-old:jobs", job_id, queue, spec, signature, data, timeout_s, description, options
+        )
+    redis_client.hset(
+        "h:batch:batch-old",
+        mapping={"actor": "user:u", "created": "1790000000000", "iso": "2026-09-21T00:00:00.000000Z"},
+    )
+    redis_client.sadd("h:batches", "batch-old")
+    assert await batches.unfold_all(store) == ["batch-old"]
+    for job_id, order in zip(ids, orders, strict=True):
+        job = await jobs.get(store, job_id)
+        assert (job.state, job.actor, job.spec["command"]) == ("queued", "user:u", order.command)
+    assert not list(redis_client.scan_iter("h:batch*"))
