@@ -2,7 +2,7 @@
 
 import base64
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -98,19 +98,22 @@ def claim(
     lease_s: float,
     own: bool = False,
     hears: bool = False,
+    drains: Callable[[bool], None] = lambda drained: None,
 ) -> Call[tuple[list[Claim], list[str]]]:
     """Take up to `most` jobs from the queues that `tags` cover, with a lease of `lease_s` seconds each.
 
     `lease_s` 0 means the job's own timeout + 30 s (agents that send no heartbeat). Jobs beyond the first `startable`
     are held ahead. `own`: from the worker's own queue alone, that of its node. `hears`: where there are fewer, the
-    worker may be handed what comes (`offered`), under the lease that it registered with. Answers the claims, and the
-    ids that were refused because they are no jobs of ours, or not as Hostler wrote them. Raises Unregistered.
+    worker may be handed what comes (`offered`), under the lease that it registered with. `drains` is told whether an
+    operator keeps it from taking any. Answers the claims, and the ids that were refused because they are no jobs of
+    ours, or not as Hostler wrote them. Raises Unregistered.
     """
     names = [queues.of_node(holder.worker)] if own else queues.served(tag_sets, tags)
     keys = [queues.key(name) for name in names]
 
     def read(reply: list[Any]) -> tuple[list[Claim], list[str]]:
         _registered(holder, reply)
+        drains(reply[3:] == [b"1"])
         claims = [
             Claim(text(job), int(attempt), text(queue), spec, text(signature), int(lines))
             for job, attempt, queue, spec, signature, lines in reply[1]

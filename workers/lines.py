@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from storage import attempts, files, fleet, logs
+from storage import attempts, files, fleet, logs, queues
 from storage.attempts import Beaten, Claim, Holder, Received
 from storage.calls import Call, command
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
@@ -17,6 +17,9 @@ from storage.wire import listen
 from workers.log import log
 
 T = TypeVar("T")
+
+#: What the names of queues begin with that nodes draw no longer from once they drain.
+_COMMANDS = queues.COMMAND_PREFIX.encode()
 
 TAG_SETS = command("SMEMBERS", "h:tagsets")
 
@@ -120,6 +123,7 @@ class RedisLine:
         self._tags, self._reregister = tags, reregister
         self._lease_s = store.settings.lease_s
         self._tag_sets: list[str] | None = None
+        self._drained = False
         self._registering: asyncio.Task[None] | None = None
         self._insisting: set[asyncio.Task[None]] = set()
 
@@ -132,6 +136,8 @@ class RedisLine:
             if channel == b"h:wake":
                 if message == b"tagsets":
                     self._tag_sets = None
+                elif self._drained and message.startswith(_COMMANDS):
+                    return  # it would be given nothing; the end of the draining is told, and polled for
                 wake(message.decode("ascii", "replace"))
             elif message.startswith(attempts.OFFER):
                 self._hear_offer(message, take)
@@ -161,9 +167,13 @@ class RedisLine:
         if self._tag_sets is None:
             self._tag_sets = [each.decode() for each in await self.store.call(TAG_SETS)]
         call = attempts.claim(
-            self.holder, self._tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s, hears=True
+            self.holder, self._tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s, hears=True,
+            drains=self._note_drained,
         )  # fmt: skip
         return await self._offers(call, startable=startable, own=False)
+
+    def _note_drained(self, drained: bool) -> None:
+        self._drained = drained
 
     async def claim_own(self, *, most: int) -> list[Offer]:
         """Take up to `most` jobs of this node's own queue, which commands never are in."""

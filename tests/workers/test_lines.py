@@ -193,3 +193,31 @@ async def test_a_job_that_is_handed_over_is_taken_and_what_is_forged_is_not(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await line.depart("done")
+
+
+async def test_a_drained_worker_is_woken_by_the_end_of_its_draining_and_not_by_every_job(
+    line: RedisLine, store: Store
+) -> None:
+    words, ready = list[str](), asyncio.Event()
+
+    def wake(queue: str) -> None:
+        words.append(queue)
+        ready.set()
+
+    task = line.listen(wake, lambda job_id: None, lambda offer: None)
+    try:
+        async with asyncio.timeout(20):
+            await ready.wait()
+        await store.call(fleet.drain("w", on=True, actor="user:u"))
+        assert await line.claim(most=1, startable=1) == []
+        words.clear()
+        job_id = await submit(store)
+        await store.call(fleet.drain("w", on=False, actor="user:u"))
+        await until(lambda: words == ["tagsets"], "it hears that it may work again, and nothing before")
+        assert [offer.job_id for offer in await line.claim(most=1, startable=1)] == [job_id]
+        words.clear()
+        await submit(store)
+        await until(lambda: words == ["jobs.normal"], "it hears of jobs again")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
