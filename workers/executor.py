@@ -21,6 +21,8 @@ POLL_S = 2.0
 AHEAD_S = 0.025
 #: A job held so long without a slot goes back to those who have one.
 HOLD_S = 0.1
+#: A slot that is free for so long is made ready for its next command.
+IDLE_S = 0.01
 
 
 class Beside(Protocol):
@@ -73,6 +75,7 @@ class Executor:
         self._beating = asyncio.Lock()
         self._beat_now = asyncio.Event()
         self._mean_run_s = 1.0
+        self._expecting: asyncio.TimerHandle | None = None
         self._looked = time.monotonic()  # when this process was surely awake
 
     @property
@@ -111,6 +114,7 @@ class Executor:
             loop.create_task(self._keep_holding_briefly()),
         ]
         beside = None if self._beside is None else loop.create_task(self._beside.work())
+        self._expect()
         try:
             await self._draining.wait()
             log.info("draining", extra={"running": len(self._runs), "held": len(self._held)})
@@ -123,6 +127,8 @@ class Executor:
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
+            if self._expecting is not None:
+                self._expecting.cancel()
             loop.remove_reader(self._platform.fileno())
 
     async def _keep_claiming(self) -> None:
@@ -204,6 +210,19 @@ class Executor:
         self._fill()
         if self._more and self._wanted() > 0:
             self._work.set()
+        self._expect()
+
+    def _expect(self) -> None:
+        """Have what slots need that idle for a moment be ready before the next command comes."""
+        if self._expecting is None and self._free and not self._draining.is_set():
+            loop = asyncio.get_running_loop()
+            self._expecting = loop.call_later(IDLE_S, self._make_ready)
+
+    def _make_ready(self) -> None:
+        self._expecting = None
+        if not self._draining.is_set():
+            for slot in self._free:
+                self._around.workspace.make_spare(slot)
 
     async def _carry_out(self, run: Run, earlier: Run | None) -> None:
         cause.remember(run.cause.request_id, run.span.traceparent or run.cause.traceparent, run.offer.job_id)

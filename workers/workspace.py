@@ -29,6 +29,8 @@ MOST_ARTIFACTS = 1000
 ARTIFACTS_LIMIT_BYTES = 2 * 1024**3
 #: While removing an empty directory waits so long for the disk, a thread does it, which costs more of the processor.
 SLOW_REMOVAL_S = 0.00015
+#: A directory that was made in advance is used for so long: who tidies the machine may take older empty ones away.
+SPARE_S = 3600.0
 #: Directories of jobs that have ended wait so long for others.
 DISCARD_EVERY_S = 0.1
 #: The file in a worker's directory that is locked for as long as the worker lives.
@@ -60,12 +62,30 @@ class Workspace:
         root.chmod(0o711)  # jobs reach their own directory by name, and list nothing
         self._root, self._platform = root.resolve(), platform
         self._discarded: list[Path] = []
+        self._spares: dict[int, tuple[float, Path]] = {}  # by slot, and when it was made
         self._removal_s = 0.0  # how long it took to remove an empty directory, lately
         self._discarding: asyncio.Task[None] | None = None
         self._names = (f"job-{secrets.token_hex(4)}-{number}" for number in itertools.count())
 
     def make(self, slot: int) -> Path:
         """Return a fresh directory that belongs to the commands of `slot`. Raises OSError, HostlerError."""
+        made_s, spare = self._spares.pop(slot, (0.0, None))
+        if spare is not None:
+            if time.monotonic() - made_s < SPARE_S:
+                return spare
+            self.discard(spare)
+        return self._made(slot)
+
+    def make_spare(self, slot: int) -> None:
+        """Make the directory for the next command of an idle slot, so that it need not wait for the disk.
+
+        Nothing of that slot may run. Should it fail, `make` will say so.
+        """
+        if slot not in self._spares:
+            with contextlib.suppress(OSError, HostlerError):
+                self._spares[slot] = time.monotonic(), self._made(slot)
+
+    def _made(self, slot: int) -> Path:
         directory = self._root / next(self._names)
         self._platform.make_directory(directory, slot)
         return directory
@@ -181,7 +201,9 @@ class Workspace:
                     log.warning("a directory could not be removed", extra={"why": str(error)})
 
     async def tidied(self) -> None:
-        """Return once everything that was discarded is gone."""
+        """Return once everything that was discarded, or made for nothing, is gone."""
+        while self._spares:
+            self.discard(self._spares.popitem()[1][1])
         if self._discarding is not None:
             await self._discarding
 

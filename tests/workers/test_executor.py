@@ -334,6 +334,25 @@ async def test_a_job_that_is_handed_back_while_its_files_come_has_not_failed(
 
 async def test_a_job_leaves_no_directory_behind(line: FakeLine, start: Start, root: Path) -> None:
     start()
-    line.put("job", "mkdir -p a/b; touch a/b/c; chmod 000 a")
+    line.put("job", "pwd; mkdir -p a/b; touch a/b/c; chmod 000 a")
     await until(ends(line, "job"), "it ends")
-    await until(lambda: not list(root.glob("job-*")), "its directory is gone")
+    directory = Path(line.of("job").text.decode().strip())
+    assert directory.parent == root.resolve()
+    await until(lambda: not directory.exists(), "its directory is gone")
+
+
+async def test_a_slot_that_idles_has_a_directory_ready_that_is_used_once_and_goes_with_the_worker(
+    line: FakeLine, start: Start, root: Path
+) -> None:
+    one = start(slots=1)
+    await until(lambda: list(root.glob("job-*")), "it is ready")
+    (ready,) = root.glob("job-*")
+    seen = []
+    for number in range(2):
+        line.put(f"j{number}", "pwd")
+        await until(ends(line, f"j{number}"), "it ends")
+        seen.append(Path(line.of(f"j{number}").text.decode().strip()).name)
+    assert seen[0] == ready.name
+    assert seen[1] != ready.name
+    one.stop()
+    await until(lambda: not list(root.glob("job-*")), "nothing is left")

@@ -53,12 +53,33 @@ M_ARENA_MAX, THREAD_STACK_BYTES = -8, 256 * 1024  # malloc.h
 SYS_LANDLOCK_RESTRICT_SELF = 446  # one number on every architecture, as for all system calls since Linux 5.1
 
 FIRST = -15  # the launcher's nice value
+PROGRAM_KNOWN_S = (
+    1.0  # so long is a program not searched for again, though one before it in PATH may have come
+)
+MOST_PROGRAMS = 256
 KILL_PASSES = 200  # so often is a fork bomb chased; each pass kills whole process groups at one stroke
 PROBED_PIDS = 64  # when more pids than that are new, listing /proc is cheaper than asking for each
+SIGNAL_INFO_BYTES = 128  # struct signalfd_siginfo
 WINDING_UP_S = 5.0  # how long the launcher waits for what it killed, after its worker's death
 
 
 libc = ctypes.CDLL(None)
+
+
+def signal_descriptor(numbers: set[signal.Signals]) -> int:
+    """Return a descriptor that tells of signals, which no longer interrupt anything (signalfd(2)). Raises OSError."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    mask = (ctypes.c_uint64 * 16)(sum(1 << (number - 1) for number in numbers))  # sigset_t has 1024 bits
+    descriptor: int = libc.signalfd(-1, ctypes.byref(mask), os.O_CLOEXEC | os.O_NONBLOCK)
+    if descriptor < 0:
+        raise OSError("There is no descriptor for signals.")
+    return descriptor
+
+
+def signals_told(descriptor: int) -> set[int]:
+    """Return the numbers of the signals that have come."""
+    told = os.read(descriptor, 16 * SIGNAL_INFO_BYTES)
+    return {int.from_bytes(told[at : at + 4], sys.byteorder) for at in range(0, len(told), SIGNAL_INFO_BYTES)}
 
 
 class NotConfined(Exception):
@@ -83,6 +104,9 @@ class Request:
 
     __slots__ = ("argv", "directory", "environment", "job_id", "memory_limit_bytes", "token", "uid")
 
+    #: Where programs were found, until when that holds: by name, PATH and user.
+    programs: dict[tuple[bytes, bytes, int], tuple[bytes, float]] = {}  # noqa: RUF012  typing is not imported here
+
     def __init__(
         self, fields: tuple[str, int, bytes, list[bytes], dict[bytes, bytes], bytes, int, int]
     ) -> None:
@@ -94,24 +118,49 @@ class Request:
 
         Raises OSError, ValueError or MemoryError.
         """
-        outputs = [(os.POSIX_SPAWN_DUP2, fds[0], 1), (os.POSIX_SPAWN_DUP2, fds[1], 2)]
         with memory_limited(self.memory_limit_bytes):
-            # resetids: the effective user becomes the real one; executing the program makes it the saved one
-            return os.posix_spawn(
-                self.program(),
-                self.argv,
-                self.environment,
-                file_actions=outputs,
-                setsid=True,
-                resetids=self.uid >= 0,
-            )
+            program = self.program()
+            try:
+                return self.spawn(program, fds)
+            except FileNotFoundError:  # also where the interpreter that its first line names is missing
+                again = self.program(anew=True)
+                if again == program:
+                    raise
+                return self.spawn(again, fds)
 
-    def program(self) -> bytes:
+    def spawn(self, program: bytes, fds: list[int]) -> int:
+        """Start `program` as the command."""
+        # resetids: the effective user becomes the real one; executing the program makes it the saved one
+        return os.posix_spawn(
+            program,
+            self.argv,
+            self.environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fds[0], 1), (os.POSIX_SPAWN_DUP2, fds[1], 2)],
+            setsid=True,
+            setsigmask=(),  # this process takes its signals from a descriptor
+            resetids=self.uid >= 0,
+        )
+
+    def program(self, *, anew: bool = False) -> bytes:
         """Return the path of the command's program, the one that execvp(3) would take."""
         name = self.argv[0]
         if b"/" in name:
             return name
         path = self.environment.get(b"PATH", os.fsencode(os.defpath))
+        key = name, path, self.uid
+        known = self.programs.get(key)
+        if known is not None and known[1] > time.monotonic() and not anew:
+            return known[0]
+        if len(self.programs) >= MOST_PROGRAMS:
+            self.programs.clear()
+        found = self.search(name, path)
+        if found.startswith(b"/"):  # else it depends on the job's directory
+            self.programs[key] = found, time.monotonic() + PROGRAM_KNOWN_S
+        return found
+
+    @staticmethod
+    def search(name: bytes, path: bytes) -> bytes:
+        """Return the first file of that name that this process's real user may execute. Raises FileNotFoundError."""
         found = [folder + b"/" + name for folder in path.split(b":") if folder]
         # if none may be executed, then one that is there, to fail for that reason
         for mode in (os.X_OK, os.F_OK):
@@ -280,15 +329,13 @@ class Launcher:
         self.sock, self.obituaries = sock, obituaries
         self.jobs: dict[int, Job] = {}  # by pid
         self.pid = os.getpid()
+        self.empty: set[int] = (
+            set()
+        )  # users without a process: that was looked at, and nothing has started since
 
     def serve(self, guardian: int) -> None:
         """Answer the worker until it, or the guardian, is gone."""
-        ends, begins = os.pipe()
-        os.set_blocking(ends, False)
-        os.set_blocking(begins, False)
-        signal.set_wakeup_fd(begins, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)  # its number comes through the pipe
+        ends = signal_descriptor({signal.SIGCHLD, signal.SIGTERM})
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != guardian:
             return
@@ -300,7 +347,7 @@ class Launcher:
                 if fd != ends:
                     if not self.receive():
                         return
-                elif signal.SIGTERM in os.read(ends, 4096):
+                elif signal.SIGTERM in signals_told(ends):
                     return
                 else:
                     self.reap()
@@ -341,7 +388,9 @@ class Launcher:
         stage = USER
         try:
             if uid >= 0:
-                if is_anybody(uid):  # what comes next makes this process theirs to kill
+                if uid in self.empty:
+                    self.empty.discard(uid)
+                elif is_anybody(uid):  # what comes next makes this process theirs to kill
                     kill_user(uid)
                 os.setresgid(uid, 0, 0)
                 os.setresuid(uid, 0, 0)
@@ -440,7 +489,10 @@ class Launcher:
         into question, and as pids are given out in ascending order, those are few after a short job.
         """
         if job.uid >= 0:
-            return is_anybody(job.uid)
+            anybody = is_anybody(job.uid)
+            if not anybody:
+                self.empty.add(job.uid)
+            return anybody
         with open("/proc/loadavg", "rb", buffering=0) as file:
             newest = int(file.read().rsplit(None, 1)[1])
         few = 0 <= newest - job.pid <= PROBED_PIDS
