@@ -71,13 +71,33 @@ lock: $(STAMP)  ## Write requirements.txt anew from pyproject.toml (UPGRADE=1 ta
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version $$(cat .python-version) --generate-hashes \
 	  --quiet --custom-compile-command "make lock" --output-file requirements.txt $(if $(UPGRADE),--upgrade)
 
+.PHONY: dist
+dist: $(STAMP)  ## Build wheel and sdist into dist/ (their version is the newest tag's)
+	@$(BIN)/uv build --quiet --out-dir dist
+
+.PHONY: sbom
+sbom: $(STAMP)  ## Write dist/hostler.cdx.json: what Hostler consists of, with hashes (CycloneDX)
+	@mkdir -p dist
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements requirements.txt --pyproject pyproject.toml \
+	  --mc-type application --output-reproducible --of JSON -o dist/hostler.cdx.json
+
+.PHONY: release-check
+release-check: $(STAMP)  ## See that the tree is the release that a tag will name (VERSION=0.2.0)
+	@$(BIN)/python -m pytest -q -p no:randomly tests/deploy/test_release.py --release "$(VERSION)"
+
 .PHONY: golden
 golden: $(STAMP)  ## Write anew what the chart renders (tests/helm/golden; look at the diff)
 	@$(BIN)/python tests/helm/golden.py
 
 .PHONY: vendor
-vendor:  ## Make React's ES modules anew from npm (api/cuby/vendored; commit what changes)
+vendor:  ## Fetch the page's modules anew from npm (api/cuby/vendored, api/page/vendor; commit what changes)
 	@cd api/cuby/vendored && npm install --no-audit --no-fund --silent && npm run --silent build
+	@cd api/page/vendor && npm install --no-audit --no-fund --silent && npm run --silent build
+	@$(PYTHON) examples/pack_example.py
+
+.PHONY: screenshots
+screenshots: $(STAMP)  ## Take docs/pictures anew, of a Hostler filled by demo-data (needs Chromium)
+	@$(BIN)/python docs/pictures/take.py
 
 .PHONY: fix
 fix: $(STAMP)  ## Format, and mend what ruff can

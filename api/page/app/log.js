@@ -265,9 +265,9 @@ export function LogView({ lines, version, live, waiting, download, filename, too
 function Line({ row, top, here, time, wanted, now, toggle }) {
   const stamp = time !== undefined && html`<span class="t" title=${time ? fullTime(time) : 'When it came is not known any more'}>${time ? clockTime(time) : '--:--:--'}</span>`;
   const style = { top };
-  if (row.kind === 'attempt') return html`<div class="log-line head" style=${style}><span class="n"></span>${stamp}<span>── ${row.text} ──</span></div>`;
+  if (row.kind === 'attempt') return html`<div class="log-line cap" style=${style}><span class="n"></span>${stamp}<span>── ${row.text} ──</span></div>`;
   if (row.kind === 'fold' || row.kind === 'group') {
-    return html`<div class="log-line head" style=${style}><span class="n">${row.kind === 'group' ? row.n : ''}</span>${stamp}<button class="fold" aria-expanded=${!row.folded} onClick=${() => toggle(row)}>${row.folded ? '▸' : '▾'} ${row.kind === 'group' ? row.text : `${plural(row.hides, 'line')} of progress`}</button></div>`;
+    return html`<div class="log-line cap" style=${style}><span class="n">${row.kind === 'group' ? row.n : ''}</span>${stamp}<button class="fold" aria-expanded=${!row.folded} onClick=${() => toggle(row)}>${row.folded ? '▸' : '▾'} ${row.kind === 'group' ? row.text : `${plural(row.hides, 'line')} of progress`}</button></div>`;
   }
   return html`<div class=${`log-line ${row.directive ? 'aside' : row.stream === 'stderr' ? 'err' : ''} ${here ? 'here' : ''}`} style=${style}>
     <a class="n" href="#" tabIndex="-1" aria-label=${`Line ${row.n}`} onClick=${(event) => { event.preventDefault(); refine({ line: here ? '' : row.n }); }}>${row.n}</a>${stamp}<span class="x"><${Text} of=${row.text ?? ''} wanted=${wanted} now=${now} />${row.cut && html`<span class="faint"> … ${count(row.raw.length - LONGEST)} more characters in the download</span>`}</span></div>`;

@@ -1,4 +1,4 @@
-// Copies what the page needs from npm, minified: `make vendor`, or `npm install && npm run build` here.
+// Copies what the page and its tests need from npm, minified: `make vendor`, or `npm install && npm run build` here.
 //
 // React is not among it: the page runs on the one that api/cuby/vendored serves, as the components of products do.
 import { createHash } from 'node:crypto';
@@ -37,4 +37,10 @@ for (const { file, bytes, sha256 } of react.files) {
     licence: 'MIT (../../cuby/vendored/LICENSE.react.txt)', file: `../../cuby/vendored/${file}`, bytes, sha256,
   });
 }
+
+// for the tests alone: what holds each page against the accessibility guidelines
+copyFileSync(`${folder('axe-core')}/axe.min.js`, '../../../tests/page/axe.min.js');
+const { version: axe, license: axeLicence } = about('axe-core');
+packages.push({ package: 'axe-core', version: axe, licence: axeLicence, file: '../../../tests/page/axe.min.js', ...sum('../../../tests/page/axe.min.js') });
+
 writeFileSync('manifest.json', `${JSON.stringify({ packages }, null, 2)}\n`);

@@ -76,7 +76,7 @@ function Where({ product, done }) {
   return html`<form class="form" onSubmit=${form.submit}>${form.problem && html`<${Problem} of=${form.problem} />`}
     ${product.versions.length > 1 && html`<${Field} label="Version">${(shared) => html`<select class="input" value=${values.version} onChange=${(event) => set('version', event.target.value)} ...${shared}>${product.versions.map((each) => html`<option key=${each}>${each}</option>`)}</select>`}<//>`}
     <${Field} label="Node" hint=${online.length ? '' : 'No node is online; it is installed when one is.'} wrong=${form.wrong.node}>${(shared) => html`<select class="input" value=${values.node} onChange=${(event) => set('node', event.target.value)} ...${shared}><option value="">The least loaded that fits</option>${online.map((each) => html`<option key=${each.workerId} value=${each.workerId}>${each.workerId}${each.tags.length ? ` (${each.tags.join(', ')})` : ''}</option>`)}</select>`}<//>
-    <${Field} label="Alias" hint=${product.installed ? 'It is installed already; another instance needs an alias of its own.' : 'Needed only beside another instance of it.'} placeholder="optional" pattern="[a-z0-9][a-z0-9-]*" ...${form.bind('alias')} />
+    <${Field} label="Alias" hint=${product.installed ? 'It is installed already; another instance needs an alias of its own.' : 'Needed only beside another instance of it.'} placeholder="optional" pattern="[a-z0-9][\\-a-z0-9]*" ...${form.bind('alias')} />
     <label class="tick"><input type="checkbox" checked=${values.autostart} onChange=${(event) => set('autostart', event.target.checked)} /><span>Start it after its node was rebooted</span></label>
     <div class="acts"><button class="button primary" disabled=${form.busy}>${form.busy ? html`<${Spinner} />` : html`<${Icon} name="download" />`}Install</button></div></form>`;
 }
@@ -121,6 +121,6 @@ function Package({ close, done }) {
   });
   return html`<${Dialog} title="Add a package" onClose=${close}><form class="form" onSubmit=${form.submit}>${form.problem && html`<${Problem} of=${form.problem} />`}<p class="soft">A package of npm or PyPI that brings a <code>hostler.toml</code>. For one that does not: <code>hostler products add</code>.</p>
     <div class="pair"><${Field} label="Registry">${(shared) => html`<select class="input" value=${form.values.kind} onChange=${(event) => form.set('kind', event.target.value)} ...${shared}><option value="npm">npm</option><option value="pypi">PyPI</option></select>`}<//><${Field} label="Package" required ...${form.bind('package')} /></div>
-    <div class="pair"><${Field} label="Product’s name here" required pattern="[a-z0-9][a-z0-9-]*" ...${form.bind('product')} /><${Field} label="Version" placeholder="the newest" ...${form.bind('version')} /></div>
+    <div class="pair"><${Field} label="Product’s name here" required pattern="[a-z0-9][\\-a-z0-9]*" ...${form.bind('product')} /><${Field} label="Version" placeholder="the newest" ...${form.bind('version')} /></div>
     <div class="acts"><button class="button primary" disabled=${form.busy}>${form.busy && html`<${Spinner} />`}Add it</button></div></form><//>`;
 }
