@@ -4,7 +4,7 @@
 -- include write
 local name = 'h:batch:' .. ARGV[1]
 local meta = redis.call('HMGET', name, 'by', 'created', 'iso', 'actor')
--- before 0.4 a batch knew its `actor`, and a job was eight words in its list
+-- in the older form a batch knew its `actor`, and a job was eight words in its list
 local actor, created, iso, WORDS = meta[1] or meta[4], meta[2], meta[3], meta[1] and 1 or 8
 if not actor then return 0 end
 local words = redis.call('LPOP', name .. ':jobs', ARGV[2] * WORDS) or {}
