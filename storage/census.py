@@ -13,7 +13,7 @@ from storage.calls import Call, script, text
 from storage.capacity import Advice, Load
 from storage.store import Store
 
-#: Whoever asks again within this hears the same.
+#: Whoever asks again within this, and a millisecond a worker, hears the same.
 FRESH_MS = 1000
 #: Upper bounds of the buckets that times are counted in, in seconds; those of storage/scripts/_tally.lua.
 BOUNDS_S = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)

@@ -1,4 +1,5 @@
--- The whole fleet in numbers, at most `fresh_ms` old; whoever asks within that time hears the same. ARGV: fresh_ms
+-- The whole fleet in numbers, at most `fresh_ms` and a millisecond a worker old; whoever asks within that time hears the
+-- same. ARGV: fresh_ms
 -- -> JSON of what storage/census.py reads
 -- include now
 local kept = redis.call('GET', 'h:census')
@@ -37,8 +38,8 @@ for _, key in ipairs(keys) do
 end
 
 -- workers that are alike, counted together: kind, status, tags, slots of each; then how many, and what they run
-local groups, kinds = {}, {}
-for _, id in ipairs(redis.call('ZRANGE', 'h:workers', 0, -1)) do
+local groups, kinds, workers = {}, {}, redis.call('ZRANGE', 'h:workers', 0, -1)
+for _, id in ipairs(workers) do
   local r = redis.call('HMGET', 'h:worker:' .. id, 'registration', 'kind', 'status', 'drain', 'tags', 'slots', 'running')
   if r[1] then
     local kind = r[2] or 'agent'
@@ -76,5 +77,5 @@ local census = cjson.encode({
   hold = math.max(0, number(redis.call('GET', 'h:reaper:hold')) - now),
   memory = memory, tally = redis.call('HGETALL', 'h:tally'), noted = redis.call('HGETALL', 'h:noted'),
 })
-redis.call('SET', 'h:census', census, 'PX', ARGV[1])
+redis.call('SET', 'h:census', census, 'PX', string.format('%d', ARGV[1] + #workers))
 return census
