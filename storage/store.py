@@ -40,6 +40,7 @@ h:backups, h:backups:due, h:backups:gone         ids of backups by creation; whe
 h:backup:<id>:records, h:backuprecord:<id>:<record>                  records of a backup by their begin (ms), and one
 h:events, h:audit, h:audit:head                  what happened
 h:tally, h:noted, h:census      how often and how long, counted; what the leader found; the fleet in numbers, for a second
+h:recovery, h:rebuild   how recovery points stand; who loads one into this database
 h:relay:session:<node>, h:relay:asks:<node>      who answers for the apps of a node, and what waits for it
 h:relay:{open,ask,answer}:<id>                   one question to an app: whether it is open, sealed pieces each way
 h:ready:<queue>         workers that listen and found this queue empty, who may be handed what comes
