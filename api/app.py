@@ -1,5 +1,6 @@
 """Puts the API together: the groups of endpoints, the middleware around them, the store beneath."""
 
+import asyncio
 import importlib
 import logging
 import pkgutil
@@ -88,7 +89,7 @@ class _Around:
     async def process_shutdown(self, scope: Any, event: Any) -> None:
         await self.hub.stop()
         await self.store.close()
-        self._traces.tracing.close()
+        await asyncio.to_thread(self._traces.tracing.close)
 
     async def process_request(self, req: Request, resp: Response) -> None:
         resp.set_headers({**_HEADERS, "X-Request-Id": self.begin(req)})

@@ -84,5 +84,6 @@ def to_stderr(*, form: str = "auto", level: str = "info", about: About = _nothin
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(form, about))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for library in ("botocore", "boto3", "urllib3", "httpcore", "asyncio", "opentelemetry", "falcon"):
+    for library in ("botocore", "boto3", "urllib3", "httpcore", "asyncio", "falcon"):
         logging.getLogger(library).setLevel(max(logging.INFO, logging.getLogger().level))
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # its warnings are each of several tries
