@@ -20,10 +20,11 @@ _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLL
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What shall lie at `target` lies at `staged`."""
+    """What shall lie at `target` lies at `staged`. Below `within` others write, so that no link there is followed."""
 
     staged: Path
     target: Path
+    within: Path | None = None
 
 
 @contextlib.contextmanager
@@ -69,13 +70,12 @@ def _exchangeable(own: Path, above: Path) -> bool:
 def put(moves: Sequence[Move]) -> None:
     """Put everything in its place, or nothing. What was there lies afterwards where the restored files were staged.
 
-    No link is followed but those that led to the directory above a target when this began. Raises OSError.
+    No link is followed but those that led to where others write. Raises OSError, and Conflict where one is in the way.
     """
     done: list[tuple[Move, int]] = []
     try:
         for move in moves:
-            move.target.parent.mkdir(parents=True, exist_ok=True)
-            parent = os.open(os.path.realpath(move.target.parent), _DIRECTORY)
+            parent = _parent(move)
             done.append((move, parent))
             try:
                 _exchange(move.staged, parent, move.target.name)
@@ -90,6 +90,26 @@ def put(moves: Sequence[Move]) -> None:
     finally:
         for _, parent in done:
             os.close(parent)
+
+
+def _parent(move: Move) -> int:
+    """Open the directory above a target, and make what is missing of it."""
+    within = move.within or move.target.parent
+    within.mkdir(parents=True, exist_ok=True)
+    opened = os.open(os.path.realpath(within), _DIRECTORY)
+    for name in move.target.parent.relative_to(within).parts:
+        above = opened
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=above)
+            opened = os.open(name, _DIRECTORY, dir_fd=above)
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+                raise Conflict(f"{name!r} above {move.target} is a link, or no directory.") from None
+            raise
+        finally:
+            os.close(above)
+    return opened
 
 
 def _exchange(staged: Path, parent: int, name: str) -> None:

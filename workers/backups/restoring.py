@@ -76,7 +76,8 @@ def _own(staged: Path, uid: int | None) -> None:
 
 def _move(here: Path, each: Found, place: Path, wanted: Path) -> Move:
     inside = wanted.relative_to(each.path)
-    return Move(here / str(wanted).lstrip("/"), place / inside if inside.parts else place)
+    target = place / inside if inside.parts else place
+    return Move(here / str(wanted).lstrip("/"), target, within=place.parent)
 
 
 async def _to_target(
