@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "install.md", "cli.md", "page.md", "security.md", "changelog.md"),
     "Operate": (
-        "deployment.md", "fleet.md", "systemd.md", "redis-and-s3.md", "heroku.md", "container.md", "kubernetes.md",
+        "deployment.md", "fleet.md", "systemd.md", "redis-and-s3.md", "heroku.md", "containers.md", "kubernetes.md",
         "helm.md", "balancers.md", "sizing.md", "autoscaling.md", "upgrade.md", "backups.md", "disaster-recovery.md",
         "hardening.md", "observability.md", "troubleshooting.md", "performance.md",
     ),
