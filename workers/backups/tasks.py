@@ -10,7 +10,7 @@ from storage import backups
 from storage.attempts import Unregistered
 from storage.backups import Record, RecordState, reports
 from storage.backups.records import RECORD_ID
-from storage.errors import Conflict, HostlerError, NotConfigured, NotFound, Stale, Unavailable
+from storage.errors import Conflict, HostlerError, NotFound, Stale, Unavailable
 from workers.backups import sources
 from workers.backups.engine import Corrupt, EngineFailed, Snapshot
 from workers.backups.restoring import restored
@@ -339,7 +339,7 @@ def _task(do: _Do) -> Callable[[Offer, Context], Awaitable[Ending]]:
             return _failed(context, error, "exit_code")
         except Corrupt as error:
             return _failed(context, error, "integrity")
-        except (CommandFailed, EngineFailed, Conflict, NotFound, NotConfigured, OSError) as error:
+        except (HostlerError, OSError) as error:
             return _failed(context, error, "invalid")
 
     return task

@@ -1,14 +1,23 @@
 """Backups on a node: kept, verified, restored and rehearsed, judged by rsync."""
 
+import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import trees
-from nodes_of_backups import Node
+from nodes_of_backups import Context, Node
 
 from storage import backups
 from storage.backups import RecordState
+from storage.calls import command
+from storage.errors import Conflict
+from workers.backups import placing
+from workers.backups.engine import password_of
+from workers.backups.tasks import TASKS
 
 
 @pytest.fixture
@@ -32,3 +41,284 @@ async def test_what_is_restored_is_what_was_there(node: Node, tree: Path) -> Non
     second = await node.ran(backup)
     assert second.proof["added_bytes"] < record.proof["added_bytes"] / 10
     assert (await node.verified(backup, second))[1].verified_ms is not None
+
+
+async def test_a_single_file_comes_back_and_nothing_else_changes(node: Node, tree: Path) -> None:
+    backup = await node.backup(volumes=[str(tree)])
+    record = await node.ran(backup)
+    odd = next(path for path in tree.rglob("odd*") if path.is_file())
+    was, other = odd.read_bytes(), tree / "d1" / "e1" / "f1"
+    odd.unlink()
+    other.write_text("changed since")
+    ending, context = await node.restored(backup, record, include=[str(odd)])
+    assert ending.outcome == "completed", context.said
+    assert (odd.read_bytes(), other.read_text()) == (was, "changed since")
+    ending, context = await node.restored(backup, record, include=[str(tree / "no such file")])
+    assert ending.outcome == "failed"
+    ending, context = await node.restored(backup, record, include=["/etc/passwd"])
+    assert ending.outcome == "failed"
+    assert "not below" in context.said[-1]
+
+
+async def test_a_dry_run_lists_and_touches_nothing(node: Node, tree: Path) -> None:
+    backup = await node.backup(volumes=[str(tree)])
+    record = await node.ran(backup)
+    (tree / "sparse").unlink()
+    ending, context = await node.restored(backup, record, dry_run=True, include=[str(tree / "sparse")])
+    assert ending.outcome == "completed"
+    assert [each for each in context.said if each.endswith(f" {tree}/sparse")]
+    assert context.said[-1].startswith("1 entries, 8.4 MB")
+    assert not (tree / "sparse").exists()
+
+
+async def test_one_flipped_bit_is_found_and_the_record_is_refused(node: Node, tree: Path) -> None:
+    backup = await node.backup(volumes=[str(tree)])
+    record = await node.ran(backup)
+    largest, _ = node.keys(backup, "data/")[0]
+    whole = node.flip(largest)
+    # unchecked as yet: the restore itself finds it, and leaves everything as it was
+    before = sorted(os.listdir(tree))
+    ending, context = await node.restored(backup, record)
+    assert (ending.outcome, ending.reason) == ("failed", "integrity"), context.said
+    assert sorted(os.listdir(tree)) == before
+    ending, found = await node.verified(backup, record)
+    assert (ending.outcome, ending.reason, found.state) == ("failed", "integrity", RecordState.CORRUPT)
+    with pytest.raises(Conflict, match="corrupt"):
+        await backups.restore(node.store, "user:u", backup.id, record.id, admin=True)
+    node.put(largest, whole)
+    ending, found = await node.verified(backup, record)
+    assert (ending.outcome, found.state, found.error) == ("completed", RecordState.COMPLETED, None)
+
+
+@pytest.mark.parametrize("kind", ["index/", "snapshots/"])
+async def test_what_describes_the_data_is_checked_too(node: Node, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_text("content")
+    backup = await node.backup(volumes=[str(tmp_path / "file")])
+    record = await node.ran(backup)
+    node.flip(node.keys(backup, kind)[0][0])
+    ending, found = await node.verified(backup, record)
+    assert (ending.outcome, found.state) == ("failed", RecordState.CORRUPT)
+
+
+async def test_lost_data_are_told_at_once(node: Node, tree: Path) -> None:
+    backup = await node.backup(volumes=[str(tree)])
+    record = await node.ran(backup)
+    key, _ = node.keys(backup, "data/")[0]
+    node.s3.client.delete_object(Bucket=node.bucket, Key=key)
+    async with asyncio.timeout(60):  # the engine would ask for a quarter of an hour
+        ending, found = await node.verified(backup, record)
+    assert (ending.outcome, found.state) == ("failed", RecordState.CORRUPT)
+
+
+async def test_an_object_store_that_is_away_proves_nothing_against_a_record(
+    node: Node, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("content")
+    backup = await node.backup(volumes=[str(tmp_path / "file")])
+    record = await node.ran(backup)
+    settings = node.store.settings
+    node.store.settings = replace(settings, s3_endpoint_url="http://127.0.0.1:9")
+    ending, found = await node.verified(backup, record)
+    node.store.settings = settings
+    assert (ending.outcome, ending.reason) == ("failed", "exit_code"), ending
+    assert (found.state, found.verified_ms) == (RecordState.COMPLETED, None)
+
+
+async def test_a_restore_is_all_or_nothing(node: Node, tree: Path, tmp_path: Path) -> None:
+    other = tmp_path / "second"
+    other.mkdir()
+    (other / "file").write_text("kept")
+    backup = await node.backup(volumes=[str(tree), str(other)])
+    record = await node.ran(backup)
+    (tree / "sparse").unlink()
+    (other / "file").write_text("changed")
+    with pytest.MonkeyPatch.context() as patch:
+        real, many = placing._exchange, iter(range(99))
+
+        def failing(staged: Path, parent: int, name: str) -> None:
+            if next(many) == 1:
+                raise OSError("The disk is gone.")
+            real(staged, parent, name)
+
+        patch.setattr(placing, "_exchange", failing)
+        ending, _ = await node.restored(backup, record)
+    assert ending.outcome == "failed"
+    assert not (tree / "sparse").exists()
+    assert (other / "file").read_text() == "changed"
+    ending, context = await node.restored(backup, record)
+    assert ending.outcome == "completed", context.said
+    assert (tree / "sparse").exists()
+    assert (other / "file").read_text() == "kept"
+    ending, context = await node.restored(backup, record, target=str(tmp_path / "both"))
+    assert ending.outcome == "completed", context.said
+    assert trees.differences(tree, tmp_path / "both" / str(tree).lstrip("/")) == []
+    ending, context = await node.restored(backup, record, target=str(tmp_path / "both"))
+    assert "not empty" in context.said[-1]
+
+
+async def test_links_in_the_way_lead_nowhere(node: Node, tmp_path: Path) -> None:
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    for each in (data / "folder", outside):
+        each.mkdir(parents=True)
+    (data / "folder" / "file").write_text("content")
+    backup = await node.backup(volumes=[str(data)])
+    record = await node.ran(backup)
+    (data / "folder" / "file").unlink()
+    (data / "folder").rmdir()
+    (data / "folder").symlink_to(outside)
+    ending, context = await node.restored(backup, record)
+    assert ending.outcome == "completed", context.said
+    assert list(outside.iterdir()) == []
+    assert (data / "folder").is_dir()
+    assert not (data / "folder").is_symlink()
+
+
+async def test_a_drill_proves_a_record_and_its_command_may_object(node: Node, tree: Path) -> None:
+    backup = await node.backup(
+        volumes=[str(tree)],
+        drill={"command": 'test -e sparse && test "$HOSTLER_RESTORED" = "$PWD"', "sample": 1.0},
+    )
+    record = await node.ran(backup)
+    await backups.drill(node.store, "user:u", backup.id)
+    ending, context = await node.carry_out()
+    assert ending.outcome == "completed", context.said
+    assert (await backups.record(node.store, backup.id, record.id)).proven_ms
+    await backups.change(
+        node.store,
+        "user:u",
+        backup.id,
+        {"drill": {"command": "echo no table >&2; exit 3", "sample": 0.1}},
+        admin=True,
+    )
+    await backups.drill(node.store, "user:u", backup.id)
+    ending, context = await node.carry_out()
+    assert ending.outcome == "failed"
+    assert "restores 30 of 3" in " ".join(context.said)
+    assert "code 3: no table" in ending.facts["message"]
+    assert list((node.store.settings.work_dir / ".backups" / backup.id).glob("scratch*")) == []
+
+
+async def test_hooks_run_around_a_backup_and_dumps_are_kept(node: Node, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    backup = await node.backup(
+        volumes=[{"type": "command", "name": "shop.sql", "command": "echo the dump; echo told >&2"}],
+        hooks={"pre": f"echo pre >> {log}", "post": f'echo "post $HOSTLER_BACKUP_STATE" >> {log}'},
+    )
+    record = await node.ran(backup)
+    assert log.read_text() == "pre\npost completed\n"
+    ending, _ = await node.restored(backup, record)
+    assert "target" in ending.facts["message"]
+    ending, context = await node.restored(backup, record, target=str(tmp_path / "out"))
+    assert ending.outcome == "completed", context.said
+    assert (tmp_path / "out" / "shop.sql").read_text() == "the dump\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"volumes": ["/no/such/place"]}, "There is no /no/such/place"),
+        ({"hooks": {"pre": "exit 4"}}, "the command before ended with code 4"),
+        ({"volumes": [{"type": "command", "name": "x", "command": "exit 5"}]}, "code 5"),
+        ({"volumes": ["app:gone"]}, "app:gone"),
+    ],
+)
+async def test_what_cannot_be_read_fails_the_run_in_words(
+    node: Node, tmp_path: Path, given: dict[str, Any], why: str
+) -> None:
+    log = tmp_path / "log"
+    post = {"post": f"echo $HOSTLER_BACKUP_STATE > {log}"}
+    backup = await node.backup(
+        **{"volumes": [str(tmp_path)], **given, "hooks": {**given.get("hooks", {}), **post}}
+    )
+    await backups.run(node.store, "user:u", backup.id)
+    ending, _ = await node.carry_out()
+    assert ending.outcome == "failed"
+    assert why in ending.facts["message"]
+    assert log.read_text() == "failed\n"
+    (record,), _ = await backups.records(node.store, backup.id)
+    assert record.state is RecordState.FAILED
+
+
+async def test_an_attempt_that_is_cut_off_leaves_the_earlier_record_and_a_repository_for_the_next(
+    node: Node, tree: Path
+) -> None:
+    backup = await node.backup(volumes=[str(tree)])
+    first = await node.ran(backup)
+    trees.make(tree / "more", files=100, size_bytes=4_000_000, seed=2)
+    await backups.run(node.store, "user:u", backup.id)
+    for when in ("ready", "backup"):
+        job = await node.cut_off(when)
+    node.put(f"{backup.prefix}/locks/{'0' * 64}", b"of an attempt that died")
+    found, _ = await backups.records(node.store, backup.id)
+    assert [each.id for each in found] == [first.id]
+    ending, context = await node.carry_out()
+    assert ending.outcome == "completed", context.said
+    second = await backups.record(node.store, backup.id, job)
+    for record in (first, second):
+        assert (await node.verified(backup, record))[0].outcome == "completed"
+    ending, _ = await node.restored(backup, second, target=str(node.directory / "elsewhere"))
+    assert trees.differences(tree, node.directory / "elsewhere") == []
+
+
+async def test_a_snapshot_that_nobody_lived_to_tell_of_becomes_a_record(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    backup = await node.backup(volumes=[str(tmp_path / "file")])
+    record = await node.ran(backup)
+    await node.store.call(
+        command("DEL", f"h:backuprecord:{backup.id}:{record.id}", f"h:backup:{backup.id}:records")
+    )
+    later = await node.ran(backup)
+    found, _ = await backups.records(node.store, backup.id)
+    assert {each.id: each.snapshot for each in found} == {
+        record.id: record.snapshot,
+        later.id: later.snapshot,
+    }
+    again = next(each for each in found if each.id == record.id)
+    assert (again.proof["digest"], again.proof["sources"]) == (
+        record.proof["digest"],
+        record.proof["sources"],
+    )
+
+
+async def test_retention_forgets_the_record_and_then_its_data(node: Node, tmp_path: Path) -> None:
+    backup = await node.backup(volumes=[str(tmp_path / "file")], retention_count=1)
+    for content in ("first", "second"):
+        (tmp_path / "file").write_bytes(content.encode() * 10_000)
+        record = await node.ran(backup)
+    found, _ = await backups.records(node.store, backup.id)
+    assert [each.id for each in found] == [record.id]
+    assert len(node.keys(backup, "snapshots/")) == 1
+    assert (await node.verified(backup, record))[0].outcome == "completed"
+
+
+async def test_the_data_of_an_app_come_back_while_it_stands_still(node: Node) -> None:
+    data = node.supervisor.places("shop").data
+    data.mkdir(parents=True)
+    (data / "orders").write_text("many")
+    backup = await node.backup(volumes=["app:shop"])
+    record = await node.ran(backup)
+    (data / "orders").write_text("none")
+    ending, context = await node.restored(backup, record)
+    assert ending.outcome == "completed", context.said
+    assert (data / "orders").read_text() == "many"
+    assert node.supervisor.held_apps == ["shop"]
+
+
+async def test_no_secret_is_in_an_argument_list_or_on_the_disk(node: Node, tree: Path) -> None:
+    backup = await node.backup(volumes=[str(tree)])
+    await backups.run(node.store, "user:u", backup.id)
+    _, offer = await node.offer()
+    task = asyncio.ensure_future(TASKS["backup.run"](offer, Context(node)))
+    secrets = [password_of(node.store.seal, backup.id), node.s3.secret_access_key]
+    seen = 0
+    while not task.done():
+        for process in psutil.process_iter(["cmdline"]):
+            words = " ".join(process.info["cmdline"] or ())
+            seen += "restic" in words
+            assert not any(secret in words for secret in secrets)
+        await asyncio.sleep(0.05)
+    assert seen
+    await task
+    kept = node.store.settings.work_dir / ".backups"
+    for path in (each for each in kept.rglob("*") if each.is_file()):
+        assert not any(secret.encode() in path.read_bytes() for secret in secrets)
