@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("processes")]
 PATIENCE_S = 60
 #: What Heroku and Kubernetes give a process between SIGTERM and SIGKILL.
 GRACE_S = 30
+#: What docs/redis-and-s3.md grants Hostler: its keys, and no dangerous commands, CONFIG among them.
+RIGHTS = ("~h:*", "~rq:*", "&*", "+@all", "-@dangerous", "+info")
 ADMIN = {"HOSTLER_ADMIN_EMAIL": "admin@example.org", "HOSTLER_ADMIN_PASSWORD": "a-password-of-tests"}
 
 
@@ -62,10 +64,7 @@ def slug(tree: tuple[Path, Path], s3: S3, tmp_path: Path) -> Iterator[Slug]:
     try:
         with redis.Redis.from_url(valkey.url) as client:
             port = client.get_connection_kwargs()["port"]
-            client.acl_setuser(
-                "managed", enabled=True, passwords=["+pw"], keys="*", channels="*", categories=["+@all"],
-                commands=["-config"],
-            )  # fmt: skip
+            client.execute_command("ACL", "SETUSER", "managed", "on", ">pw", *RIGHTS)
         with tls_front(tmp_path, port) as front:
             environ = environ_of(
                 programs,
@@ -165,6 +164,10 @@ def _end(honcho: "subprocess.Popen[bytes]") -> None:
                 process.kill()
         honcho.kill()
         honcho.wait(10)
+
+
+def test_the_page_grants_what_the_slug_runs_with() -> None:
+    assert f"on >PASSWORD {' '.join(RIGHTS)}\n" in (ROOT / "docs/redis-and-s3.md").read_text()
 
 
 def test_a_release_that_is_not_fit_fails_before_anything_starts(slug: Slug) -> None:
