@@ -5,6 +5,7 @@ directory of api/web_directory.py, so that any of them can tell of all. That mod
 therefore remembers the latest request of every series, and the one that is scraped tells of its own.
 """
 
+import re
 import time
 from collections.abc import Iterable
 from functools import cache
@@ -23,6 +24,9 @@ BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 _HELP = "How long requests took until their answer began, by route as it is declared."
 
 Key = tuple[str, str, int]
+
+#: Ids that are told: those that we made. A client may choose one of its own, and the page is public.
+_OURS = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 
 #: What is counted as it is named; anything else may be anything.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -69,7 +73,8 @@ class Requests:
                 continue
             seconds, at_s, request_id, trace_id = latest
             about = {"trace_id": trace_id} if trace_id else {"request_id": request_id}
-            told.samples.append(sample._replace(exemplar=Exemplar(about, seconds, at_s)))
+            ours = _OURS.fullmatch(trace_id or request_id)
+            told.samples.append(sample._replace(exemplar=Exemplar(about, seconds, at_s)) if ours else sample)
         return told
 
 

@@ -98,7 +98,7 @@ async def test_requests_are_counted_by_their_declared_route_and_their_status(hos
 
 async def test_openmetrics_tells_which_request_was_the_latest(hostler: Hostler) -> None:
     client = await hostler.user("w")
-    answer = await client.get("/api/jobs/list", headers={"X-Request-Id": "request-of-the-test"})
+    answer = await client.get("/api/jobs/list", headers={"X-Request-Id": "0123456789abcdef"})
     assert answer.status_code == 200
     text = await scraped(hostler, **OPENMETRICS)
     assert text.endswith("# EOF\n")
@@ -108,21 +108,23 @@ async def test_openmetrics_tells_which_request_was_the_latest(hostler: Hostler) 
         for sample in family.samples
         if sample.exemplar is not None
     }
-    assert ("/api/jobs/list", "request-of-the-test") in exemplars
-    assert "request-of-the-test" not in await scraped(hostler)  # the plain format has no place for them
+    assert ("/api/jobs/list", "0123456789abcdef") in exemplars
+    assert "0123456789abcdef" not in await scraped(hostler)  # the plain format has no place for them
+    await client.get("/api/jobs/list", headers={"X-Request-Id": "chosen-by-lovelace"})
+    assert "lovelace" not in await scraped(hostler, **OPENMETRICS)
 
 
 async def test_no_user_file_host_or_command_is_named(hostler: Hostler) -> None:
     client = await hostler.user("w")
-    agent = {"hostname": "desktop-of-ada", "tags": ["gpu"]}
-    await hostler.agent("machine-of-ada", **agent)
+    agent = {"hostname": "desktop-of-lovelace", "tags": ["gpu"]}
+    await hostler.agent("machine-of-lovelace", **agent)
     body = {"command": "secret-command", "name": "secret-name", "tags": ["made-up-by-a-user"]}
     job = (await client.post("/api/jobs/submit", json=body)).json()["jobId"]
     await client.post("/api/jobs/submit", json={"command": "secret-command", "tags": ["gpu"]})
     await findings.look(hostler.store)
     for headers in ({}, OPENMETRICS):
         text = await scraped(hostler, **headers)
-        for word in ("ada", "secret", "user-w", "made-up", job, "example.org", "machine"):
+        for word in ("lovelace", "secret", "user-w", "made-up", job, "example.org", "machine"):
             assert word not in text, word
         assert 'tags="gpu"' in text
         assert 'tags="others"' in text
