@@ -67,7 +67,7 @@ def _take(browser: Any, admin: dict[str, str], link: str) -> None:
         page = context.new_page()
         page.goto(f"{admin['url']}/#{place}")
         page.locator("h1").first.wait_for()
-        page.wait_for_function("!document.querySelector('.loading')")
+        page.locator(".loading").first.wait_for(state="detached")
         page.wait_for_timeout(1500)  # charts draw, and a line or two arrive
         page.screenshot(path=HERE / f"{name}.png")
         context.close()

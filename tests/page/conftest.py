@@ -181,9 +181,13 @@ class Window:
         self.page.locator("h1").first.wait_for()
         return self.page
 
+    def until(self, condition: str) -> Any:
+        """Wait for a condition in the page's own language; Playwright's way needs eval, which the policy forbids."""
+        return until(lambda: self.page.evaluate(condition), condition)
+
     def settled(self) -> None:
         """Wait until nothing is being read any more."""
-        self.page.wait_for_function("!document.querySelector('.loading')")
+        self.until("!document.querySelector('.loading')")
 
 
 @pytest.fixture

@@ -24,10 +24,12 @@ RUN_AXE = """axe.run(document, {
 IS_TOO_WIDE = """document.documentElement.scrollWidth > innerWidth
     || [...document.querySelectorAll('.content')].some((box) => box.scrollWidth > box.clientWidth + 1)"""
 NOTE_WHEN_SEEN = """() => {
-    window.seen = {};
+    window.late = {};
+    const from = Date.now();
     new MutationObserver(() => {
-        for (const [, n, at] of document.querySelector('.log-lines')?.textContent.matchAll(/said (\\d+) (\\d{13})/g) ?? [])
-            window.seen[n] ??= Date.now() - Number(at);
+        const text = document.querySelector('.log-lines')?.textContent ?? '';
+        for (const [, n, at] of text.matchAll(/said (\\d+) (\\d{13})/g))
+            if (Number(at) > from) window.late[n] ??= Date.now() - Number(at);
     }).observe(document.body, {subtree: true, childList: true, characterData: true});
 }"""
 NUMBERED_LINES = """[...document.querySelectorAll('.log-line')].map((line) => [
@@ -41,10 +43,9 @@ CANCEL_ANYWAY = """(jobId) => fetch('/api/jobs/cancel', {
 #: Prints when it prints.
 SAYS_WHEN = """
 import time
-for n in range(14):
+for n in range(200):
     time.sleep(0.25)
     print('said', n, time.time_ns() // 1000000, flush=True)
-time.sleep(1)
 """
 #: Prints progress, colours, a group, and a line that is written over.
 PRINTS_ALL_KINDS = r"""
@@ -101,7 +102,7 @@ def test_a_first_visitor_gets_to_a_finished_job_and_an_installed_app_by_mouse_al
     page.get_by_role("button", name="More").click()
     page.get_by_role("menuitem", name="Uninstall").click()
     page.get_by_role("dialog").get_by_role("button", name="Uninstall").click()
-    page.wait_for_function("location.hash === '#/apps'")
+    opened.until("location.hash === '#/apps'")
     answer = hostler.api.get(f"/api/apps/{instance}")
     assert answer.status_code == 404 or answer.json()["phase"] == "removing"
 
@@ -141,7 +142,7 @@ def test_an_installation_without_users_is_set_up(window: Open, hostler: Any) -> 
     opened.page.get_by_label("Email").fill("ada@example.org")
     opened.page.get_by_label("Password").fill("correct horse")
     opened.page.get_by_role("button", name="Begin").click()
-    opened.page.wait_for_function("!document.querySelector('button:disabled')")
+    opened.until("!document.querySelector('button:disabled')")
     assert sent == [{"username": "admin", "email": "ada@example.org", "password": "correct horse"}]
 
 
@@ -160,7 +161,6 @@ def test_every_page_opens_whole_and_breaks_no_rule_of_accessibility(
     for place in PLACES(job, waits, hostler.app()):
         opened.open(place)
         opened.settled()
-        page.wait_for_function("!document.querySelector('.badge .turn') || true")
         if not page.evaluate("typeof axe === 'object'"):
             page.evaluate(source)  # as devtools do; the page's policy lets no foreign script in
         found = page.evaluate(RUN_AXE)
@@ -171,7 +171,7 @@ def test_every_page_opens_whole_and_breaks_no_rule_of_accessibility(
                 for each in serious
             ]
     hostler.api.post("/api/jobs/cancel", json={"jobId": waits})
-    assert wrong == {}
+    assert not wrong, json.dumps(wrong, indent=1)
     assert opened.problems == []
 
 
@@ -196,14 +196,12 @@ def test_a_line_is_shown_soon_after_it_was_printed(window: Open, hostler: Any, r
     job = hostler.submit(f'exec python3 -u -c "{SAYS_WHEN}"')
     page = opened.open(f"/jobs/{job}")
     page.evaluate(NOTE_WHEN_SEEN)
-    hostler.finished(job)
-    page.locator(".head .badge", has_text="completed").wait_for()
-    late_ms = sorted(page.evaluate("Object.values(window.seen)")[2:])
+    opened.until("Object.keys(window.late).length >= 16")
+    late_ms = sorted(page.evaluate("Object.values(window.late)"))
+    hostler.api.post("/api/jobs/cancel", json={"jobId": job})
     record_property("line_shown_after_ms", {"median": statistics.median(late_ms), "most": late_ms[-1]})
     print(f"a line is shown {statistics.median(late_ms)} ms after it was printed, {late_ms[-1]} ms at most")
-    assert len(late_ms) >= 8
-    assert late_ms[0] < 300
-    assert statistics.median(late_ms) < 300 or late_ms[len(late_ms) // 4] < 300, late_ms
+    assert late_ms[len(late_ms) // 4] < 300, late_ms  # a busy machine may hold some up, but not most
 
 
 def test_it_goes_on_by_itself_after_the_web_was_started_anew(window: Open, hostler: Any) -> None:
@@ -220,10 +218,9 @@ def test_it_goes_on_by_itself_after_the_web_was_started_anew(window: Open, hostl
         time.sleep(0.05)
     page.locator(".pip.live").wait_for(state="detached")
     page.locator(".pip.live").wait_for()
-    later = page.locator(".log-line .x").last.inner_text()
-    page.wait_for_function(
-        "(was) => [...document.querySelectorAll('.log-line .x')].at(-1).textContent !== was", arg=later
-    )
+    last = "[...document.querySelectorAll('.log-line .x')].at(-1).textContent"
+    later = page.evaluate(last)
+    opened.until(f"{last} !== '{later}'")
     name = unique()
     hostler.submit("true", name=name)
     watcher.page.get_by_role("link", name=name).wait_for()
@@ -299,7 +296,7 @@ def test_keys_lead_everywhere(window: Open, hostler: Any) -> None:
     page.get_by_role("link", name=name).wait_for()
     page.keyboard.press("j")
     page.keyboard.press("Enter")
-    page.wait_for_function("location.hash.startsWith('#/jobs/job-')")
+    opened.until("location.hash.startsWith('#/jobs/job-')")
     page.keyboard.press("Control+k")
     page.get_by_role("combobox").fill(name)
     page.get_by_role("option", name=name).first.wait_for()

@@ -27,7 +27,7 @@ function Known({ job, reload }) {
     ${job.status === 'running' && job.progress != null && html`<div class="meter" role="progressbar" aria-label="Progress" aria-valuenow=${job.progress} aria-valuemin="0" aria-valuemax="100" style=${{ marginBottom: 16, flex: 'none' }}><i style=${{ width: `${job.progress}%` }}></i></div>`}
     <div class="job"><section class="card"><${LogView} lines=${log.lines} version=${log.version} download=${file} filename=${`${id}.log`} live=${log.state}
         waiting=${over ? 'It printed nothing.' : job.status === 'queued' ? 'What it prints will appear here once it runs.' : html`<span><${Spinner} /> Nothing printed yet.</span>`} /></section>
-      <div class="job-aside">${job.status === 'queued' && html`<${Why} id=${id} />`}${job.reason && REASONS[job.reason] && over && html`<${Outcome} job=${job} />`}<${Attempts} job=${job} /><${Artifacts} job=${job} /><${About} job=${job} /></div></div>`;
+      <div class="job-aside" tabIndex="0" role="region" aria-label="About this job">${job.status === 'queued' && html`<${Why} id=${id} />`}${job.reason && REASONS[job.reason] && over && html`<${Outcome} job=${job} />`}<${Attempts} job=${job} /><${Artifacts} job=${job} /><${About} job=${job} /></div></div>`;
 }
 
 const Outcome = ({ job }) => html`<div class=${`note ${job.status === 'failed' ? 'warn' : ''}`}>${job.message || REASONS[job.reason]}${job.reason === 'quarantined' && html` <a href="#/quarantine">Quarantine</a>`}</div>`;
