@@ -181,8 +181,8 @@ def _of_queues(found: Outlook, named: frozenset[frozenset[str]]) -> Iterator[Met
     slots = _summed((labels, pool.advice.slots) for labels, pool in pools)
     yield _one(Gauge, "hostler_slots_needed", "Slots that would, by tags.", slots)
     serving: dict[Labels, float] = {}
-    for labels, pool in pools:
-        serving[labels] = max(serving.get(labels, 0.0), float(pool.slots))
+    for of_pool, pool in pools:
+        serving[of_pool] = max(serving.get(of_pool, 0.0), float(pool.slots))
     told = "Slots online that serve jobs with these tags; one may serve several."
     yield _one(Gauge, "hostler_slots_serving", told, serving)
 
