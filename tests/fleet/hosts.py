@@ -52,6 +52,8 @@ def host(number: int) -> Iterator[Host]:
         _ip("-n", name, "link", "set", "lo", "up")
         yield Host(name, ours)
     finally:
+        with suppress(OSError):
+            _ip("link", "delete", outside)
         _ip("netns", "delete", name)
 
 
