@@ -34,6 +34,7 @@ COMMANDS = (
     ),
     Later("users", "cli.users", "Look at users, make them, change them, delete them.", CARE),
     Later("keys", "cli.keys", "Look at API keys, make them, revoke them.", CARE),
+    Later("audit", "cli.numbers", "List every change, with who made it.", CARE, single=True),
     Later("health", "cli.care", "Ask a server whether it and what it stands on is there.", CARE, single=True),
     Later("doctor", "cli.care", "Check all that Hostler needs, and say how to mend it.", CARE, single=True),
     Later("modules", "cli.numbers", "List the parts of a server that are switched on.", CARE, single=True),

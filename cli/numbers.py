@@ -1,13 +1,15 @@
-"""What the whole fleet does, in numbers: `hostler overview`, `hostler queues` and `hostler modules`."""
+"""What the whole fleet does, in numbers: `hostler overview`, `queues`, `modules`, `audit`."""
 
 from typing import Annotated, Any
 
 import typer
 
 from cli import rendering, watching
+from cli.client import Client
 from cli.options import ApiKey, Json, Url, Watch, connect
 
 app = typer.Typer()
+_PAGE = 500
 
 
 @app.command("overview")
@@ -110,3 +112,42 @@ def modules(url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> N
         ((name, "on" if on else "off") for name, on in found["modules"].items()),
         empty="It has no modules.",
     )
+
+
+@app.command("audit")
+def audit(
+    *,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1, max=10_000)] = 50,
+    actor: Annotated[str | None, typer.Option("--actor", help="Only what they did, e.g. user:ID.")] = None,
+    action: Annotated[
+        str | None, typer.Option("--action", help="Only such changes, e.g. job. or key.revoke.")
+    ] = None,
+    watch: Watch = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List every change that was accepted, the newest first, with who made it; for admins."""
+
+    def ask(client: Client) -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
+        before: str | None = None
+        while True:
+            answer = client.get("/api/audit", limit=_PAGE, before=before)
+            found += [
+                each
+                for each in answer["entries"]
+                if actor in {None, each["actor"]} and each["action"].startswith(action or "")
+            ]
+            before = answer["next"]
+            if before is None or len(found) >= limit:
+                return {"entries": found[:limit]}
+
+    def draw(answer: dict[str, Any]) -> None:
+        rendering.print_table(
+            ("WHEN", "WHO", "DID", "TO"),
+            ((each["at"], each["actor"], each["action"], each["subject"]) for each in answer["entries"]),
+            empty="No such change is in the log.",
+        )
+
+    watching.show(url, api_key, ask, draw, as_json=as_json, watch=watch)

@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
+import orjson
+
 from storage.calls import command, text
 from storage.store import Store
 
@@ -32,3 +34,25 @@ async def read(store: Store) -> Chain:
             lines, head = lines + 1, digest
         after = f"({text(entries[-1][0])}"
     return Chain(lines, head, broken_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One accepted change: when, who, what, and to which thing."""
+
+    id: str
+    at_ms: int
+    actor: str
+    action: str
+    subject: str
+
+
+async def newest(store: Store, *, limit: int, before: str | None = None) -> list[Line]:
+    """Return the newest lines, or the newest before the one with that id, at most `limit`, the newest first."""
+    start = f"({before}" if before else "+"
+    found = []
+    for entry, words in await store.call(command("XREVRANGE", "h:audit", start, "-", "COUNT", limit)):
+        fields = dict(zip(words[::2], words[1::2], strict=True))
+        at_ms, actor, action, subject = orjson.loads(fields[b"line"])
+        found.append(Line(text(entry), int(at_ms), actor, action, subject))
+    return found

@@ -41,6 +41,7 @@ COMMANDS = {
     "POST /api/apps/{id}/stop": "apps stop x --detach",
     "POST /api/apps/{id}/trigger": "apps trigger x --detach",
     "POST /api/apps/{id}/update": "apps update x --detach",
+    "GET /api/audit": "audit --limit 1 --action x",
     "POST /api/auth/login": "login --url {url} --email a@b.org --password-stdin",
     "POST /api/auth/logout": "logout",
     "GET /api/auth/me": "whoami",
