@@ -9,6 +9,7 @@ import contextlib
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +22,7 @@ from settings import Settings, process_environment
 from storage.errors import Conflict, HostlerError, NotConfigured, Unavailable
 from storage.objects import Objects
 from storage.seal import Seal
+from workers.backups import unlinked
 from workers.backups.process import Process, Programs
 from workers.installs.programs import client_environment
 
@@ -197,7 +199,7 @@ class Engine:
             return False
 
         code = await self._talk(
-            [*arguments, "--", *map(str, paths)], hear=hear, complain=complain, fine={0, 3}
+            [*arguments, "--", *map(str, paths)], hear=hear, complain=complain, fine={0, 3}, reading=paths
         )
         if not said.summary:
             raise EngineFailed("restic ended without a snapshot.")
@@ -252,9 +254,13 @@ class Engine:
                             yield entry
             self._judge(process, {0})
 
-    async def archive(self, snapshot: str) -> AsyncGenerator[bytes, None]:
-        """Yield a snapshot as a tar archive. Raises Corrupt, EngineFailed, at its end if not before."""
-        async with self._started("dump", "--no-lock", "--archive=tar", snapshot, "/") as process:
+    async def archive(self, snapshot: str, *, cached: bool = True) -> AsyncGenerator[bytes, None]:
+        """Yield a snapshot as a tar archive, trusting what was read before unless not `cached`.
+
+        Raises Corrupt, EngineFailed, at its end if not before.
+        """
+        how = () if cached else ("--no-cache",)
+        async with self._started("dump", "--no-lock", "--archive=tar", *how, snapshot, "/") as process:
             async with contextlib.aclosing(process.output()) as pieces:
                 async for channel, data in pieces:
                     if channel == "o":
@@ -286,8 +292,9 @@ class Engine:
     async def _talk(
         self, arguments: Sequence[str], *, hear: Callable[[bytes], Awaitable[None]],
         complain: Callable[[str], bool] = lambda _: False, fine: set[int] | None = None,
+        reading: Sequence[Path] = (),
     ) -> int:  # fmt: skip
-        async with self._started(*arguments) as process:
+        async with self._started(*arguments, reading=reading) as process:
             async with contextlib.aclosing(process.lines()) as lines:
                 async for channel, line in lines:
                     self._mind(channel, line)
@@ -298,8 +305,13 @@ class Engine:
             return self._judge(process, fine or {0})
 
     @contextlib.asynccontextmanager
-    async def _started(self, *arguments: str) -> AsyncGenerator[Process, None]:
+    async def _started(self, *arguments: str, reading: Sequence[Path] = ()) -> AsyncGenerator[Process, None]:
         argv = [self._binary, "-o", "s3.bucket-lookup=path", *self._limits, *arguments]
+        if sys.platform == "linux":  # what others may write to must not lead us elsewhere while we read it
+            held = [
+                str(each) for each in reading if each.is_dir() and not each.is_symlink() and each.parts[1:]
+            ]
+            argv = [sys.executable, "-I", unlinked.__file__, *held, "--", *argv] if held else argv
         await asyncio.to_thread(_make_directories, self.directory)
         async with self._programs.started(
             argv, directory=self.directory, environment=self._environment

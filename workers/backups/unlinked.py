@@ -22,7 +22,9 @@ def main(arguments: list[str]) -> None:
         if directories and os.geteuid() == 0:
             hold(directories)
     except OSError as error:
-        message = f"links in {', '.join(directories)} might be followed while they are exchanged: {error.strerror}"
+        message = (
+            f"links in {', '.join(directories)} might be followed while they are exchanged: {error.strerror}"
+        )
         os.write(2, f"{message}\n".encode())
     os.execv(program[0], program)  # noqa: S606  what we were told to become
 
