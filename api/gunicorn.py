@@ -1,4 +1,4 @@
-"""gunicorn's settings: `gunicorn -c api/gunicorn.py api.asgi:app`."""
+"""gunicorn's settings: `gunicorn -c python:api.gunicorn api.asgi:app`."""
 
 import os
 import sys
