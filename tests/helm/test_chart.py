@@ -4,6 +4,8 @@ import functools
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -347,6 +349,19 @@ def test_a_set_of_workers_is_called_for_by_the_jobs_that_ask_for_its_tags(tags, 
         return
     expression = re.search(r"tags=~`([^`]+)`", query)[1]
     assert [name for name in [*calls, *leaves] if re.fullmatch(expression, name)] == calls
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool in PATH")
+@pytest.mark.parametrize("tags", [(), ("gpu",), ("linux", "a.b")])
+def test_prometheus_understands_what_keda_asks(tags, tmp_path):
+    triggers = scalers(scaled(*tags))["demo-hostler-worker-some"]["triggers"]
+    rules = [{"record": f"asked:{each['name']}", "expr": each["metadata"]["query"]} for each in triggers]
+    written = tmp_path / "rules.yaml"
+    written.write_text(yaml.safe_dump({"groups": [{"name": "keda", "rules": rules}]}))
+    ended = subprocess.run(
+        ["promtool", "check", "rules", str(written)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 0, ended.stderr + ended.stdout
 
 
 def test_metrics_names_the_tags_of_workers_that_are_all_away():
