@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml
 
 .PHONY: help
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(STAMP)  ## Create .venv and install Hostler with its embedded servers and checks
@@ -37,6 +37,10 @@ chaos: $(STAMP)  ## Inject every fault of the catalogue (ONLY=F03,F17 SEEDS=5 to
 .PHONY: attack
 attack: $(STAMP)  ## Try every attack of the catalogue (ONLY=A01,A02 to choose)
 	@$(BIN)/python -m pytest -q -m "" --only "$(or $(ONLY),A)" tests/security
+
+.PHONY: test-fleet
+test-fleet: $(STAMP)  ## Kill each part of a fleet behind nginx and HAProxy, its workers in network namespaces (needs root)
+	@$(BIN)/python -m pytest -q -m "" -rP tests/fleet
 
 .PHONY: soak
 soak: $(STAMP)  ## Kill a random component every 20 s under 20 jobs/s (MINUTES=20)
