@@ -225,7 +225,7 @@ async def _checked(work: Work, record: Record, share: float) -> str | None:
     except Corrupt as found:
         work.context.say(f"{found} Reads this record alone, to tell whether it is hit.")
         try:
-            async for _ in work.engine.archive(record.snapshot):
+            async for _ in work.engine.archive(record.snapshot, cached=False):
                 pass
         except Corrupt as error:
             return str(error)

@@ -1,5 +1,7 @@
 """Fixtures for backups on a node: the tasks as the lane carries them out, on a real Valkey and object store."""
 
+import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from nodes_of_backups import Node
 
 from settings import Settings
+from storage.errors import Unavailable
 from storage.store import Store
 
 
@@ -26,6 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def node(settings_with_s3: Settings, s3: Any, tmp_path: Path) -> AsyncIterator[Node]:
     """A node that has the engine, with an object store of its own."""
     store = Store(settings_with_s3)
-    holder = await engine.register(store, metadata='{"backupEngine": "restic"}')
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(Unavailable):  # servers that have only just begun on a busy machine
+                holder = await engine.register(store, metadata='{"backupEngine": "restic"}')
+                break
     yield Node(store, holder, s3, tmp_path)
     await store.close()

@@ -125,6 +125,12 @@ class Node:
         await backups.restore(self.store, "user:u", backup.id, record.id, admin=True, **how)
         return await self.carry_out()
 
+    async def cancel_all(self) -> None:
+        """Cancel the jobs that wait to be tried again."""
+        waiting, _ = await jobs.page(self.store, limit=10, offset=0, state="queued")
+        for each in waiting:
+            await jobs.cancel(self.store, "user:u", each.id)
+
     async def cut_off(self, when: str) -> str:
         """Carry out the job that waits until its log says `when`, then have the attempt lose it; answers the job."""
         claimed, offer = await self.offer()
