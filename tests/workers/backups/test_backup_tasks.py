@@ -136,7 +136,7 @@ async def test_a_drill_proves_a_record_and_its_command_may_object(node: Node, tr
     ending, context = await node.carry_out()
     assert ending.outcome == "failed"
     assert "restores 10 of" in " ".join(context.said)
-    assert "code 3: no table" in ending.facts["message"]
+    assert "code 3: no table" in str(ending.facts["message"])
     assert list((node.store.settings.work_dir / ".backups" / backup.id).glob("scratch*")) == []
 
 
@@ -149,7 +149,7 @@ async def test_hooks_run_around_a_backup_and_dumps_are_kept(node: Node, tmp_path
     record = await node.ran(backup)
     assert log.read_text() == "pre\npost completed\n"
     ending, _ = await node.restored(backup, record)
-    assert "target" in ending.facts["message"]
+    assert "target" in str(ending.facts["message"])
     ending, context = await node.restored(backup, record, target=str(tmp_path / "out"))
     assert ending.outcome == "completed", context.said
     assert (tmp_path / "out" / "shop.sql").read_text() == "the dump\n"
@@ -265,7 +265,7 @@ async def test_what_cannot_be_read_fails_the_run_in_words(node: Node, tmp_path: 
         submitted = await backups.run(node.store, "user:u", backup.id)
         ending, _ = await node.carry_out()
         assert ending.outcome == "failed"
-        assert why in ending.facts["message"]
+        assert why in str(ending.facts["message"])
         record = await backups.record(node.store, backup.id, submitted.id)
         assert record.state is RecordState.FAILED
         assert why in str(record.error)
