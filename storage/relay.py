@@ -49,8 +49,11 @@ LEEWAY_S = 30.0
 SWEEP_MS = 5_000
 #: What may wait for one node, and how much a node does at once: in all, and for one app, which may hang.
 MOST_WAITING, SLOTS, APP_SLOTS = 256, 64, 24
-#: The slow poll behind the messages, which may get lost; a node that has not taken a question by then is given up.
+#: The slow poll behind the messages, which may get lost.
 POLL_S = 2.0
+#: A node that says that it is there and has not taken a question by then is given up; on a busy machine one poll is not
+#: enough.
+TAKEN_WITHIN_S = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,7 +360,8 @@ async def _hand_over(desk: _Desk, node: str, ask: Ask, answers: _Way, ttl_ms: in
     for fresh in (False, True):
         session = await desk.session(node, fresh=fresh)
         answers.bound_to = _bound_to(node, session, answers.id)
-        answers.overdue = partial(_see_it_taken, store, node, session, answers.id)
+        since = time.monotonic()
+        answers.overdue = partial(_see_it_taken, store, node, session, answers.id, since=since)
         sealed = _sealed(store, ask, answers.bound_to, reply_to=desk.channel, ttl_ms=ttl_ms)
         reply = await store.call(script("relay_ask", node, session, answers.id, sealed, ttl_ms, MOST_WAITING))
         if reply == b"full":
@@ -374,14 +378,14 @@ async def _send_body(way: _Way, body: bytes) -> None:
             await way.put(_LAST if last else _MORE, body[at : at + PIECE_BYTES])
 
 
-async def _see_it_taken(store: Store, node: str, session: str, ask_id: str) -> None:
+async def _see_it_taken(store: Store, node: str, session: str, ask_id: str, *, since: float) -> None:
     taken, current = await store.calls(
         command("GET", f"h:relay:open:{ask_id}"), command("GET", f"h:relay:session:{node}")
     )
-    if taken != b"taken":
-        raise Unavailable(f"Node {node} does not take questions for now.")
     if text(current) != session:
         raise Unavailable(f"Node {node} has gone, or was started anew.")
+    if taken != b"taken" and time.monotonic() - since >= TAKEN_WITHIN_S:
+        raise Unavailable(f"Node {node} does not take questions for now.")
 
 
 async def _collect(desk: _Desk, way: _Way, ask: Ask) -> Answer:

@@ -106,6 +106,7 @@ async def test_what_goes_wrong_on_the_node_is_raised_where_it_was_asked(stores):
 
 async def test_a_node_that_is_not_there_is_told_at_once_and_one_that_died_soon(stores, monkeypatch):
     monkeypatch.setattr(relay, "POLL_S", 0.3)
+    monkeypatch.setattr(relay, "TAKEN_WITHIN_S", 0.5)
     web, _ = stores
     with pytest.raises(Unavailable, match="offline"):
         await relay.request(web, NODE, Ask(app="a"))
