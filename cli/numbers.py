@@ -120,7 +120,7 @@ def audit(
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1, max=10_000)] = 50,
     actor: Annotated[str | None, typer.Option("--actor", help="Only what they did, e.g. user:ID.")] = None,
     action: Annotated[
-        str | None, typer.Option("--action", help="Only such changes, e.g. job. or key.revoke.")
+        str | None, typer.Option("--action", help="Only such changes, e.g. job. or user.update.")
     ] = None,
     watch: Watch = False,
     url: Url = None,
