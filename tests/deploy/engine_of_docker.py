@@ -71,6 +71,11 @@ def engine() -> Iterator[Engine]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+        for line in (
+            Path("/proc/self/mounts").read_text().splitlines()
+        ):  # dockerd leaves a network namespace behind
+            if (mounted := line.split()[1]).startswith(f"{directory}/"):
+                subprocess.run(["umount", mounted], check=False)
         shutil.rmtree(directory, ignore_errors=True)
 
 
