@@ -253,7 +253,9 @@ def _parsed(place: Place, point: Point, part: _Part, sealed: bytes) -> list[list
         raise RecoveryError(f"{part.name} of recovery point {point.id} was altered: its digest does not fit.")
     packed = _unsealed(place, point, part.name, sealed)
     if zstandard.frame_content_size(packed) != part.plain_bytes:
-        raise RecoveryError(f"{part.name} of recovery point {point.id} cannot be unpacked: it is of another size.")
+        raise RecoveryError(
+            f"{part.name} of recovery point {point.id} cannot be unpacked: it is of another size."
+        )
     try:
         plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=part.plain_bytes)
     except zstandard.ZstdError as error:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from storage import users
 from storage.calls import command, pairs
 from storage.errors import HostlerError
 from storage.notifications import event, notify
@@ -53,12 +54,16 @@ async def standing(store: Store) -> Standing:
 async def keep_up(store: Store, *, now: bool = False) -> Point | None:
     """Make a point if one is due, or `now`; answers it. Raises what it failed with, after telling who watches.
 
-    The new one is read back before any older one is deleted.
+    None is due in a Redis without users. The new one is read back before any older one is deleted.
     """
     settings, now_ms = store.settings, store.now_ms()
     try:
         found = await standing(store)
         if not now and not _is_due(found, every_s=settings.recovery_every_s, now_ms=now_ms):
+            return None
+        if not now and not await users.any_exist(
+            store
+        ):  # whoever has lost Redis does not want that for a point
             return None
         point = await make(store)
         place = Place.of(store)

@@ -9,7 +9,7 @@ import redis
 from engine import submit
 
 from settings import Settings
-from storage import recovery
+from storage import recovery, users
 from storage.calls import command, pairs
 from storage.errors import HostlerError, NotFound
 from storage.recovery import Place, Point, RecoveryError, points, routine
@@ -121,6 +121,8 @@ async def test_pruning_deletes_what_no_rule_keeps_and_what_was_cut_short(store: 
 
 
 async def test_a_point_is_made_when_it_is_due_and_not_before(store: Store, place: Place) -> None:
+    assert await recovery.keep_up(store) is None  # of nothing at all
+    await users.create(store, actor="t", username="ada", email="a@b.org", password="pass word", role="a")
     assert await recovery.keep_up(store) is not None
     assert await recovery.keep_up(store) is None
     await store.call(command("DEL", "h:recovery"))  # a scheduler on a Redis that knows nothing of it
@@ -146,7 +148,7 @@ async def test_failures_are_told_once_in_a_row_and_again_when_the_newest_is_over
     async def fail(store: Store) -> Point:
         raise HostlerError("The bucket is full.")
 
-    assert await recovery.keep_up(store) is not None
+    assert await recovery.keep_up(store, now=True) is not None
     monkeypatch.setattr(routine, "make", fail)
     for last_ms, expected in (
         (store.now_ms() - 1000_000, (1, 0)),
