@@ -38,7 +38,7 @@ COMMANDS = (
     Later("health", "cli.care", "Ask a server whether it and what it stands on is there.", CARE, single=True),
     Later("doctor", "cli.care", "Check all that Hostler needs, and say how to mend it.", CARE, single=True),
     Later("modules", "cli.numbers", "List the parts of a server that are switched on.", CARE, single=True),
-    Later("backup", "cli.backups", "Back up nodes and Hostler itself; verify, rehearse, restore.", CARE),
+    Later("backup", "cli.backups", "Back up nodes; verify, rehearse and restore what is kept.", CARE),
     Later("rebuild", "cli.recovery", "Bring Hostler back after the loss of Redis.", CARE, single=True),
     Later("recovery-kit", "cli.recovery", "Print what a rebuild would need.", CARE, single=True),
     Later("top", "cli.top", "Watch the fleet live in the terminal.", CARE, single=True),
