@@ -249,7 +249,9 @@ class Settings:
     recovery_keep_weeks: int = _knob("HOSTLER_RECOVERY_KEEP_WEEKS", 4, _integer(0, 520))  # one of each week
 
     # What is told of Hostler itself; docs/observability.md
-    log_format: str = _knob("HOSTLER_LOG_FORMAT", "auto", _one_of("auto", "json", "text"))  # text on a terminal
+    log_format: str = _knob(
+        "HOSTLER_LOG_FORMAT", "auto", _one_of("auto", "json", "text")
+    )  # text on a terminal
     log_level: str = _knob("HOSTLER_LOG_LEVEL", "info", _one_of("debug", "info", "warning", "error"))
     # sets of tags that /metrics names, comma-separated, such as gpu,gpu+linux; beside those that workers have
     metrics_tags: tuple[str, ...] = _knob("HOSTLER_METRICS_TAGS", (), _words)

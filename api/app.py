@@ -111,7 +111,11 @@ class _Around:
         """Begin the span of a request, under the caller's where its `traceparent` is valid."""
         parent = cause.valid(req.get_header("traceparent"))
         span = self._traces.tracing.begin(
-            "request", kind="server", parent=parent, http_request_method=req.method, hostler_request=request_id
+            "request",
+            kind="server",
+            parent=parent,
+            http_request_method=req.method,
+            hostler_request=request_id,
         )
         req.context.span = span
         cause.remember(request_id, span.traceparent)

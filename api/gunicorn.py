@@ -29,7 +29,9 @@ loglevel = "info"
 _TO_STDERR = {"level": "INFO", "handlers": ["stderr"], "propagate": False}
 logconfig_dict = {
     "formatters": {"ours": {"()": "integrations.logging.formatter", "form": _settings.log_format}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "ours", "stream": "ext://sys.stderr"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "ours", "stream": "ext://sys.stderr"}
+    },
     "root": {"level": "INFO", "handlers": ["stderr"]},
     "loggers": {"gunicorn.error": _TO_STDERR, "gunicorn.access": _TO_STDERR},
 }
@@ -51,7 +53,8 @@ def on_starting(server: Any) -> None:
             publish("PROMETHEUS_MULTIPROC_DIR", str(web_directory.path / "metrics"))
     except OSError as error:
         server.log.warning(
-            "For lack of a directory Socket.IO by polling needs a single process, and /metrics tells of one: %s", error
+            "For lack of a directory Socket.IO by polling needs a single process, and /metrics tells of one: %s",
+            error,
         )
     import api.realtime.socketio.mount  # noqa: F401, PLC0415
     from api.app import create_app  # noqa: PLC0415
@@ -84,6 +87,7 @@ def on_starting(server: Any) -> None:
         asyncio.run(check())
     except HostlerError as error:
         sys.exit(str(error))
+
 
 def on_exit(server: Any) -> None:
     """Leave nothing behind."""

@@ -420,7 +420,9 @@ async def recovery_checks(store: Store) -> list[Check]:
     try:
         points = await recovery.every(recovery.Place.of(store))
     except HostlerError as error:
-        return [Check(name, WARN, f"Recovery points cannot be listed: {error}", "See to the object store first.")]
+        return [
+            Check(name, WARN, f"Recovery points cannot be listed: {error}", "See to the object store first.")
+        ]
     remedy = "Start hostler scheduler, which makes one; hostler backup self says what is in its way."
     if not points:
         return [Check(name, WARN, "There is no recovery point of Hostler itself yet.", remedy)]

@@ -36,10 +36,10 @@ h:app:<id>              an app: its wish (signed record), and what its node repo
 h:apps, h:apps:node:<node>, h:product:<id>:apps  ids of apps by creation (ms); of a node; of a product
 h:applog:<id>, h:appsamples:<id>, h:appruns:<id>  an app's newest lines, samples of what it uses, runs that ended
 h:backup:<id>           a backup: its wish (signed record), and what has come of it beside it
-h:backups, h:backups:due, h:backups:gone         ids of backups by creation; when runs and drills are due, data deleted (ms)
+h:backups, h:backups:due, h:backups:gone         ids by creation; when runs and drills are due, data is deleted (ms)
 h:backup:<id>:records, h:backuprecord:<id>:<record>                  records of a backup by their begin (ms), and one
 h:events, h:audit, h:audit:head                  what happened
-h:tally, h:noted, h:census      how often and how long, counted; what the leader found; the fleet in numbers, for a second
+h:tally, h:noted, h:census      how often and how long; what the leader found; the fleet in numbers, for a second
 h:recovery, h:rebuild   how recovery points stand; who loads one into this database
 h:relay:session:<node>, h:relay:asks:<node>      who answers for the apps of a node, and what waits for it
 h:relay:{open,ask,answer}:<id>                   one question to an app: whether it is open, sealed pieces each way

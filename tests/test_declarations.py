@@ -107,7 +107,9 @@ def test_operation_ids_are_distinct_and_every_path_is_described() -> None:
 @each([endpoint for endpoint in ENDPOINTS if endpoint.returns is not None])
 def test_the_fields_of_an_answer_are_written_as_clients_read_them(endpoint: Endpoint) -> None:
     assert endpoint.returns is not None
-    of_contextbay = endpoint.handler.__module__.startswith("api.contextbay.")  # beside older rows of its dialect
+    of_contextbay = endpoint.handler.__module__.startswith(
+        "api.contextbay."
+    )  # beside older rows of its dialect
     underscores = of_contextbay or endpoint.group.dialect in UNDERSCORES
     spelling = r"[a-z][a-z0-9_]*" if underscores else r"[a-z][A-Za-z0-9]*"
     for name, field in endpoint.returns.fields.items():

@@ -297,7 +297,9 @@ class JobsQuery(PageQuery):
     sort = sort_field("createdAt", "completedAt", default="-createdAt")
     search = fields.String(
         validate=validate.Length(1, 200),
-        metadata={"description": "Words that name, command, id, worker or tags contain; of the newest 20,000 jobs."},
+        metadata={
+            "description": "Words that name, command, id, worker or tags contain; of the newest 20,000 jobs."
+        },
     )
 
 
