@@ -49,7 +49,8 @@ def load(
         lines += [f"wrk.body = {_lua(body.decode())}", 'wrk.headers["Content-Type"] = "application/json"']
     script.write_text("\n".join(lines) + "\n")
     told = subprocess.run(
-        [_wrk(), "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "-s", str(script), url],
+        [_wrk(), "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "10s", "--latency", "-s", str(script),
+         url],
         capture_output=True, text=True, timeout=seconds + 30, check=True,
     ).stdout  # fmt: skip
     script.unlink()

@@ -170,7 +170,7 @@ FIGURES = [
         ),
         overrides=(
             NO_LIMIT_NOTE,
-            "maxmemory of the embedded Valkey 4 GB instead of 1 GB",
+            "maxmemory of the embedded Valkey 4 GB instead of a quarter of the machine",
             "HOSTLER_FINISHED_KEEP_COUNT=2000000, so that nothing is archived meanwhile",
             "the jobs that are looked at are copies of one that ran, of all its keys and index entries, checked "
             "through the API; the bytes are of 1,000 that ran, after RQ's own hashes were deleted, which expire",
