@@ -25,7 +25,7 @@ from storage.store import Store
 
 app = typer.Typer()
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 MINUTE_MS = 60_000
 
 #: What finished in the last hour: name, command, tags, how often, about how long (ms), and how often of 100 it fails.
@@ -148,7 +148,7 @@ class _Filling:
                 lengths.append(float(length_ms) * self.chance.lognormvariate(0, 0.35))
         batch = self.client.call("POST", "/api/jobs/submit-batch", body={"jobs": orders})
         ids = [str(job_id) for job_id in batch["jobIds"]]
-        self.until("all of them have ended", self._nothing_waits)
+        self.until("all of them have ended", lambda: self._have_ended(ids))
         now_ms = time.time_ns() // 1_000_000
         moves = {}
         for job_id, took_ms in zip(ids, lengths, strict=True):
@@ -158,9 +158,10 @@ class _Filling:
             moves[job_id] = (started_ms - int(self.chance.expovariate(1 / 900)), started_ms, ended_ms)
         return moves
 
-    def _nothing_waits(self) -> bool:
-        jobs = self.client.get("/api/overview")["jobs"]
-        return not (jobs["queued"] - jobs["waiting"] or jobs["running"])
+    def _have_ended(self, ids: list[str]) -> bool:
+        found = self.client.get("/api/jobs/list", limit=1000)["jobs"]
+        ended = {job["jobId"] for job in found if job["status"] in {"completed", "failed", "cancelled"}}
+        return ended.issuperset(ids)
 
     def people(self) -> None:
         """Add an operator, a viewer, and keys."""
