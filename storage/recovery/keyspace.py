@@ -19,8 +19,12 @@ _DERIVED_EXACTLY = frozenset({
 _SESSIONS = ("h:keyring", "h:revoked:")
 #: Records that somebody wanted; all else of ours is written by processes that find an empty Redis and start.
 _RECORDS = frozenset({
-    "user", "apikey", "job", "batch", "schedule", "file", "release", "app", "backup", "subcuby", "marketplace",
+    "user", "apikey", "job", "batch", "schedule", "file", "release", "app", "backup", "backuprecord",
+    "subcuby", "marketplace",
 })  # fmt: skip
+
+#: Records that have two names: a product's release, a backup's record.
+_OF_TWO = frozenset({"release", "backuprecord"})
 
 
 def is_ours(key: str) -> bool:
@@ -46,4 +50,6 @@ def says_nothing(key: str) -> bool:
 def kind(key: str) -> str | None:
     """Return of which kind of thing the key is the record: `job` of `h:job:<id>`; None of none."""
     parts = key.split(":")
-    return parts[1] if len(parts) == 3 and parts[0] == "h" else None
+    if parts[0] != "h" or len(parts) < 3 or parts[1] not in _RECORDS:
+        return None
+    return parts[1] if len(parts) == (4 if parts[1] in _OF_TWO else 3) else None

@@ -38,5 +38,15 @@ def test_only_records_that_somebody_wanted_make_a_redis_not_empty() -> None:
         "h:noted",
     )
     assert all(keyspace.says_nothing(name) for name in started)
-    wanted = ("h:user:u", "h:job:j", "h:app:a", "h:file:f", "h:backup:b", "h:schedule:s", "celery", "h")
+    wanted = (
+        "h:user:u",
+        "h:job:j",
+        "h:app:a",
+        "h:file:f",
+        "h:backup:b",
+        "h:schedule:s",
+        "h:release:p:1.0",
+        "celery",
+        "h",
+    )
     assert not any(keyspace.says_nothing(name) for name in wanted)
