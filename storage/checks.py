@@ -15,7 +15,7 @@ from typing import Any
 
 import hiredis
 
-from storage import fleet
+from storage import backups, fleet
 from storage.calls import command, text
 from storage.errors import HostlerError
 from storage.store import Store
@@ -72,6 +72,7 @@ async def everything(store: Store) -> list[Check]:
         fleet_checks(store),
         scheduler_checks(store),
         recovery_checks(store),
+        backup_checks(store),
     )
     return [*redis, *(check for checks in rest for check in checks)]
 
@@ -391,6 +392,26 @@ async def fleet_checks(store: Store) -> list[Check]:
             remedy = "Run it as root, which gives each slot a user of its own, or on Linux 5.13 or newer."
             found.append(Check("isolation", WARN, message, remedy))
     return found
+
+
+async def backup_checks(store: Store) -> list[Check]:
+    """Check that the nodes which have something to back up can, and that their backups succeed and are proven."""
+    found, nodes = [], {worker.id: worker for worker in await fleet.workers(store)}
+    every = await backups.every(store)
+    for node in sorted({each.node for each in every if each.enabled}):
+        worker = nodes.get(node)
+        if worker is not None and worker.status == "online" and not worker.metadata.get(backups.ENGINE):
+            message = f"Node {node!r} has no restic, so its backups are refused."
+            found.append(
+                Check("backups", FAIL, message, "Install restic 0.14 or later there, and restart its worker.")
+            )
+    now_ms = store.now_ms()
+    for each in every:
+        if sentence := backups.overdue(each, now_ms) or backups.unproven(each, now_ms):
+            found.append(Check("backups", WARN, f"{each.name}: {sentence}", f"hostler backup show {each.id}"))
+    return found or [
+        Check("backups", OK, f"{len(every)} backup jobs, none overdue." if every else "None are set up.")
+    ]
 
 
 async def scheduler_checks(store: Store) -> list[Check]:

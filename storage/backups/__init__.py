@@ -30,10 +30,11 @@ from storage.backups.records import (
     records,
 )
 from storage.backups.sources import shown as shown_source
+from storage.backups.times import overdue, unproven
 
 __all__ = [
     "DATA_STAY_DAYS", "ENGINE", "Backup", "Drill", "Record", "RecordState", "Retention", "again",
     "any_node_with_engine", "change", "create", "delete", "drill", "every", "fire_due", "get", "look_after",
-    "newest_good", "page", "record", "records", "reports", "restorable", "restore", "retention", "run", "shown_source",
-    "sweep", "verify",
+    "newest_good", "overdue", "page", "record", "records", "reports", "restorable", "restore", "retention", "run",
+    "shown_source", "sweep", "unproven", "verify",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from engine import claim, reap, register, settle
 
-from storage import attempts, backups, jobs
+from storage import attempts, backups, checks, jobs
 from storage.attempts import Claim, Holder
 from storage.backups import Backup, Drill, Record, RecordState, Retention, changes, firing, reports, times
 from storage.calls import command, text
@@ -427,6 +427,21 @@ async def test_overdue_and_unproven_backups_are_told_once_and_again_after_they_w
     assert await backups.look_after(store) == 1
     assert len(happened(redis_client, "backup.overdue")) == 2
     assert len(happened(redis_client, "backup.unproven")) == 1
+
+
+async def test_the_doctor_names_nodes_that_cannot_and_backups_that_are_late(
+    store: Store, node: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [each.status for each in await checks.backup_checks(store)] == [checks.OK]
+    await made(store, schedule="0 3 * * *")
+    assert [each.status for each in await checks.backup_checks(store)] == [checks.OK]
+    now_ms = store.now_ms()
+    monkeypatch.setattr(store, "now_ms", lambda: now_ms + 40 * DAY_MS)
+    (late,) = await checks.backup_checks(store)
+    assert (late.status, late.message[:29]) == (checks.WARN, "nightly: A backup was due at ")
+    await register(store, registration="r2", proof="r1")
+    unable, _ = await checks.backup_checks(store)
+    assert (unable.status, "has no restic" in unable.message) == (checks.FAIL, True)
 
 
 def test_jitter_is_the_same_for_an_occurrence_and_within_its_bounds() -> None:
