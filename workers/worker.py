@@ -95,7 +95,7 @@ class Worker(rq.Worker):
             "kind": "worker", "hostname": socket.gethostname(), "pid": os.getpid(), "version": __version__,
             "cpu_count": os.cpu_count() or 1, "slots": self.slots, "running": 0, "isolation": platform.isolation,
             "tags": _json(list(self.tags)), "metadata": _json(startup.metadata(platform, self.tags)),
-            "memory_mb": startup.memory_mb(), "boot": boot_id(), "lease_ms": int(self.settings.lease_s * 1000), "lease_ms": int(self.settings.lease_s * 1000),
+            "memory_mb": startup.memory_mb(), "boot": boot_id(), "lease_ms": int(self.settings.lease_s * 1000),
         }  # fmt: skip
         said = False
         while True:
