@@ -5,7 +5,6 @@ import ctypes
 import errno
 import marshal
 import os
-import pwd
 import select
 import signal
 import socket
@@ -27,14 +26,12 @@ from workers.platforms import (
     Outcome,
     Output,
     launcher,
+    slot_users,
 )
 from workers.platforms.landlock import Confinement
 from workers.platforms.landlock import version as landlock_version
 from workers.platforms.outputs import Pipe
-
-#: Users of slots. Below 65536, since containers often map no more; Debian gives out none of these so far,
-#: systemd some in passing. A user that has a name is passed over.
-SLOT_USERS = range(62000, 63024)
+from workers.platforms.slot_users import SLOT_USERS
 
 _CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 0, 1, 5, 6, 7
 _SEND_TIMEOUT_S = 5  # a launcher that takes no request for so long is taken for dead
@@ -89,7 +86,7 @@ class LinuxPlatform:
         self.isolation = isolation
         self._obituaries = None if directory is None else directory / "obituaries"
         self.warnings = warnings or []
-        self._claims: list[socket.socket] = []
+        self._claims: list[slot_users.Claim] = []
         self._users: list[int] = []
         self._reachable: set[Path] = set()  # parents of job directories that have been looked at
         self._confinement: Confinement | None = None
@@ -357,31 +354,13 @@ class LinuxPlatform:
             self._confinement.close()
 
     def _claim_users(self, slots: int) -> None:
-        """Find a user for each slot that no other worker on this machine uses.
-
-        The claim is an abstract socket: the kernel takes it down when this process and its launcher are gone.
-        """
-        for uid in SLOT_USERS:
-            if len(self._users) == slots:
-                return
-            with contextlib.suppress(KeyError):
-                pwd.getpwuid(uid)
-                continue
-            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            try:
-                claim.bind(f"\0hostler-slot-{uid}")
-            except OSError as error:
+        self._users, self._claims = slot_users.claim(slots)
+        if len(self._users) < slots:
+            for claim in self._claims:
                 claim.close()
-                if error.errno != errno.EADDRINUSE:
-                    raise
-            else:
-                self._claims.append(claim)
-                self._users.append(uid)
-        for claim in self._claims:
-            claim.close()
-        raise IsolationUnavailable(
-            f"The workers of this machine have more slots together than the {len(SLOT_USERS)} users for them."
-        )
+            raise IsolationUnavailable(
+                f"The workers of this machine have more slots together than the {len(SLOT_USERS)} users for them."
+            )
 
     def _start_launcher(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
