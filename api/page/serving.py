@@ -46,11 +46,14 @@ async def show(context: Context, req: Request, resp: Response) -> None:
     raises=(NotFound,),
 )
 async def file(context: Context, req: Request, resp: Response, *, digest: str, name: str) -> None:
-    """Serve a file of the page; another digest is another version of it, which is not here."""
+    """Serve a file of the page; for another version's digest ours is served too, to be kept by nobody.
+
+    While a fleet is upgraded, the page may come from one server and its files from another.
+    """
     found = page()
-    asset = found.assets.get(name) if digest == found.digest else None
+    asset = found.assets.get(name)
     if asset is None:
-        raise NotFound("There is no such file of this version of the page; load it anew.")
-    resp.set_header("Cache-Control", _FOREVER)
+        raise NotFound("The page has no such file; load it anew.")
+    resp.set_header("Cache-Control", _FOREVER if digest == found.digest else "no-store")
     resp.set_header("Cross-Origin-Resource-Policy", "same-origin")
     serve(req, resp, asset)

@@ -52,6 +52,7 @@ def main() -> int:
 
 def _take(browser: Any, admin: dict[str, str], link: str) -> None:
     first = browser.new_context()
+    first.set_default_timeout(PATIENCE_S * 1000)
     page = first.new_page()
     page.goto(link)
     page.get_by_role("heading", name="Overview").wait_for()
@@ -64,6 +65,7 @@ def _take(browser: Any, admin: dict[str, str], link: str) -> None:
             **how,
         }
         context = browser.new_context(storage_state=state, **options)
+        context.set_default_timeout(PATIENCE_S * 1000)
         page = context.new_page()
         page.goto(f"{admin['url']}/#{place}")
         page.locator("h1").first.wait_for()
