@@ -25,8 +25,8 @@ function Numbers({ data }) {
     <div class="figures">
       <${Figure} name="Running" status=${jobs.running ? 'running' : 'queued'} value=${count(jobs.running)} note=${`of ${plural(workers.slots, 'slot')}`} href=${link('/jobs', { status: 'running' })} />
       <${Figure} name="Queued" value=${count(jobs.queued)} note=${jobs.waiting ? `${count(jobs.waiting)} wait for others` : 'none waits for others'} href=${link('/jobs', { status: 'queued' })} />
-      <${Figure} name="Ended, last hour" value=${count(ended)} note=${`${(ended / 60).toFixed(ended < 60 ? 1 : 0)} a minute`} href=${link('/jobs')} />
-      <${Figure} name="Failed, last hour" status=${failed ? 'failed' : 'completed'} value=${count(failed)} note=${ended ? `${((100 * failed) / Math.max(ended, failed)).toFixed(1)} % of these` : 'nothing ended'} href=${link('/jobs', { status: 'failed' })} />
+      <${Figure} name="Ended, 1 h" value=${count(ended)} note=${`${(ended / 60).toFixed(ended < 60 ? 1 : 0)} a minute`} href=${link('/jobs')} />
+      <${Figure} name="Failed, 1 h" status=${failed ? 'failed' : 'completed'} value=${count(failed)} note=${ended ? `${((100 * failed) / Math.max(ended, failed)).toFixed(1)} % of these` : 'nothing ended'} href=${link('/jobs', { status: 'failed' })} />
       <${Figure} name="Wait, middle" value=${lasted(latency.waitedP50)} note=${`95 of 100: ${lasted(latency.waitedP95)}`} href=${link('/jobs', { status: 'completed' })} />
       <${Figure} name="Workers" status=${workers.online === workers.total && workers.total ? 'online' : 'warn'} value=${`${workers.online} of ${workers.total}`} note=${workers.draining ? `${workers.draining} draining` : 'online'} href="#/workers" />
       <${Figure} name="Apps" status=${ill ? 'failed' : installed ? 'ready' : ''} value=${count(installed)} note=${ill ? `${ill} need a look` : installed ? `${apps.running ?? 0} running` : 'none installed'} href="#/apps" />
