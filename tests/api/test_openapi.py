@@ -70,7 +70,7 @@ def test_paths_are_spelled_without_converters_and_name_their_variables(document:
     operation = document["paths"]["/api/jobs/{id}/artifacts/{name}"]["get"]
     assert [each["name"] for each in operation["parameters"] if each["in"] == "path"] == ["id", "name"]
     names = {each["name"] for each in document["paths"]["/api/jobs/list"]["get"]["parameters"]}
-    assert names == {"limit", "offset", "status", "workerId", "tags", "sort"}
+    assert names == {"limit", "offset", "status", "workerId", "tags", "sort", "search"}
 
 
 def test_a_string_may_stand_for_a_webhook(document: dict[str, Any]) -> None:

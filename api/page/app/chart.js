@@ -13,7 +13,7 @@ export function draw(box, data, series, { format, height }) {
   const options = {
     width: box.clientWidth,
     height,
-    padding: [8, 8, 0, 0],
+    padding: [8, 18, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
     scales: { y: { range: (_, least, most) => [0, Math.max(most * 1.1, 1)] } },
