@@ -14,7 +14,7 @@ from api.app import create_app
 from api.page import assets
 from settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "api" / "page"
 
 
