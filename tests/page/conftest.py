@@ -100,7 +100,7 @@ class Hostler:
         raise AssertionError("No web runs.")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def hostler() -> Iterator[Hostler]:
     """A whole Hostler; its first link for signing in is spent by no fixture."""
     directory = Path(tempfile.mkdtemp(prefix="hostler-page-"))
@@ -132,7 +132,7 @@ def hostler() -> Iterator[Hostler]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """The system's Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
