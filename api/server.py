@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from enum import Enum, auto
+from functools import partial
 from math import inf
 from typing import Any
 from urllib.parse import unquote
@@ -190,8 +191,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.cycle = Exchange(self, keep_alive=keep_alive)
         scope["extensions"] = {WHOLE: self.cycle.answer}  # type: ignore[dict-item]  # one the standard does not know
         if before is None or before.response_complete:
-            if not self._may_be_a_look() or not self._at_once(self.cycle, self._start):
-                self._start()
+            # this one, whatever else has come by the time that it turns out no look
+            start = partial(self._start_asgi_task, self.cycle, self.app)
+            if not self._may_be_a_look() or not self._at_once(self.cycle, start):
+                start()
         else:  # pipelined: in turn
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
@@ -203,9 +206,6 @@ class GuardedProtocol(HttpToolsProtocol):
             and self.scope["method"] == "GET"
             and not self.flow.write_paused
         )
-
-    def _start(self) -> None:
-        self._start_asgi_task(self.cycle, self.app)
 
     def _is_plain(self, version: str) -> bool:
         """Tell whether the head is one that everybody reads alike: its version, its host, where its body ends."""

@@ -178,3 +178,40 @@ def test_workers_leave_when_their_master_was_killed(tmp_path: Path) -> None:
             break
         assert time.monotonic() < deadline, "the port is still taken"
         time.sleep(0.1)
+
+
+_LOOKS = """
+import asyncio
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    body = scope["path"].encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+def at_once(exchange, otherwise):
+    path = exchange.scope["path"].encode()
+    if path.startswith(b"/look"):
+        tell = otherwise if path == b"/look/none" else lambda: exchange.answer_at_once(200, b"", path)
+        asyncio.get_running_loop().call_later(0.05, tell)
+        return True
+    return False
+app.at_once = at_once
+"""
+
+
+def test_looks_and_what_follows_them_in_the_same_write_are_answered_in_turn(tmp_path: Path) -> None:
+    server, number = serve(tmp_path, _LOOKS)
+    try:
+        paths = ["/look/none", "/next", "/look/one", "/look/none", "/look/none", "/ok"]
+        answer = ask(number, b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths))
+        bodies = [
+            part.partition(b"\r\n\r\n")[2].decode() for part in answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
+        ]
+        assert bodies == paths
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
