@@ -130,10 +130,16 @@ def claim(
 OFFER = b"offer "
 
 
-def offered(message: bytes) -> Claim:
-    """Read the message by which submit.lua hands a job to a worker. Raises ValueError."""
+def offered(holder: Holder, message: bytes) -> Claim | None:
+    """Read the message by which submit.lua hands a job to a worker. Raises ValueError.
+
+    None for what another registration of its name was handed: a worker that was silent may hear what its successor is
+    given, and both would be taken for its holder.
+    """
     head, _, spec = message.removeprefix(OFFER).partition(b"\n")
-    job_id, attempt, queue, signature = head.decode("ascii").split(" ")
+    job_id, attempt, queue, signature, registration = head.decode("ascii").split(" ")
+    if registration != holder.registration:
+        return None
     return Claim(job_id, int(attempt), queue, spec, signature, 0)
 
 

@@ -319,7 +319,7 @@ class Executor:
     async def _release(self, offer: Offer) -> None:
         """Give back a job that was not started; when that fails, its lease runs out."""
         try:
-            await self._line.settle(offer, "released", "", None, {})
+            await self._line.settle(offer, "released", "unstarted", None, {})
         except HostlerError as error:
             log.warning("could not hand a job back", extra={"job": offer.job_id, "why": str(error)})
 

@@ -158,7 +158,9 @@ class RedisLine:
         record goes back with the next heartbeat, and is refused when it is claimed.
         """
         try:
-            take(self._offer(attempts.offered(message), held_ahead=True, own=False))
+            claim = attempts.offered(self.holder, message)
+            if claim is not None:
+                take(self._offer(claim, held_ahead=True, own=False))
         except (ValueError, Forged, Invalid) as error:
             log.error("was handed what is no job of ours", extra={"why": str(error)})
 

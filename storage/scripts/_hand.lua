@@ -8,17 +8,23 @@ local function handed(A)
   local id, queue = A[1], A[3]
   local ready = 'h:ready:' .. queue
   for _ = 1, 3 do
-    local worker = redis.call('SRANDMEMBER', ready)
-    if not worker then return false end
-    local r = redis.call('HMGET', 'h:worker:' .. worker, 'status', 'drain', 'slots', 'lease_ms')
-    local fit = r[1] == 'online' and not r[2] and tonumber(r[3] or '') and tonumber(r[4] or '')
+    local member = redis.call('SRANDMEMBER', ready)
+    if not member then return false end
+    local registration, worker = string.match(member, '^(%S+) (.+)$')
+    local r = worker and redis.call('HMGET', 'h:worker:' .. worker, 'status', 'drain', 'slots', 'lease_ms', 'registration', 'seen')
+      or {}
+    -- what an earlier registration served is not for this one; and who is silent must not seem at work by what it is given
+    local fit = r[1] == 'online' and not r[2] and r[5] == registration and tonumber(r[3] or '') and tonumber(r[4] or '')
+      and now - (tonumber(r[6] or '') or 0) < tonumber(r[4])
     if fit and redis.call('LLEN', 'h:proc:' .. worker) >= tonumber(r[3]) then return false end
-    if fit and redis.call('PUBLISH', 'h:control:' .. worker, 'offer ' .. id .. ' 1 ' .. queue .. ' ' .. A[5] .. '\n' .. A[4]) > 0 then
+    if fit and redis.call('PUBLISH', 'h:control:' .. worker,
+        'offer ' .. id .. ' 1 ' .. queue .. ' ' .. A[5] .. ' ' .. registration .. '\n' .. A[4]) > 0 then
+      redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)      -- though nothing waits in it: its registries are trimmed
       redis.call('RPUSH', 'h:proc:' .. worker, id)
       take({id = id, attempt = '1', queue = queue, created = now_text}, worker, tonumber(r[4]), '1', A[7])
       return true
     end
-    redis.call('SREM', ready, worker)                     -- gone, or going
+    redis.call('SREM', ready, member)                     -- gone, or going
   end
   return false
 end

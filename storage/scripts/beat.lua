@@ -5,6 +5,7 @@
 -- include event
 -- include app
 -- include queue
+-- include finish
 local A, worker = ARGV, 'h:worker:' .. ARGV[1]
 local known = redis.call('HMGET', worker, 'registration', 'status')
 if known[1] ~= A[2] then return {'unregistered'} end
@@ -49,7 +50,7 @@ for i = 7, #A, 2 do known[A[i]] = true end
 for _, id in ipairs(redis.call('LRANGE', 'h:proc:' .. A[1], 0, -1)) do
   local job = not known[id] and load(id)
   if job and job.state == 'running' and job.worker == A[1] and job.ahead ~= '' and now - job.started > 2000 then
-    requeue(job, 'not heard of', nil)
+    if job.cancel ~= '' then finish(job, 'cancelled', 'cancelled', '', A[5]) else requeue(job, 'not heard of', nil) end
   end
 end
 return {'ok', lost, cancel}

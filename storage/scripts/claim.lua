@@ -61,6 +61,12 @@ for _, key in ipairs(KEYS) do
   if #jobs >= most then break end
 end
 if ARGV[7] == '1' and #jobs < most then                 -- from here on it waits to be handed what comes (_hand.lua)
-  for _, key in ipairs(KEYS) do redis.call('SADD', 'h:ready:' .. string.sub(key, 10), worker) end
+  for _, key in ipairs(KEYS) do
+    local ready = 'h:ready:' .. string.sub(key, 10)
+    -- forgotten now and then with those who are gone; who idles says it again with its next look
+    if redis.call('SADD', ready, ARGV[2] .. ' ' .. worker) == 1 and redis.call('TTL', ready) < 0 then
+      redis.call('EXPIRE', ready, 600)
+    end
+  end
 end
 return {'ok', jobs, refused, drains and '1' or ''}

@@ -1,5 +1,6 @@
 -- End an attempt: result, state and release of the worker at once.
 -- ARGV: id attempt worker outcome(completed | failed | cancelled | released) reason exit iso result_b64 jitter facts(JSON)
+--       reason of what is released: 'unstarted' where nothing of it was run, though it was claimed to be run at once
 -- -> {'ok', state} | {'replay', state} | {'stale' | 'unknown'}
 -- include job
 -- include event
@@ -23,7 +24,7 @@ for name, value in pairs(cjson.decode(A[10])) do facts[#facts + 1] = name; facts
 if #facts > 0 then redis.call('HSET', job.hash, unpack(facts)) end
 local worker = 'rq:worker:' .. A[3]
 if outcome == 'released' and job.cancel ~= '' then outcome = 'failed' end            -- it must not start again
-if outcome == 'released' and job.once ~= '' and job.ahead == '' then outcome, reason = 'failed', 'lost' end
+if outcome == 'released' and job.once ~= '' and job.ahead == '' and reason ~= 'unstarted' then outcome, reason = 'failed', 'lost' end
 if outcome == 'released' then
   redis.call('HSET', job.hash, 'settled', A[3] .. ' ' .. job.attempt)
   requeue(job, 'handed back', nil)

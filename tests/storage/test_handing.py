@@ -35,7 +35,7 @@ async def heard(store: Store) -> AsyncIterator[list[Claim]]:
     found, ready = list[Claim](), asyncio.Event()
 
     def tell(_: bytes, message: bytes) -> None:
-        found.append(attempts.offered(message))
+        found.extend(filter(None, [attempts.offered(Holder("w", "r1"), message)]))
 
     task = asyncio.create_task(listen(store.wire.address, ["h:control:w"], tell, ready.set))
     async with asyncio.timeout(20):
@@ -180,3 +180,80 @@ async def test_a_worker_that_dies_with_what_it_was_handed_costs_the_job_no_life(
     await register(store, "w", "r2", proof="r1")
     job = await jobs.get(store, job_id)
     assert (job.state, job.deaths) == (State.QUEUED, 0)
+
+
+async def test_what_its_successor_is_handed_is_not_for_a_worker_that_still_listens(
+    store: Store, client: redis.Redis, heard: list[Claim]
+) -> None:
+    await idle(store)  # r1, which goes on to listen
+    await register(store, "w", "r2", proof="r1", lease_ms=15000)
+    step = attempts.claim(Holder("w", "r2"), [], [], most=1, startable=1, lease_s=15, hears=True)
+    assert await store.call(step) == ([], [])
+    with client.pubsub() as told:
+        told.subscribe("h:control:w")
+        job_id = await submit(store)
+        words = [each["data"] for _ in range(2) if (each := told.get_message(timeout=20))]
+    assert words[-1].partition("\n")[0].endswith(" r2")
+    assert (await jobs.get(store, job_id)).worker == "w"
+    assert attempts.offered(Holder("w", "r2"), words[-1].encode()) is not None
+    assert attempts.offered(Holder("w", "r1"), words[-1].encode()) is None
+    assert heard == []
+
+
+async def test_what_an_earlier_registration_served_is_not_handed_to_the_next(
+    store: Store, client: redis.Redis, heard: list[Claim]
+) -> None:
+    await idle(store)
+    await register(
+        store, "w", "r2", proof="r1", lease_ms=15000, tags='["gpu"]'
+    )  # it has not asked for work yet
+    job_id = await submit(store)
+    assert client.lrange(QUEUE, 0, -1) == [job_id]
+
+
+async def test_a_silent_worker_is_handed_no_more_than_it_was_until_its_lease(
+    store: Store, client: redis.Redis, heard: list[Claim]
+) -> None:
+    """Else each job would keep it from being taken for gone, and the next would be lost to it for a lease."""
+    await idle(store)
+    client.hset("h:worker:w", "seen", store.now_ms() - 15_000)
+    job_id = await submit(store)
+    assert client.lrange(QUEUE, 0, -1) == [job_id]
+    assert heard == []
+
+
+async def test_what_was_not_heard_of_and_shall_be_cancelled_does_not_start_again(
+    store: Store, client: redis.Redis, heard: list[Claim]
+) -> None:
+    holder = await idle(store)
+    job_id = await submit(store)
+    assert await jobs.cancel(store, "user:u", job_id) is State.RUNNING
+    client.hset(f"h:job:{job_id}", "started", store.now_ms() - 5000)
+    status = {"running": 0, "current_job": ""}
+    await store.call(attempts.beat(holder, (), lease_s=15, rq_ttl_s=60, status=status))
+    assert (await jobs.get(store, job_id)).state is State.CANCELLED
+    assert client.llen(QUEUE) == client.zcard("h:leases") == client.llen("h:proc:w") == 0
+
+
+async def test_what_may_run_but_once_and_found_its_slot_taken_by_what_was_handed_over_waits_again(
+    store: Store, heard: list[Claim]
+) -> None:
+    holder = await idle(store)
+    await submit(store)  # handed over, while a claim for the same slot is on its way
+    once = await submit(store, at_most_once=True)
+    (found,) = await claim(store, holder)
+    assert found.job_id == once
+    step = attempts.settle(holder, once, 1, "released", "unstarted")
+    assert await store.call(step) == "queued"
+    (again,) = await claim(store, holder)
+    assert (again.job_id, again.attempt) == (once, 2)
+    assert await store.call(attempts.settle(holder, once, 2, "released")) == "failed"  # it may have run
+
+
+async def test_who_is_ready_is_forgotten_now_and_then_and_queues_are_known_to_rq(
+    store: Store, client: redis.Redis, heard: list[Claim]
+) -> None:
+    await idle(store)
+    assert 0 < client.ttl("h:ready:jobs.normal") <= 600
+    await submit(store)
+    assert client.smembers("rq:queues") == {QUEUE}
