@@ -7,6 +7,11 @@
 {{- end -}}
 {{- end }}
 
+{{/* Where browsers find the web when an ingress leads to it. */}}
+{{- define "hostler.ingressURL" -}}
+{{ ternary "https" "http" (ne "" .Values.ingress.tlsSecretName) }}://{{ .Values.ingress.host }}
+{{- end }}
+
 {{/* What selects the pods of one component. Called with {root, component} and, for workers, {set}. */}}
 {{- define "hostler.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}

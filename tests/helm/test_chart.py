@@ -429,6 +429,24 @@ def test_rules_and_dashboard_are_those_of_the_files():
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, None),
+        ({"ingress": {"enabled": True, "host": "a.example"}}, "http://a.example"),
+        ({"ingress": {"enabled": True, "host": "a.example", "tlsSecretName": "tls"}}, "https://a.example"),
+        (
+            {"ingress": {"enabled": True, "host": "a"}, "settings": {"HOSTLER_PUBLIC_URL": "https://b"}},
+            "https://b",
+        ),
+    ],
+)
+def test_the_web_knows_the_address_from_which_browsers_may_use_it(values, told):
+    web = pods(render(values))["demo-hostler-web"]
+    assert environment(web).get("HOSTLER_PUBLIC_URL") == told
+    assert sum(each["name"] == "HOSTLER_PUBLIC_URL" for each in web["containers"][0]["env"]) == (told is not None)
+
+
 def test_sockets_and_uploads_pass_the_ingress():
     (ingress,) = of_kind(render(EVERYTHING), "Ingress").values()
     told = {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
