@@ -111,7 +111,7 @@ async def trim_registries(store: Store) -> None:
 
 async def fire_backups(store: Store) -> None:
     """Fire the backups and the rehearsals of their restores that are due."""
-    while await backups.fire_due(store, most=100):
+    while await backups.fire_due(store, most=1000):
         pass
 
 

@@ -15,12 +15,15 @@ from storage.calls import script, text
 from storage.errors import Conflict, Denied, HostlerError, Invalid, NotFound
 from storage.fleet import Worker
 from storage.jobs import Job, Order, Submitted, Work
+from storage.records import signed
 from storage.schedules import Misfire
 from storage.store import Store
 
 _ATTEMPTS = 20
 #: The data of a backup that is removed stay for so long, in case that it was a mistake.
 DATA_STAY_DAYS = 7
+#: What data that wait to be deleted are signed as: whoever can write to Redis must not have others deleted.
+GONE = "backup data gone"
 #: A worker says in its metadata under this name which engine it has.
 ENGINE = "backupEngine"
 
@@ -78,12 +81,16 @@ async def change(
     """Replace the fields that `given` names. Raises NotFound, Invalid, Denied, Conflict."""
     for _ in range(_ATTEMPTS):
         before = await get(store, backup_id)
-        if given.get("dest_path", before.dest_path) != before.dest_path:
+        # answers show the whole of it, which may come back as it is
+        if given.get("dest_path", before.prefix).strip("/") not in {
+            before.dest_path.strip("/"),
+            before.prefix,
+        }:
             raise Invalid(
                 "dest_path: stays as it is, since the data lie there.",
                 details={"dest_path": "stays as it is"},
             )
-        after = _with(store, before, given)
+        after = _with(store, before, {**given, "dest_path": before.dest_path})
         after = replace(after, generation=before.generation + 1, updated_ms=store.now_ms())
         _allow(before, after, admin=admin)
         if after.node != before.node:
@@ -122,10 +129,13 @@ async def _put(
     data_until: int | None = None,
 ) -> None:
     due = times.first(after, store.now_ms())
+    # what is due, or was missed, stays so unless it is to happen at other times
+    anew = before is None or times.told(before) != times.told(after)
     said = {
         "id": after.id, "action": action, "from": None if before is None else text(before.raw),
-        "wish": after.signed_wish(store.seal), "name": after.name, "node": after.node, "due": due.run,
-        "drill": due.drill, "prefix": after.prefix, "data_until": data_until,
+        "wish": after.signed_wish(store.seal), "name": after.name, "node": after.node,
+        "due": due.run if anew else None, "drill": due.drill if anew else None,
+        "gone": None if data_until is None else _gone(store, after, data_until), "data_until": data_until,
     }  # fmt: skip
     said = {name: each for name, each in said.items() if each is not None}
     outcome, _, detail = text(await store.call(script("backup_change", actor, orjson.dumps(said)))).partition(
@@ -133,6 +143,10 @@ async def _put(
     )
     if outcome != "ok":
         raise _refusal(after, outcome, detail)
+
+
+def _gone(store: Store, backup: Backup, until_ms: int) -> str:
+    return signed(store.seal, GONE, GONE, {"id": backup.id, "prefix": backup.prefix, "until_ms": until_ms})
 
 
 def _with(store: Store, before: Backup, given: Mapping[str, Any]) -> Backup:
@@ -158,7 +172,7 @@ def _with(store: Store, before: Backup, given: Mapping[str, Any]) -> Backup:
     if not any(asdict(after.retention).values()):
         raise Invalid("retention: must keep at least one record.", details={"retention": "keeps nothing"})
     if "drill" in given:
-        after = replace(after, drill=None if given["drill"] is None else Drill(**given["drill"]))
+        after = replace(after, drill=None if given["drill"] is None else _drill(given["drill"]))
     hooks = after.hooks(store.seal)
     if "volumes" in given:
         volumes, secrets = sources.parsed(given["volumes"])
@@ -174,6 +188,13 @@ def _with(store: Store, before: Backup, given: Mapping[str, Any]) -> Backup:
         after = after.with_hooks(store.seal, hooks)
     times.check(after)
     return after
+
+
+def _drill(given: Mapping[str, Any]) -> Drill:
+    drill = Drill(**given)
+    if drill.command is not None:
+        sources.a_command("drill.command", drill.command)
+    return drill
 
 
 def _check_dest_path(path: str) -> None:
@@ -273,10 +294,14 @@ async def restore(
         if target == "/":
             raise Invalid("target: must not be the root.", details={"target": "the root"})
     include = [sources.a_path(f"include[{index}]", each) for index, each in enumerate(include)]
-    elsewhere = target is not None or (node or backup.node) != backup.node
-    if not admin and not dry_run and (elsewhere or backup.privileged):
+    origin = str(found.proof["node"])  # the job may be of another node by now, and of other sources
+    elsewhere = target is not None or (node or origin) != origin
+    privileged = backup.privileged or any(
+        each.get("type") not in {"app", "volume"} for each in found.proof["sources"]
+    )
+    if not admin and not dry_run and (elsewhere or privileged):
         raise Denied("Only an admin may restore paths of a node, or to another place.")
-    to = await node_with_engine(store, node or backup.node)
+    to = await node_with_engine(store, node or origin)
     said = {"record": found.id, "target": target, "include": list(include), "dry_run": dry_run}
     return await accept(store, actor, backup, "restore", to.id, said)
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from storage import schedules
 from storage.backups import times
-from storage.backups.changes import AlreadyFired, _Changed, accept, node_with_engine
+from storage.backups.changes import GONE, AlreadyFired, _Changed, accept, node_with_engine
 from storage.backups.records import Backup, every, get, newest_good
 from storage.calls import command, script, text
 from storage.errors import Conflict, HostlerError, NotFound
+from storage.records import opened
 from storage.schedules import Misfire
 from storage.seal import Forged
 from storage.store import Store
@@ -47,16 +48,16 @@ async def _fire(store: Store, backup: Backup, kind: str, now_ms: int) -> int:
     drill = kind == "drill"
     at_ms = backup.drill_next_ms if drill else backup.next_ms
     cron = (backup.drill.schedule if backup.drill else None) if drill else backup.schedule
-    if at_ms is None or at_ms > now_ms:
-        await store.call(command("ZREM", "h:backups:due", f"{backup.id} drill" if drill else backup.id))
+    if at_ms is None or at_ms > now_ms:  # it was changed, or fired by another one, since it was looked for
+        await store.call(script("backup_due", backup.id, kind))
         return 0
     missed = now_ms - at_ms > schedules.MISFIRE_S * 1000
     from_ms = at_ms if not missed or backup.misfire is Misfire.ALL else now_ms
-    following = times.after(backup, cron, max(from_ms, at_ms - backup.jitter_s * 1000))
-    if isinstance(following, int) and following <= at_ms:  # its jitter is longer than its period
-        following = times.after(backup, cron, at_ms)
+    following = times.after(backup, cron, from_ms)
     if missed and backup.misfire is Misfire.SKIP:
         return await _pass(store, backup, kind, at_ms, following, "")
+    if missed and backup.misfire is Misfire.ALL and backup.job is not None:
+        return 0  # one after the other
     if drill and await newest_good(store, backup.id) is None:
         return await _pass(
             store, backup, kind, at_ms, following, "There is no record that could be restored."
@@ -99,7 +100,17 @@ async def sweep(store: Store) -> int:
         command("ZRANGEBYSCORE", "h:backups:gone", "-inf", store.now_ms(), "LIMIT", 0, 10)
     )
     deleted = 0
-    for prefix in map(text, gone):
-        deleted += await store.objects.delete_prefix(f"{prefix}/")
-        await store.call(command("ZREM", "h:backups:gone", prefix))
+    for raw in gone:
+        try:
+            told = opened(store.seal, GONE, GONE, raw)
+            if told["until_ms"] > store.now_ms():
+                raise Forged("It is to stay for longer.")
+        except Forged as error:
+            log.error("data of a backup are not deleted", extra={"why": str(error)})
+        else:
+            if not await store.call(
+                command("EXISTS", f"h:backup:{told['id']}")
+            ):  # a rebuild may bring one back
+                deleted += await store.objects.delete_prefix(f"{told['prefix']}/")
+        await store.call(command("ZREM", "h:backups:gone", raw))
     return deleted

@@ -71,14 +71,15 @@ def _from_string(word: str) -> dict[str, Any]:
 
 def _checked(field: str, source: dict[str, Any], index: int) -> dict[str, Any]:
     kind = source.get("type")
-    if kind not in FILES | DUMPS:
+    if not isinstance(kind, str) or kind not in FILES | DUMPS:
         raise _invalid(f"{field}.type", f"must be one of {', '.join(sorted(FILES | DUMPS))}")
     if unknown := set(source) - _TAKES[kind] - {"type"}:
         raise _invalid(f"{field}.{min(unknown)}", f"is not known of the type {kind}")
     if kind == "path":
         source["path"] = a_path(f"{field}.path", source.get("path"))
     elif kind == "app":
-        if not all(manifests.is_name(part) for part in str(source.get("app", "")).split("__")):
+        app = source.get("app")
+        if not isinstance(app, str) or not all(manifests.is_name(part) for part in app.split("__")):
             raise _invalid(f"{field}.app", "is not the id of an app")
     elif kind == "volume":
         _match(_VOLUME, f"{field}.volume", source.get("volume"), "is not the name of a volume")

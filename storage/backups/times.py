@@ -39,6 +39,12 @@ def _utc(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def told(backup: Backup) -> tuple[object, ...]:
+    """Return all that says when a backup and its drill are due."""
+    drill = backup.drill.schedule if backup.drill else None
+    return backup.schedule, drill, backup.timezone, backup.jitter_s, backup.enabled
+
+
 def first(backup: Backup, now_ms: int) -> Due:
     """Return when a backup is due next, from now on."""
     drill = backup.drill.schedule if backup.drill else None
@@ -75,7 +81,7 @@ def overdue(backup: Backup, now_ms: int) -> str | None:
 
 def unproven(backup: Backup, now_ms: int) -> str | None:
     """Return a sentence when its restore was last proven longer ago than its limit."""
-    if backup.drill is None or backup.drill.schedule is None or not backup.enabled:
+    if backup.drill is None or not backup.enabled:
         return None
     since = backup.proven_ms or backup.created_ms
     if now_ms - since <= backup.drill.max_age_days * 86_400_000:

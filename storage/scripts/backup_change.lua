@@ -1,4 +1,4 @@
--- Make, replace or remove a backup. ARGV: actor change(JSON: id action from wish name node due drill prefix data_until)
+-- Make, replace or remove a backup. ARGV: actor change(JSON: id action from wish name node due drill gone data_until)
 -- -> 'ok' | 'exists' | 'missing' | 'changed' | 'busy <job>'
 -- include now
 -- include event
@@ -22,7 +22,7 @@ if c.action == 'delete' then
   redis.call('DEL', hash, list)
   redis.call('ZREM', 'h:backups', c.id)
   redis.call('ZREM', 'h:backups:due', c.id, c.id .. ' drill')
-  if c.data_until then redis.call('ZADD', 'h:backups:gone', string.format('%d', c.data_until), c.prefix) end
+  if c.data_until then redis.call('ZADD', 'h:backups:gone', string.format('%d', c.data_until), c.gone) end
 else
   redis.call('HSET', hash, 'wish', c.wish, 'name', c.name, 'node', c.node)
   if c.action == 'create' then

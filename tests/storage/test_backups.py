@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from engine import claim, reap, register, settle
 
+from settings import Settings
 from storage import attempts, backups, checks, jobs
 from storage.attempts import Claim, Holder
 from storage.backups import Backup, Drill, Record, RecordState, Retention, changes, firing, reports, times
@@ -41,7 +42,7 @@ def proof(started_ms: int = 1000, **more: Any) -> dict[str, Any]:
     return {
         "snapshot": "a" * 64, "digest": "b" * 64, "started_ms": started_ms, "ended_ms": started_ms + 500,
         "size_bytes": 10, "added_bytes": 5, "files": 2, "node": "w", "engine": "restic 0.14.0",
-        "sources": [{"name": "/srv/data"}], "prefix": "backups/x", **more,
+        "sources": [{"name": "app:x", "type": "app", "path": "/apps/x/data"}], "prefix": "backups/x", **more,
     }  # fmt: skip
 
 
@@ -107,6 +108,8 @@ async def test_a_password_is_sealed_and_never_shown(store: Store, node: Holder, 
         ("volumes[0]", {"volumes": [7]}),
         ("volumes[0].path", {"volumes": ["/srv/../etc"]}),
         ("volumes[0].type", {"volumes": [{"type": "tape"}]}),
+        ("volumes[0].type", {"volumes": [{"type": ["path"]}]}),
+        ("volumes[0].app", {"volumes": [{"type": "app", "app": 5}]}),
         ("volumes[0].volume", {"volumes": ["no/volume"]}),
         ("volumes[0].app", {"volumes": ["app:../x"]}),
         ("volumes[0].user", {"volumes": [{"type": "mysql", "user": "--help"}]}),
@@ -117,6 +120,7 @@ async def test_a_password_is_sealed_and_never_shown(store: Store, node: Holder, 
         ("schedule", {"schedule": "0 0 30 2 *"}),
         ("timezone", {"schedule": "0 3 * * *", "timezone": "Mars/Olympus"}),
         ("drill.schedule", {"drill": {"schedule": "x"}}),
+        ("drill.command", {"drill": {"command": "test -s \0"}}),
         ("dest_path", {"dest_path": "../elsewhere"}),
         ("dest_path", {"dest_path": "backup-in-the-way"}),
         ("retention", {"retention": {"last": 0}}),
@@ -324,6 +328,24 @@ async def test_where_a_restore_goes_is_bounded(store: Store, node: Holder) -> No
     assert (spec["target"], spec["include"], spec["record"]) == ("/srv/x", ["/a"], record.id)
 
 
+async def test_a_record_goes_back_to_where_it_was_made_whatever_its_job_is_about_by_now(
+    store: Store, node: Holder
+) -> None:
+    backup = await made(store, volumes=["app:x"])
+    mine = await ran(store, node, backup)
+    theirs = await ran(
+        store, node, backup, sources=[{"name": "/etc", "type": "path", "path": "/etc"}], started_ms=2000
+    )
+    await register(store, "other", metadata=ENGINE)
+    await backups.change(store, ACTOR, backup.id, {"node": "other"}, admin=True)
+    with pytest.raises(Denied):
+        await backups.restore(store, ACTOR, backup.id, theirs.id, admin=False)
+    with pytest.raises(Denied):
+        await backups.restore(store, ACTOR, backup.id, mine.id, node="other", admin=False)
+    submitted = await backups.restore(store, ACTOR, backup.id, mine.id, admin=False)
+    assert (await jobs.get(store, submitted.id)).queue == "node.w"
+
+
 async def test_a_removed_backup_leaves_its_data_for_a_week(
     store: Store, node: Holder, redis_client: Any
 ) -> None:
@@ -334,10 +356,35 @@ async def test_a_removed_backup_leaves_its_data_for_a_week(
     with pytest.raises(NotFound):
         await backups.get(store, first.id)
     assert [text(key) for key in redis_client.keys("h:backup*")] == ["h:backups:gone"]
-    gone = redis_client.zrange("h:backups:gone", 0, -1, withscores=True)
-    assert [text(name) for name, _ in gone] == [first.prefix]
-    assert gone[0][1] > store.now_ms() + (backups.DATA_STAY_DAYS - 1) * DAY_MS
+    ((gone, until_ms),) = redis_client.zrange("h:backups:gone", 0, -1, withscores=True)
+    assert first.prefix in text(gone)
+    assert until_ms > store.now_ms() + (backups.DATA_STAY_DAYS - 1) * DAY_MS
     assert await backups.sweep(store) == 0
+
+
+async def test_only_data_of_removed_backups_are_deleted_and_not_too_early(
+    settings_with_s3: Settings, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(settings_with_s3)
+    await register(store, metadata=ENGINE)
+    backup, other = await made(store), await made(store)
+    kept = [f"{other.prefix}/config", "files/f/content"]
+    await store.objects.ensure_bucket()
+    for key in (f"{backup.prefix}/config", *kept):
+        await store.objects.put(key, b"x")
+    await backups.delete(store, ACTOR, backup.id)
+    (gone,) = redis_client.zrange("h:backups:gone", 0, -1)
+    # whoever can write to Redis
+    forged = gone.replace(backup.prefix.encode(), b"files").replace(backup.id.encode(), b"files")
+    redis_client.zadd("h:backups:gone", {b"files": 1, other.prefix: 1, forged: 1, gone: 1})
+    assert await backups.sweep(store) == 0
+    assert redis_client.zcard("h:backups:gone") == 0
+    now_ms = store.now_ms()
+    monkeypatch.setattr(store, "now_ms", lambda: now_ms + (backups.DATA_STAY_DAYS + 1) * DAY_MS)
+    redis_client.zadd("h:backups:gone", {gone: 1})
+    assert await backups.sweep(store) == 1
+    assert [key for key in (*kept, f"{backup.prefix}/config") if await store.objects.keys(key)] == kept
+    await store.close()
 
 
 # Time
@@ -376,6 +423,46 @@ async def test_an_occurrence_that_meets_a_job_at_work_is_refused_aloud(
     assert len(refused) == 1
     assert job in refused[0]["error"]
     assert (await backups.get(store, backup.id)).next_ms
+
+
+async def test_a_schedule_survives_schedulers_that_look_at_the_same_time(store: Store, node: Holder) -> None:
+    backup = await made(store, schedule="0 3 * * *", drill={"schedule": "0 4 * * 0"})
+    for kind in ("run", "drill"):  # one has found it due; another one has fired it since
+        await firing._fire(store, backup, kind, store.now_ms())
+    assert await store.call(command("ZCARD", "h:backups:due")) == 2
+    at = text(await store.call(command("ZSCORE", "h:backups:due", backup.id)))
+    assert int(at) == (await backups.get(store, backup.id)).next_ms
+
+
+async def test_missed_occurrences_that_shall_all_run_do_so_one_after_the_other(
+    store: Store, node: Holder, redis_client: Any
+) -> None:
+    backup = await made(store, schedule="0 * * * *", misfire="all")
+    await due_now(store, backup, ago_ms=2 * 3_600_000 + 90_000)
+    runs = 0
+    while await backups.fire_due(store, most=10):
+        assert await backups.fire_due(store, most=10) == 0
+        await settle(store, node, await claimed(store, node))
+        runs += 1
+    assert runs in {2, 3}  # the one that was due, and those that should have followed it
+    assert happened(redis_client, "backup.refused") == []
+    after = await backups.get(store, backup.id)
+    assert after.next_ms is not None
+    assert after.next_ms > store.now_ms()
+
+
+async def test_a_change_of_other_things_leaves_what_is_due(store: Store, node: Holder) -> None:
+    backup = await made(store, schedule="0 3 * * *", drill={"schedule": "0 4 * * 0"})
+    for drill in (False, True):
+        await due_now(store, backup, drill=drill)
+    due = await store.call(command("ZRANGE", "h:backups:due", 0, -1, "WITHSCORES"))
+    shown = {"name": "other", "dest_path": backup.prefix, "drill": {"schedule": "0 4 * * 0", "sample": 0.5}}
+    changed = await backups.change(store, ACTOR, backup.id, shown, admin=True)
+    assert (changed.name, changed.prefix) == ("other", backup.prefix)
+    assert await store.call(command("ZRANGE", "h:backups:due", 0, -1, "WITHSCORES")) == due
+    changed = await backups.change(store, ACTOR, backup.id, {"schedule": "0 5 * * *"}, admin=True)
+    assert changed.next_ms is not None
+    assert changed.next_ms > store.now_ms()
 
 
 @pytest.mark.parametrize(("misfire", "runs"), [("skip", 0), ("one", 1), ("all", 1)])
