@@ -1,5 +1,6 @@
 """What backup jobs and their records look like in requests and answers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
@@ -262,7 +263,7 @@ class WorkAnswer(Schema):
 
 
 def entry_of(backup: Backup, hooks: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a backup job as answers show it; `hooks` in clear for those who may see them."""
+    """Return a backup job as answers show it; `hooks` in clear, and commands at all, for those who may see them."""
     shown = {
         name: getattr(backup, name)
         for name in (
@@ -274,6 +275,7 @@ def entry_of(backup: Backup, hooks: dict[str, Any] | None) -> dict[str, Any]:
     if backup.drill is not None:
         names = ("schedule", "command", "sample", "max_age_days")
         drill = {name: getattr(backup.drill, name) for name in names} | {"next_at": backup.drill_next_ms}
+        drill["command"] = None if hooks is None else backup.drill.command
     said = {"pre": (hooks or {}).get("pre"), "post": (hooks or {}).get("post")}
     running = None
     if backup.job is not None:
@@ -283,7 +285,7 @@ def entry_of(backup: Backup, hooks: dict[str, Any] | None) -> dict[str, Any]:
         **shown,
         "dest_path": backup.prefix,
         "node_id": backup.node,
-        "volumes": [backups.shown_source(each) for each in backup.volumes],
+        "volumes": [_source_of(each, commands=hooks is not None) for each in backup.volumes],
         "retention_count": backup.retention.last,
         "encrypted": True,
         "hooks": said if backup.has_hooks else None,
@@ -298,6 +300,13 @@ def entry_of(backup: Backup, hooks: dict[str, Any] | None) -> dict[str, Any]:
         "last_proven_at": backup.proven_ms,
         "running": running,
     }
+
+
+def _source_of(source: Mapping[str, Any], *, commands: bool) -> str | dict[str, Any]:
+    shown = backups.shown_source(source)
+    if not commands and isinstance(shown, dict):
+        shown.pop("command", None)
+    return shown
 
 
 def record_of(record: Record) -> dict[str, Any]:

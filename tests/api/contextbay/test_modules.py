@@ -18,8 +18,18 @@ async def test_a_module_that_is_off_is_listed_as_such_and_its_rows_are_gone(sett
     async with settings_for(modules_off=("backups",)) as hostler:
         found = (await hostler.client().get("/api/modules")).json()
         assert found == {"modules": {"backups": False}, "enabled": []}
-        context = Context(hostler.store, None, None)  # type: ignore[arg-type]
-        assert context.store.settings.modules_off == ("backups",)
+        admin, nobody = await hostler.user("a"), hostler.client()
+        record = f"/api/backup-jobs/backup-{'0' * 20}/records/job-{'0' * 20}"
+        for method, path in (
+            ("GET", "/api/backup-jobs"),
+            ("POST", "/api/backup-jobs"),
+            ("GET", f"{record}/download"),
+        ):
+            answer = await admin.request(method, path, json={} if method == "POST" else None)
+            assert (answer.status_code, answer.json()["code"]) == (404, "MODULE_DISABLED"), answer.text
+            assert "'backups' is switched off" in answer.json()["error"]
+            assert (await nobody.request(method, path)).status_code == 401
+        assert (await admin.get("/api/nodes")).status_code == 200
 
 
 def test_every_endpoint_of_a_module_says_that_it_may_be_off() -> None:
