@@ -444,7 +444,9 @@ def test_rules_and_dashboard_are_those_of_the_files():
 def test_the_web_knows_the_address_from_which_browsers_may_use_it(values, told):
     web = pods(render(values))["demo-hostler-web"]
     assert environment(web).get("HOSTLER_PUBLIC_URL") == told
-    assert sum(each["name"] == "HOSTLER_PUBLIC_URL" for each in web["containers"][0]["env"]) == (told is not None)
+    assert sum(each["name"] == "HOSTLER_PUBLIC_URL" for each in web["containers"][0]["env"]) == (
+        told is not None
+    )
 
 
 def test_sockets_and_uploads_pass_the_ingress():
