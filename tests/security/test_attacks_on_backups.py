@@ -135,6 +135,21 @@ def test_what_reads_for_a_backup_can_follow_no_link(private_mounts: None, tmp_pa
     assert (tmp_path / "link" / "file").read_text() == "plain"  # for everybody else nothing has changed
 
 
+def test_the_directories_of_the_system_keep_their_links(private_mounts: None, tmp_path: Path) -> None:
+    for directory in ("/etc", "/etc/ssl", "/usr/share", "/"):
+        assert unlinked.of_the_system(directory)
+    for directory in ("/etcetera", "/var/lib", "/home", "/srv", str(tmp_path)):
+        assert not unlinked.of_the_system(directory)
+    link = next(
+        each
+        for each in Path("/etc").iterdir()
+        if each.is_symlink() and each.is_file()  # os-release, localtime
+    )
+    assert without_links(Path("/etc"), "/bin/cat", str(link)).stdout == link.read_bytes()
+    (tmp_path / "program").symlink_to("/bin/echo")  # an engine that was installed with a link
+    assert without_links(tmp_path, f"{tmp_path}/program", "runs").stdout == b"runs\n"
+
+
 @needs_restic
 @pytest.mark.proves("A28")
 async def test_a_directory_exchanged_for_a_link_during_a_backup_leaks_nothing(

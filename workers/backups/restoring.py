@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from storage.backups import Record
@@ -32,21 +33,25 @@ async def restored(work: Work, record: Record, target: str | None, include: Sequ
         )
     if not places:
         raise Invalid("The record holds dumps alone; give a target directory for their files.")
-    wanted = include or [str(each.path) for each, _ in places]
+    wanted = [Path(path) for path in include] or [each.path for each, _ in places]
     async with contextlib.AsyncExitStack() as stack:
         # one place for everything on each file system, so that every exchange is a rename
         staged: list[Move] = []
         for number, (each, place) in enumerate(places):
-            parts = [path for path in wanted if Path(path).is_relative_to(each.path)]
+            parts = _outermost(path for path in wanted if path.is_relative_to(each.path))
             if not parts:
                 continue
             own = work.directory / f"staging-{number}"
             here = stack.enter_context(placing.staging(place, f"{work.backup.id}-{number}", own))
             work.room_for(int(record.proof["size_bytes"]), here)
             await work.engine.restore(
-                record.snapshot, here, include=parts, verify=True, progress=work.steadily(record)
+                record.snapshot,
+                here,
+                include=list(map(str, parts)),
+                verify=True,
+                progress=work.steadily(record),
             )
-            staged += [_move(here, each, place, Path(path)) for path in parts]
+            staged += [_move(here, each, place, path) for path in parts]
         await _put(work, places, staged)
     return shown
 
@@ -68,10 +73,20 @@ async def _put(work: Work, places: Sequence[tuple[Found, Path]], staged: Sequenc
         await asyncio.to_thread(placing.put, staged)
 
 
+def _outermost(paths: Iterable[Path]) -> list[Path]:
+    """Return paths without those that others bring along; exchanged once more they would bring back what was there."""
+    found = dict.fromkeys(paths)
+    return [path for path in found if not any(above in found for above in path.parents)]
+
+
 def _own(staged: Path, uid: int | None) -> None:
     """Give restored data to the user that the app has on this node; those of this very node are its own."""
-    if uid is not None and staged.lstat().st_uid != uid and staged.is_dir() and not staged.is_symlink():
+    if uid is None or staged.lstat().st_uid == uid:
+        return
+    if staged.is_dir() and not staged.is_symlink():
         give(staged, uid)
+    else:
+        os.chown(staged, uid, uid, follow_symlinks=False)
 
 
 def _move(here: Path, each: Found, place: Path, wanted: Path) -> Move:

@@ -88,9 +88,10 @@ async def _record(work: Work, record_id: str, proof: Mapping[str, Any], *, adopt
 
 
 def _ms(time: str) -> int:
+    """Return a time as the engine writes it, by the node's own clock: `2026-11-22T10:00:00.123456789+01:00`."""
     from datetime import datetime  # noqa: PLC0415  nothing else here needs it
 
-    return int(datetime.fromisoformat(time[:19] + "+00:00").timestamp() * 1000)
+    return int(datetime.fromisoformat(time).timestamp() * 1000)
 
 
 def _sources_of(snapshot: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -202,7 +203,8 @@ async def _retain(work: Work) -> None:
 
 async def _verify(work: Work) -> str:
     record = await _record_of(work, str(work.offer.spec["record"]))
-    share = float(work.offer.spec.get("share", 1.0))
+    # a sample that happens to miss the damage must not make a corrupt record good again
+    share = float(work.offer.spec.get("share", 1.0)) if record.good else 1.0
     work.context.step("verify")
     error = await _checked(work, record, share)
     await work.report(lambda holder: reports.checked(holder, work.held, record.id, share=share, error=error))

@@ -16,7 +16,7 @@ from storage.calls import command
 from storage.errors import Conflict
 from workers.backups import placing
 from workers.backups.engine import password_of
-from workers.backups.tasks import TASKS
+from workers.backups.tasks import TASKS, _ms
 
 
 @pytest.fixture
@@ -64,6 +64,24 @@ async def test_a_single_file_comes_back_and_nothing_else_changes(node: Node, tre
     assert [each for each in context.said if each.endswith(f" {tree}/sparse")]
     assert context.said[-1].startswith("1 entries, 8.4 MB")
     assert not (tree / "sparse").exists()
+
+
+async def test_what_is_named_twice_is_exchanged_once(node: Node, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "below").mkdir(parents=True)
+    backup = await node.backup(volumes=[str(data), str(data / "below")])
+    for name in ("file", "below/file"):
+        (data / name).write_text("kept")
+    record = await node.ran(backup)
+    ways = ([str(data)] * 2, [str(data), str(data / "below")], [str(data / "below" / "file"), str(data)], [])
+    for include in ways:
+        for name in ("file", "below/file"):
+            (data / name).write_text("spoilt")
+        (data / "new").touch()
+        ending, context = await node.restored(backup, record, include=include)
+        assert ending.outcome == "completed", context.said
+        assert [(data / name).read_text() for name in ("file", "below/file")] == ["kept", "kept"], include
+        assert not (data / "new").exists()
 
 
 async def test_a_restore_is_all_or_nothing(node: Node, tree: Path, tmp_path: Path) -> None:
@@ -219,6 +237,8 @@ async def test_one_flipped_bit_anywhere_is_found_and_the_record_is_refused(node:
     ending, context = await node.restored(backup, record)
     assert (ending.outcome, ending.reason) == ("failed", "integrity"), context.said
     assert sorted(os.listdir(tree)) == before
+    # a sample that reads nothing of what is hit clears nothing
+    assert (await node.verified(backup, record, share=0.0001))[1].state is RecordState.CORRUPT
     node.put(largest, whole)
     for kind in ("data/", "index/", "snapshots/"):
         key, _ = node.keys(backup, kind)[0]
@@ -297,3 +317,11 @@ async def test_records_and_data_go_together_and_what_is_whole_is_found_again(
     told = ("digest", "sources", "prefix", "size_bytes")
     assert {name: again.proof[name] for name in told} == {name: record.proof[name] for name in told}
     assert (await node.verified(backup, again))[0].outcome == "completed"
+
+
+def test_the_time_of_a_snapshot_is_read_with_its_zone() -> None:
+    noon = 1_763_812_800_000
+    for written in (
+        "2025-11-22T12:00:00Z", "2025-11-22T13:00:00.123456789+01:00", "2025-11-22T01:30:00.1-10:30",
+    ):  # fmt: skip
+        assert _ms(written) // 1000 * 1000 == noon
