@@ -32,7 +32,8 @@ _LINES = (
     b"x-request-id: %b\r\nx-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
     b"content-type: application/json\r\n"
 )
-#: So many answers are remembered with the reply that they were made from, for clients that ask until something changes.
+#: So many answers are remembered with the reply that they were made from, for clients that ask until something changes;
+#: neither may be longer than the second number of bytes.
 _MOST_REMEMBERED = 1024
 _LONGEST_REMEMBERED = 4096
 
@@ -105,12 +106,12 @@ class AtOnce:
             return kept[1]
         try:
             shown = endpoint.look.shows(call.read(reply)) if endpoint.look is not None else None
-        except (HostlerError, ValueError):
+            body = None if shown is None else endpoint.rendered(shown, self._check)
+        except Exception:  # a record that somebody else wrote into: others are told in the same callback
+            return None  # whatever it is, the ordinary way meets it again, and tells of it
+        if body is None:
             return None
-        if shown is None:
-            return None
-        body = endpoint.rendered(shown, self._check)
-        if len(body) <= _LONGEST_REMEMBERED:
+        if len(body) <= _LONGEST_REMEMBERED and _size_bytes(reply) <= _LONGEST_REMEMBERED:
             self._remembered.pop(key, None)
             if len(self._remembered) >= _MOST_REMEMBERED:
                 del self._remembered[next(iter(self._remembered))]
@@ -143,6 +144,13 @@ class _Looking:
         elif isinstance(rated, HostlerError):
             self.exchange.scope["extensions"][ADMITTED] = rated
         self.otherwise()
+
+
+def _size_bytes(reply: Any) -> int:
+    """Return how much a reply of Redis holds; a record may hold far more than is shown of it."""
+    if isinstance(reply, list):
+        return sum(map(_size_bytes, reply))
+    return len(reply) if isinstance(reply, bytes) else 0
 
 
 def _credential(headers: list[tuple[bytes, bytes]]) -> str | None:

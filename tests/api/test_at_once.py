@@ -121,6 +121,12 @@ async def spoilt(store: Store) -> str:
     return UNKNOWN
 
 
+async def tampered(store: Store, *field: str) -> str:
+    job_id = await ran(store, b"one\n")
+    await store.call(command("HSET", f"h:job:{job_id}", *field))
+    return job_id
+
+
 #: How a job comes about, and whether a look at it needs no more than its record.
 JOBS: dict[str, tuple[Any, bool]] = {
     "queued": (lambda store: engine.submit(store, "true", tags=["a"], metadata={"x": [1]}), True),
@@ -136,6 +142,9 @@ JOBS: dict[str, tuple[Any, bool]] = {
     "blank": (lambda store: asyncio.sleep(0, ""), False),
     "archived": (archived, False),
     "spoilt": (spoilt, False),
+    "with a number too great": (lambda store: tampered(store, "exit", "9" * 30), False),
+    "with a spec of other types": (lambda store: tampered(store, "spec", '{"tags": 3}'), False),
+    "with a log on no channel": (lambda store: tampered(store, "log", "1 1 0 1 x 3\nabc"), False),
 }
 
 
@@ -236,3 +245,23 @@ async def test_a_connection_that_is_lost_under_looks_is_told_of_and_made_anew(ca
         answer = await each
         assert answer.status_code in {200, 503}
     assert (await caller.look(job_id)).status_code == 200
+
+
+async def test_what_is_remembered_holds_no_records_that_are_long(caller: Caller) -> None:
+    """The environment of a job is a part of its record, and is shown to nobody."""
+    job_id = await engine.submit(caller.hostler.store, env={"LONG": "x" * 100_000})
+    small = await engine.submit(caller.hostler.store)
+    for each in (job_id, job_id, small):
+        assert (await caller.look(each)).status_code == 200
+    assert caller.server.at_once == 3
+    remembered = caller.hostler.app.at_once._remembered  # type: ignore[attr-defined]
+    assert [len(key) for key in remembered] == [3]
+    assert all(small in str(word) for *_, word in remembered)
+
+
+async def test_a_record_that_cannot_be_read_keeps_no_other_look_waiting(caller: Caller) -> None:
+    store = caller.hostler.store
+    ids = [await engine.submit(store), await tampered(store, "exit", "9" * 30), await engine.submit(store)]
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(*(caller.look(job_id) for job_id in ids))
+    assert [each.status_code for each in answers] == [200, 500, 200]
