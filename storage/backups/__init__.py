@@ -15,7 +15,7 @@ from storage.backups.changes import (
     run,
     verify,
 )
-from storage.backups.firing import fire_due, look_after, sweep
+from storage.backups.firing import fire_due, look_after, recover, sweep
 from storage.backups.records import (
     Backup,
     Drill,
@@ -35,6 +35,6 @@ from storage.backups.times import overdue, unproven
 __all__ = [
     "DATA_STAY_DAYS", "ENGINE", "Backup", "Drill", "Record", "RecordState", "Retention", "again",
     "any_node_with_engine", "change", "create", "delete", "drill", "every", "fire_due", "get", "look_after",
-    "newest_good", "overdue", "page", "record", "records", "reports", "restorable", "restore", "retention", "run",
-    "shown_source", "sweep", "unproven", "verify",
+    "newest_good", "overdue", "page", "record", "records", "recover", "reports", "restorable", "restore", "retention",
+    "run", "shown_source", "sweep", "unproven", "verify",
 ]  # fmt: skip

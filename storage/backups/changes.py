@@ -52,6 +52,10 @@ class _Changed(HostlerError):
     """The wish has changed since it was read."""
 
 
+class Busy(Conflict):
+    """Another job works on the backup."""
+
+
 class AlreadyFired(HostlerError):
     """An occurrence was fired by another scheduler."""
 
@@ -371,7 +375,7 @@ def _refusal(backup: Backup, why: str, detail: str) -> HostlerError:
     if why == "missing":
         return NotFound(f"There is no backup job {backup.id!r}.")
     if why == "busy":
-        return Conflict(f"Job {detail} works on backup job {backup.name!r}; wait for it, or cancel it.")
+        return Busy(f"Job {detail} works on backup job {backup.name!r}; wait for it, or cancel it.")
     if why == "fired":
         return AlreadyFired(backup.id)
     if why == "changed":

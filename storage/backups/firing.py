@@ -5,7 +5,7 @@ from typing import Any
 
 from storage import schedules
 from storage.backups import times
-from storage.backups.changes import GONE, AlreadyFired, _Changed, accept, node_with_engine
+from storage.backups.changes import GONE, AlreadyFired, Busy, _Changed, accept, node_with_engine
 from storage.backups.records import Backup, every, get, newest_good
 from storage.calls import command, script, text
 from storage.errors import Conflict, HostlerError, NotFound
@@ -56,8 +56,6 @@ async def _fire(store: Store, backup: Backup, kind: str, now_ms: int) -> int:
     following = times.after(backup, cron, from_ms)
     if missed and backup.misfire is Misfire.SKIP:
         return await _pass(store, backup, kind, at_ms, following, "")
-    if missed and backup.misfire is Misfire.ALL and backup.job is not None:
-        return 0  # one after the other
     if drill and await newest_good(store, backup.id) is None:
         return await _pass(
             store, backup, kind, at_ms, following, "There is no record that could be restored."
@@ -71,6 +69,8 @@ async def _fire(store: Store, backup: Backup, kind: str, now_ms: int) -> int:
     except (AlreadyFired, _Changed):
         raise
     except HostlerError as error:
+        if isinstance(error, Busy) and missed and backup.misfire is Misfire.ALL:
+            return 0  # one after the other
         if not isinstance(error, Conflict):
             log.error("a backup is refused", extra={"backup": backup.id, "why": str(error)})
         return await _pass(store, backup, kind, at_ms, following, str(error))
@@ -92,6 +92,12 @@ async def look_after(store: Store) -> int:
             if sentence := find(backup, store.now_ms()):
                 told += await store.call(script("backup_alarm", backup.id, kind, sentence))
     return told
+
+
+async def recover(store: Store, backup_id: str) -> None:
+    """Put a backup into its indexes, as its own record has it. Raises NotFound, Forged."""
+    await get(store, backup_id)
+    await store.call(script("recover_backup", backup_id))
 
 
 async def sweep(store: Store) -> int:

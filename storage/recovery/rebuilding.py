@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import hiredis
 
 from settings import Settings
-from storage import audit, schedules, users
+from storage import audit, backups, schedules, users
 from storage.apps.records import read_wish
 from storage.attempts import rq_time
 from storage.calls import command, script, text
@@ -304,6 +304,7 @@ async def _mend(store: Store, point: Point, done: Rebuilt, *, actor: str, say: C
     await _each(store, "h:user:*", 2, users.recover, done)
     await _each(store, "h:schedule:*", 2, schedules.recover, done)
     await _each(store, "h:app:*", 2, _app, done)
+    await _each(store, "h:backup:*", 2, backups.recover, done)
     await _drop_dangling(store)
     chain = await audit.read(store)
     done.audit_lines, done.audit_broken_at = chain.lines, chain.broken_at

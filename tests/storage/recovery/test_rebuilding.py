@@ -10,7 +10,7 @@ from engine import claim, reap, register, settle, submit
 from nodes import Node, manifest
 
 from settings import Settings
-from storage import apps, attempts, audit, jobs, recovery, schedules, sessions, users
+from storage import apps, attempts, audit, backups, jobs, recovery, schedules, sessions, users
 from storage.calls import command
 from storage.errors import Conflict, Stale, Unauthenticated
 from storage.jobs import Order, State
@@ -300,6 +300,28 @@ async def test_a_schedule_whose_occurrence_is_not_in_the_point_gets_it_anew(
     assert (total, schedule.job_id) == (1, made.id)
     job = await jobs.get(store, made.id)
     assert (job.state, job.wait, job.not_before_ms) == (State.QUEUED, "schedule", schedule.next_ms)
+
+
+async def test_backups_are_listed_and_due_as_their_own_records_say(
+    store: Store, place: Place, redis_client: Redis
+) -> None:
+    await register(store, metadata='{"backupEngine": "restic"}')
+    wish = {
+        "name": "n",
+        "node": "w",
+        "volumes": ["/srv"],
+        "schedule": "0 3 * * *",
+        "drill": {"schedule": "0 4 * * 0"},
+    }
+    backup = await backups.create(store, "user:u", wish, admin=True)
+    # read a moment before it was made, and with a job that was accepted after its place had been read
+    redis_client.delete("h:backups", "h:backups:due")
+    redis_client.hset(f"h:backup:{backup.id}", "job", "job-of-which-nothing-is-known")
+    result = await rebuilt(store, place, redis_client)
+    assert result.unbelieved == []
+    assert await backups.page(store, limit=10, offset=0) == ([backup], 1)
+    due = {member.decode(): at for member, at in redis_client.zrange("h:backups:due", 0, -1, withscores=True)}
+    assert due == {backup.id: backup.next_ms, f"{backup.id} drill": backup.drill_next_ms}
 
 
 async def test_a_broken_audit_log_comes_back_and_is_told_of(
