@@ -490,9 +490,12 @@ def with_packed_tail(job_id: str, *, limit_bytes: int) -> Call[tuple[Job, Tail |
 
     def read(reply: list[Any]) -> tuple[Job, Tail | None]:
         job = jobs.read(job_id, reply)
-        fields = reply[::2]
-        packed = reply[2 * fields.index(b"log") + 1] if b"log" in fields else b""
-        if job.lines and not packed:
+        held = dict(zip(reply[::2], reply[1::2], strict=True))
+        packed = held.get(b"log", b"")
+        if not packed and held.get(b"bytes", b"0") not in {
+            b"",
+            b"0",
+        }:  # perhaps of a line that has no end yet
             return job, None
         live = [entry for _, entry in unpacked(packed)]
         return job, _tail_of(live, limit_bytes, truncated=False)

@@ -3,7 +3,7 @@
 -- include logged
 local record = redis.call('HGETALL', 'h:job:' .. ARGV[1])
 for i = 1, #record, 2 do
-  if record[i] == 'lines' and record[i + 1] ~= '0' and record[i + 1] ~= '' then
+  if record[i] == 'bytes' and record[i + 1] ~= '0' and record[i + 1] ~= '' then
     return {record, logged({ARGV[1], '0', ARGV[2], '', ''})}
   end
 end

@@ -12,7 +12,7 @@ import redis
 from test_direct import shown
 from whole import Hostler
 
-from storage import api_keys, archive, users
+from storage import api_keys, archive, fleet, users
 from storage.calls import command
 from storage.errors import NotFound
 from storage.identity import Identity
@@ -95,6 +95,16 @@ async def ran(store: Store, *pieces: bytes, outcome: str = "completed") -> str:
     return job_id
 
 
+async def speaking(store: Store, *, loses: bool = False, size_bytes: int = 1000) -> str:
+    """Return a job in the middle of its first line, or whose worker was lost there."""
+    job_id, holder = await engine.submit(store, at_most_once=True), await engine.register(store)
+    (claimed,) = await engine.claim(store, holder)
+    await engine.output(store, holder, claimed, b"x" * size_bytes, line_count=0)
+    if loses:
+        await store.call(fleet.depart("w", "r1", reason="stopped"))
+    return job_id
+
+
 async def archived(store: Store) -> str:
     job_id = await ran(store, b"one\n")
 
@@ -132,6 +142,9 @@ JOBS: dict[str, tuple[Any, bool]] = {
     "queued": (lambda store: engine.submit(store, "true", tags=["a"], metadata={"x": [1]}), True),
     "running": (lambda store: ran(store, outcome=""), True),
     "running and speaking": (lambda store: ran(store, b"one\n", outcome=""), False),
+    "running and in its first line": (speaking, False),
+    "lost in its short first line": (lambda store: speaking(store, loses=True, size_bytes=3), True),
+    "lost in its first line": (lambda store: speaking(store, loses=True), False),
     "completed": (lambda store: ran(store, b"one\n", b"\xff\n", b"two"), True),
     "completed in silence": (ran, True),
     "failed": (lambda store: ran(store, b"one\n", outcome="failed"), True),
@@ -265,3 +278,11 @@ async def test_a_record_that_cannot_be_read_keeps_no_other_look_waiting(caller: 
     async with asyncio.timeout(20):
         answers = await asyncio.gather(*(caller.look(job_id) for job_id in ids))
     assert [each.status_code for each in answers] == [200, 500, 200]
+
+
+@pytest.mark.parametrize("loses", [False, True])
+@pytest.mark.parametrize("size_bytes", [3, 1000])
+async def test_a_line_without_its_end_is_shown(caller: Caller, loses: bool, size_bytes: int) -> None:
+    job_id = await speaking(caller.hostler.store, loses=loses, size_bytes=size_bytes)
+    for way in (caller.look, caller.ordinarily):
+        assert (await way(job_id)).json()["job"]["stdout"] == "x" * size_bytes
