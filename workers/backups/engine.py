@@ -6,6 +6,7 @@ and is nowhere kept; it and the credentials of the object store go through the p
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -346,6 +347,7 @@ class Engine:
 def _make_directories(directory: Path) -> None:
     for each in (directory, directory / "cache", directory / "tmp"):
         each.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.utime(directory)  # somebody is at work here: nothing that may be forgotten
 
 
 def _environment(settings: Settings, password: str, prefix: str, directory: Path) -> dict[str, str]:
@@ -390,8 +392,6 @@ async def _measured(into: Path, progress: Progress) -> None:
 
 
 def _size_of(directory: Path) -> int:
-    import os  # noqa: PLC0415  nothing else here needs it
-
     total = 0
     for _, _, files, fd in os.fwalk(directory):
         for name in files:

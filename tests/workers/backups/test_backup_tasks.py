@@ -316,7 +316,13 @@ async def test_records_and_data_go_together_and_what_is_whole_is_found_again(
     again = next(each for each in found if each.id == record.id)
     told = ("digest", "sources", "prefix", "size_bytes")
     assert {name: again.proof[name] for name in told} == {name: record.proof[name] for name in told}
+    # what is kept here of a backup that nobody has looked at for long goes, unless somebody does
+    here, forsaken = (node.store.settings.work_dir / ".backups" / each for each in (backup.id, "backup-old"))
+    (forsaken / "cache").mkdir(parents=True)
+    for each in (here, here / "cache", forsaken, forsaken / "cache"):
+        os.utime(each, (1, 1))
     assert (await node.verified(backup, again))[0].outcome == "completed"
+    assert (here.exists(), forsaken.exists()) == (True, False)
 
 
 def test_the_time_of_a_snapshot_is_read_with_its_zone() -> None:
