@@ -5,6 +5,7 @@ directory of api/web_directory.py, so that any of them can tell of all. That mod
 therefore remembers the latest request of every series, and the one that is scraped tells of its own.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -12,8 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import prometheus_client.values
 from prometheus_client import Histogram
 from prometheus_client.core import Exemplar, Metric
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from api import web_directory
@@ -30,6 +33,31 @@ _OURS = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 
 #: What is counted as it is named; anything else may be anything.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class _Allocated(MmapedDict):
+    """A file that processes count in, whose room is taken from the disk before it is written to.
+
+    The library makes files with holes and maps them into memory: on a full disk, the first write into a hole would end
+    the process by SIGBUS. Here it is an OSError before anything is written.
+    """
+
+    _ROOM_BYTES = 1 << 16
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        if not read_mode:
+            with open(filename, "ab") as file:
+                os.posix_fallocate(file.fileno(), 0, max(self._ROOM_BYTES, os.fstat(file.fileno()).st_size))
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        if self._used + len(key.encode()) + 32 > self._capacity:
+            os.posix_fallocate(self._f.fileno(), 0, self._capacity * 2)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+if hasattr(os, "posix_fallocate"):
+    prometheus_client.values.MmapedDict = _Allocated  # type: ignore[attr-defined]
 
 
 class Requests:
@@ -50,7 +78,10 @@ class Requests:
         series = self._series.get(key)
         if series is None:
             key = (method if method in _METHODS else "other", key[1], status)
-            series = self._series[key] = self._histogram.labels(key[0], key[1], str(status))
+            try:
+                series = self._series[key] = self._histogram.labels(key[0], key[1], str(status))
+            except OSError:  # the disk is full: requests are answered all the same
+                return
         series.observe(seconds)
         self._latest[key] = (seconds, time.time(), request_id, trace_id)
 

@@ -72,9 +72,9 @@ class Workspace:
         made_s, spare = self._spares.pop(slot, (0.0, None))
         if spare is not None:
             if time.monotonic() - made_s < SPARE_S:
-                return spare
+                return spare.rename(self._root / next(self._names))
             self.discard(spare)
-        return self._made(slot)
+        return self._made(slot, next(self._names))
 
     def make_spare(self, slot: int) -> None:
         """Make the directory for the next command of an idle slot, so that it need not wait for the disk.
@@ -83,10 +83,10 @@ class Workspace:
         """
         if slot not in self._spares:
             with contextlib.suppress(OSError, HostlerError):
-                self._spares[slot] = time.monotonic(), self._made(slot)
+                self._spares[slot] = time.monotonic(), self._made(slot, f"spare-{next(self._names)}")
 
-    def _made(self, slot: int) -> Path:
-        directory = self._root / next(self._names)
+    def _made(self, slot: int, name: str) -> Path:
+        directory = self._root / name
         self._platform.make_directory(directory, slot)
         return directory
 
@@ -244,7 +244,7 @@ class Workspace:
         return self._sweep(self._root)
 
     def _sweep(self, root: Path) -> int:
-        left = [path for path in root.iterdir() if path.name.startswith(("job-", "fetch-", "tmp"))]
+        left = [path for path in root.iterdir() if path.name.startswith(("job-", "spare-", "fetch-", "tmp"))]
         for path in left:
             if path.is_dir():
                 self.remove(path)

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -145,11 +146,12 @@ def _numbers(data: str) -> list[int]:
 @pytest.mark.proves("F26")
 def test_fifty_submits_under_one_key_are_one_job(world: World, client: Client, evidence: list[str]) -> None:
     world.worker("f26")
+    key = f"f26-{uuid.uuid4().hex}"
     with together(50) as pool:
-        made = list(pool.map(lambda _: client.submit("true", "f26-same"), range(50)))
+        made = list(pool.map(lambda _: client.submit("true", key), range(50)))
     assert {each.outcome for each in made} == {"ok"}
     assert len({each.text for each in made}) == 1
-    other = client.submit("false", "f26-same")
+    other = client.submit("false", key)
     assert other.status == 422
     evidence += ["50 at once: 1 job, 1 answer; another body: 422", world.check()]
 
