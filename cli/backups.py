@@ -1,5 +1,6 @@
 """`hostler backup`: what is kept of which node, run, verified, rehearsed and restored; and Hostler itself."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ RecordId = Annotated[
 ]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the job; print its id.")]
 
+_ID = re.compile(r"backup-[0-9a-z]{20}")
 _PAGE = 100
 _JOBS = "/api/backup-jobs"
 
@@ -315,7 +317,7 @@ def delete(
 
 def _find(client: Client, wanted: str) -> dict[str, Any]:
     """Return a backup job by its id, or by its name where only one has it. Raises Failed."""
-    if wanted.startswith("backup-"):
+    if _ID.fullmatch(wanted):  # others may be called backup-of-the-shop
         return dict(client.get(f"{_JOBS}/{segment(wanted)}"))
     found: list[dict[str, Any]] = []
     seen = 0
