@@ -15,6 +15,8 @@ PIECE_BYTES = 256 * 1024
 #: A piece that does not fill up is handed on after so long.
 GATHER_S = 0.002
 
+#: What is read at a time of a body that was answered before its end.
+_UNWANTED_BYTES = 4096
 #: So many pieces are used again: one is read into, one waits, one is being used.
 _MOST_KEPT = 3
 #: References to a piece that only the list of pieces holds: the list's, and the one that is counted with.
@@ -80,9 +82,19 @@ class LongBody(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return what is free of the piece; it never holds anything beyond the body."""
-        if self._used == len(self._piece):  # nobody wants what is in it any more
-            self._used = 0
+        if self._exchange.response_complete:  # nobody wants what is in it any more
+            self._discard()
+        elif self._used == len(self._piece):  # the answer before this one let reading go on
+            self._exchange.body = self._exchange.body + self._piece
+            self._piece, self._used = self._free(), 0
         return memoryview(self._piece)[self._used : self._used + self._left]
+
+    def _discard(self) -> None:
+        """Read on with little: of connections that wait for such an end there may be many."""
+        self._used = 0
+        if len(self._piece) > _UNWANTED_BYTES:
+            self._pieces.clear()
+            self._piece, self._exchange.body = bytearray(_UNWANTED_BYTES), b""
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read; hand it on if it is enough."""

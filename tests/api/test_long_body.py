@@ -1,5 +1,6 @@
 """Long bodies over raw sockets, against a real server: every byte once, and what follows them on its own."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -8,13 +9,14 @@ import socket
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from test_server import serve
 
 from api.long_body import LONG_BYTES, PIECE_BYTES
 
-#: Answers how long a body was and its digest; /slow takes its time over each piece, /early answers before the body,
-#: /part before its end.
+#: Answers how long a body was and its digest; /slow takes its time over each piece, /late before the first, /early
+#: answers before the body, /part before its end.
 _APP = """
 import asyncio, hashlib
 async def app(scope, receive, send):
@@ -24,6 +26,8 @@ async def app(scope, receive, send):
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+    if scope["path"] == "/late":
+        await asyncio.sleep(0.2)
     digest, size, kept = hashlib.sha256(), 0, []
     while scope["path"] != "/early":
         message = await receive()
@@ -112,6 +116,14 @@ def test_requests_that_follow_in_the_same_write_are_served_in_turn(port: int) ->
         assert [connection.answer() for _ in bodies] == [expected("/", each) for each in bodies]
 
 
+def test_an_answer_before_a_long_body_loses_nothing_of_it(port: int) -> None:
+    body = os.urandom(3_000_000)
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/slow", 3) + b"abc" + head("/late", len(body)) + body)
+        assert connection.answer() == expected("/slow", b"abc")
+        assert connection.answer() == expected("/late", body)
+
+
 def test_a_body_in_pieces_of_any_size_with_pauses_is_the_same_body(port: int) -> None:
     body, chance, at = os.urandom(900_000), random.Random(4), 0  # noqa: S311
     with Connection(port) as connection:
@@ -165,3 +177,28 @@ def test_a_client_that_leaves_in_the_middle_leaves_the_server_serving(port: int)
     with Connection(port) as connection:
         connection.socket.sendall(head("/", 2) + b"ok")
         assert connection.answer() == expected("/", b"ok")
+
+
+def test_bodies_that_nobody_wants_hold_no_memory_while_their_ends_are_waited_for(port: int) -> None:
+    workers = [each for each in psutil.process_iter() if f"127.0.0.1:{port}" in listened_at(each)]
+    with contextlib.ExitStack() as stack:
+        for number in range(220):
+            connection = stack.enter_context(Connection(port))
+            connection.socket.sendall(head("/early", 10_000_000) + b"x")
+            assert connection.answer().startswith(b"/early 0")
+            connection.socket.sendall(b"x")
+            if number == 20:
+                before = sum(each.memory_info().rss for each in workers)
+        connection.socket.sendall(b"x")
+        with Connection(port) as last:  # what came before it has been read
+            last.socket.sendall(head("/", 2) + b"ok")
+            assert last.answer() == expected("/", b"ok")
+        assert sum(each.memory_info().rss for each in workers) - before < 200 * PIECE_BYTES / 2
+
+
+def listened_at(process: psutil.Process) -> list[str]:
+    try:
+        found = process.net_connections("tcp")
+    except psutil.Error:
+        return []
+    return [f"{each.laddr.ip}:{each.laddr.port}" for each in found if each.status == psutil.CONN_LISTEN]
