@@ -70,9 +70,10 @@ class Workspace:
     def make(self, slot: int) -> Path:
         """Return a fresh directory that belongs to the commands of `slot`. Raises OSError, HostlerError."""
         made_s, spare = self._spares.pop(slot, (0.0, None))
-        if spare is not None:
-            if time.monotonic() - made_s < SPARE_S:
+        if spare is not None and time.monotonic() - made_s < SPARE_S:
+            with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
                 return spare.rename(self._root / next(self._names))
+        elif spare is not None:
             self.discard(spare)
         return self._made(slot, next(self._names))
 

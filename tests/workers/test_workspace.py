@@ -44,6 +44,17 @@ async def filled(
     return directory
 
 
+def test_a_directory_that_was_made_ahead_serves_once_and_may_be_missing(place: Workspace) -> None:
+    place.make_spare(0)
+    (spare,) = (root := place.make(1).parent).glob("spare-*")
+    inode = spare.stat().st_ino
+    assert place.make(0).stat().st_ino == inode
+    place.make_spare(0)
+    next(root.glob("spare-*")).rmdir()
+    assert place.make(0).is_dir()
+    assert len(list(root.iterdir())) == 3
+
+
 async def test_an_archive_is_unpacked_and_does_not_lie_among_its_members(place: Workspace) -> None:
     directory = await filled(place, "p.zip", zipped(**{"a": "1", "d/b": "2"}))
     assert {path.relative_to(directory).as_posix() for path in directory.rglob("*")} == {"a", "d", "d/b"}
