@@ -27,6 +27,10 @@ if outcome == 'released' and job.cancel ~= '' then outcome = 'failed' end       
 if outcome == 'released' and job.once ~= '' and job.ahead == '' and reason ~= 'unstarted' then outcome, reason = 'failed', 'lost' end
 if outcome == 'released' then
   redis.call('HSET', job.hash, 'settled', A[3] .. ' ' .. job.attempt)
+  if reason == 'unstarted' then                          -- it stops, or has no slot: not ready before it claims again
+    local registration = redis.call('HGET', 'h:worker:' .. A[3], 'registration')
+    redis.call('SREM', 'h:ready:' .. job.queue, (registration or '') .. ' ' .. A[3])
+  end
   requeue(job, 'handed back', nil)
   return {'ok', 'queued'}
 end

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import redis
-from engine import claim, register, submit
+from engine import claim, register, settle, submit
 
 from settings import Settings
 from storage import attempts, fleet, jobs, queues
@@ -48,10 +48,15 @@ async def heard(store: Store) -> AsyncIterator[list[Claim]]:
 async def idle(store: Store, name: str = "w", *tags: str, slots: int = 1) -> Holder:
     """Register a worker that finds its queues empty, and says that it listens."""
     holder = await register(store, name, slots=slots, lease_ms=15000)
+    await idle_again(store, holder, *tags, slots=slots)
+    return holder
+
+
+async def idle_again(store: Store, holder: Holder, *tags: str, slots: int = 1) -> None:
+    """Ask for work where there is none."""
     sets = await fleet.tag_sets(store)
     step = attempts.claim(holder, sets, tags, most=slots, startable=slots, lease_s=15, hears=True)
     assert await store.call(step) == ([], [])
-    return holder
 
 
 async def arrived(found: list[Claim], count: int = 1) -> None:
@@ -257,3 +262,20 @@ async def test_who_is_ready_is_forgotten_now_and_then_and_queues_are_known_to_rq
     assert 0 < client.ttl("h:ready:jobs.normal") <= 600
     await submit(store)
     assert client.smembers("rq:queues") == {QUEUE}
+
+
+async def test_a_worker_that_gives_back_unstarted_what_it_was_handed_is_handed_no_more_until_it_asks(
+    store: Store, client: redis.Redis, heard: list[Claim]
+) -> None:
+    holder = await idle(store)
+    first = await submit(store)
+    assert await store.call(attempts.settle(holder, first, 1, "released", "unstarted")) == "queued"
+    other = await register(store, "other")
+    assert [each.job_id for each in await claim(store, other)] == [first]
+    second = await submit(store)
+    assert client.lrange(QUEUE, 0, -1) == [second]
+    await settle(store, holder, (await claim(store, holder))[0])
+    await idle_again(store, holder)
+    third = await submit(store)
+    await arrived(heard, 2)
+    assert [each.job_id for each in heard] == [first, third]
