@@ -32,6 +32,7 @@ FOLLOWED_S = 0.3
 ERROR_FIELDS = {
     "executor": {"error", "code", "message"},
     "contextbay": {"error", "code"},
+    "contextbay rows": {"error", "code"},
     "cbox": {"error"},
     "squareberg": {"error", "code", "detail"},
     "cuby": {"error", "code"},
