@@ -1,7 +1,9 @@
 """Backups on a node: kept, verified, restored and rehearsed, judged by rsync."""
 
 import asyncio
+import io
 import os
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from storage.backups import RecordState
 from storage.calls import command
 from storage.errors import Conflict
 from workers.backups import placing
-from workers.backups.engine import password_of
+from workers.backups.engine import Engine, password_of
+from workers.backups.process import Programs
 from workers.backups.tasks import TASKS, _ms
 
 
@@ -323,6 +326,31 @@ async def test_records_and_data_go_together_and_what_is_whole_is_found_again(
         os.utime(each, (1, 1))
     assert (await node.verified(backup, again))[0].outcome == "completed"
     assert (here.exists(), forsaken.exists()) == (True, False)
+
+
+async def test_an_archive_is_read_from_packs_that_are_fetched_ahead(node: Node, tree: Path) -> None:
+    backup = await node.backup(volumes=[str(tree)])
+    record = await node.ran(backup)
+    store, here = node.store, node.directory / "engine"
+    wanted = {key.rpartition("/")[2] for key, _ in node.keys(backup, "data/")}
+    whole = bytearray()
+    with Programs("archive") as programs:
+        engine = Engine(
+            store.settings, store.seal, store.objects, backup_id=backup.id, prefix=backup.prefix, programs=programs,
+            directory=here, say=lambda _: None,
+        )  # fmt: skip
+        async for piece in engine.archive(record.snapshot):
+            async with asyncio.timeout(60):
+                while {each.name for each in here.glob("cache/*/data/*/*")} != wanted:
+                    await asyncio.sleep(0.01)
+            whole += piece
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        file = archive.extractfile(str(tree / "readonly" / "inside").lstrip("/"))
+        assert file is not None
+        assert file.read() == b"inside"
+        assert len(archive.getmembers()) > 60
+    assert len(list(here.glob("cache/*/data/*/*"))) < len(wanted)
+    assert not list((here / "tmp").iterdir())
 
 
 def test_the_time_of_a_snapshot_is_read_with_its_zone() -> None:
