@@ -95,7 +95,7 @@ function Side({ opened, close, palette }) {
   </aside>`;
 }
 
-const STATES = { live: 'Live', connecting: 'Connecting', waiting: 'Waiting for the server' };
+const STATES = { live: 'Live', connecting: 'Connecting', waiting: 'Waiting for the server', cut: 'Not live' };
 function LinkState() {
   const state = useSignal(connection);
   return html`<div class="link-state" role="status"><span class=${`pip ${state}`}></span>${STATES[state]}</div>`;
@@ -202,6 +202,7 @@ function Frame() {
     'Ctrl+k': () => { setOver((before) => (before === 'palette' ? '' : 'palette')); return true; },
     '?': () => { setOver('help'); return true; },
     n: () => { if (!open('w')) return false; go('/submit'); return true; },
+    Escape: () => { setDrawer(false); return drawer; },
     ...Object.fromEntries(places().filter((place) => place.length > 1).map(([place, , , key]) => [`g ${key}`, () => { go(`/${place}`); return true; }])),
   });
   const close = () => setOver('');
@@ -211,6 +212,7 @@ function Frame() {
     <div class="main">
       <div class="topbar"><button class="button quiet icon" aria-label="Menu" aria-expanded=${drawer} onClick=${() => setDrawer(true)}><${Icon} name="menu" size=${20} /></button><a class="brand" href="#/">Hostler</a>
         <button class="button quiet icon" aria-label="Find or do" onClick=${() => setOver('palette')}><${Icon} name="search" size=${18} /></button></div>
+      ${state === 'cut' && html`<div class="offline" role="alert"><${Icon} name="warn" />The server answers, but what happens is not told: a proxy between keeps WebSockets from passing, or this address is not HOSTLER_PUBLIC_URL.</div>`}
       ${state === 'waiting' && html`<div class="offline" role="alert"><${Icon} name="warn" />The server does not answer. What you see is what was last known; this page goes on by itself.</div>`}
       <main ref=${content} class=${`content ${FILLED.has(name) ? 'fill flows' : ''}`} tabIndex="-1" id="content"><${Fence} key=${path}>${name
         ? html`<${Page} name=${name} parts=${parts} key=${name} />`

@@ -60,7 +60,7 @@ export class Refusal extends Error {
   get remedy() {
     if (this.status === 0) return 'Check that Hostler runs; this page goes on by itself once it answers.';
     if (this.status === 401) return 'Sign in again.';
-    if (this.status === 403) return 'Ask an admin for a role that may do this.';
+    if (this.status === 403) return /own Origin/.test(this.message) ? 'Set HOSTLER_PUBLIC_URL to the address that this browser shows.' : 'Ask an admin for a role that may do this.';
     if (this.status === 404) return 'It may have been removed meanwhile; go back to the list.';
     if (this.status === 409) return 'Something else has changed it meanwhile: look at its present state, then try again.';
     if (this.status === 413) return 'Send less, or have HOSTLER_UPLOAD_LIMIT_MB raised.';
@@ -125,7 +125,7 @@ export const useMay = (role) => { useSignal(me); return may(role); };
 
 // What happens, by one WebSocket ----------------------------------------------------------------------------------
 
-/** connecting | live | waiting */
+/** connecting | live | waiting | cut: the server answers, but not this socket */
 export const connection = signal('connecting');
 const hearers = new Set();
 let socket = null;
@@ -173,7 +173,8 @@ export function connect() {
     if (code === 4401 || code === 4403) { checkIn(); return; }
     if (code === 4400) lastId = '';
     failures += 1;
-    connection.set(failures > 1 ? 'waiting' : 'connecting');
+    if (connection.get() !== 'cut') connection.set(failures > 1 ? 'waiting' : 'connecting');
+    if (failures > 3) get('/api/health').then(() => connection.get() === 'waiting' && connection.set('cut'), () => connection.set('waiting'));
     reviving = setTimeout(connect, Math.min(5000, 150 * 2 ** Math.min(failures, 6)) * (0.7 + Math.random() * 0.6));
   };
 }
@@ -204,6 +205,13 @@ document.addEventListener('visibilitychange', () => { if (!document.hidden && !s
 
 const known = new Map();
 const SETTLE_MS = 250;
+let reader = null;
+me.watch(() => {
+  const id = me.get()?.id ?? null;
+  if (id === reader) return;
+  if (reader !== null) { disconnect(); known.clear(); }  // what one has read is not for who comes next
+  reader = id;
+});
 
 function entryOf(path) {
   let entry = known.get(path);
@@ -275,9 +283,10 @@ export function foretell(path, change) {
 
 // Routes: #/jobs?status=failed ------------------------------------------------------------------------------------
 
+const decoded = (part) => { try { return decodeURIComponent(part); } catch { return part; } };  // an address may be mistyped
 const parse = () => {
   const [path, query = ''] = location.hash.replace(/^#/, '').split('?');
-  const parts = path.split('/').filter(Boolean).map(decodeURIComponent);
+  const parts = path.split('/').filter(Boolean).map(decoded);
   return { path: `/${parts.join('/')}`, parts, query: Object.fromEntries(new URLSearchParams(query)) };
 };
 export const route = signal(parse());

@@ -12,7 +12,8 @@ const MOST = 200_000;
 
 // Lines, and what they look like -------------------------------------------------------------------------------------
 
-const ESCAPE = /\x1b\[([0-9;]*)([A-Za-z])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1a\x1c-\x1f]/g;
+/** Control sequences as ECMA-48 has them, `[1;31m` and `[?25l` alike; strings such as titles and links; then any other control. */
+const ESCAPE = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;
 export const plain = (text) => text.replace(ESCAPE, '');
 
 /** Split a line with colours into pieces: [text, classes]. */
@@ -25,7 +26,7 @@ export function pieces(text) {
     add(match.index);
     from = match.index + match[0].length;
     if (match[2] !== 'm') continue;
-    const codes = (match[1] || '0').split(';').map(Number);
+    const codes = (match[1] || '0').split(/[;:]/).map(Number);
     for (let at = 0; at < codes.length; at += 1) {
       const code = codes[at];
       if (code === 0) style = {};
@@ -82,11 +83,13 @@ export class Lines {
   }
 
   write(line, raw) {
-    line.raw = raw;
-    // a carriage return goes back to the line's beginning: what was written last is what one would see
-    const shown = raw.replace(/\r+$/, '');
-    const visible = shown.slice(shown.lastIndexOf('\r') + 1);
-    line.over = shown.includes('\r');
+    // a carriage return goes back to the line's beginning: what was written last is what one would see, and all that is kept
+    let end = raw.length;
+    while (end > 0 && raw[end - 1] === '\r') end -= 1;
+    const back = end > 0 ? raw.lastIndexOf('\r', end - 1) + 1 : 0;
+    line.over ||= back > 0;
+    line.raw = back > 0 ? raw.slice(back) : raw;
+    const visible = raw.slice(back, end);
     line.cut = visible.length > LONGEST;
     line.text = visible.slice(0, LONGEST);
     line.progress = line.over || PROGRESS.test(visible);
@@ -161,7 +164,7 @@ export function useJobLog(jobId, hear) {
         const message = JSON.parse(data);
         after = message.id || after;
         if (message.type === 'job.output') mine.take({ ...message, at: Date.now() });
-        else if (message.type === 'stream.gap') mine.take({ data: `… lines ${message.from} to ${message.to} are no longer kept …\n`, stream: 'stderr', seq: message.from, attempt: 0 });
+        else if (message.type === 'stream.gap') mine.take({ data: `… lines ${message.from} to ${message.to} are no longer kept …\n`, stream: 'stderr', seq: message.from, attempt: mine.all.at(-1)?.attempt ?? 1 });
         else told.current?.(message);
         draw();
       };

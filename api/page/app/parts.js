@@ -126,9 +126,10 @@ export function Toasts() {
 
 export function Dialog({ title, onClose, children, foot, broad, bare, label }) {
   const ref = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {  // which ends while the element is still there, so that focus goes back to where it was
     const dialog = ref.current;
     if (!dialog.open) dialog.showModal();
+    dialog.querySelector('form :is(input, textarea, select), [data-first]')?.focus();  // React's autoFocus came before it was open
     return () => dialog.close();
   }, []);
   const id = useId();
@@ -146,7 +147,7 @@ export function Confirmation() {
   if (!asked) return null;
   const end = (answer) => { question.set(null); asked.resolve(answer); };
   return html`<${Dialog} title=${asked.title} onClose=${() => end(false)} foot=${html`<button class="button" onClick=${() => end(false)}>${asked.cancel ?? 'Back'}</button>
-    <button class=${`button primary ${asked.danger ? 'danger' : ''}`} autoFocus onClick=${() => end(true)}>${asked.action}</button>`}><p>${asked.body}</p>${asked.more}<//>`;
+    <button class=${`button primary ${asked.danger ? 'danger' : ''}`} data-first onClick=${() => end(true)}>${asked.action}</button>`}><p>${asked.body}</p>${asked.more}<//>`;
 }
 
 export function Menu({ label, items, icon = 'more' }) {
@@ -164,7 +165,7 @@ export function Menu({ label, items, icon = 'more' }) {
     const at = all.indexOf(document.activeElement);
     if (event.key === 'ArrowDown') all[(at + 1) % all.length].focus();
     else if (event.key === 'ArrowUp') all[(at - 1 + all.length) % all.length].focus();
-    else if (event.key === 'Escape') { setOpen(false); ref.current.querySelector('button').focus(); } else return;
+    else if (event.key === 'Escape') { setOpen(false); ref.current.querySelector('button').focus(); } else { if (event.key === 'Tab') setOpen(false); return; }
     event.preventDefault();
     event.stopPropagation();
   };
@@ -295,10 +296,10 @@ export function useWindow(ref, total, height, margin = 12) {
 }
 
 /** j, k, Enter and x in a list; answers which row is at hand. */
-export function useRoving(total, { open, pick, reveal, active = true }) {
+export function useRoving(total, { open, pick, reveal, mine = () => true, active = true }) {
   const [at, setAt] = useState(-1);
   const move = (by) => {
-    if (!total) return false;
+    if (!total || !mine()) return false;
     const next = Math.max(0, Math.min(total - 1, at < 0 && by < 0 ? total - 1 : at + by));
     setAt(next);
     reveal?.(next);
@@ -307,8 +308,8 @@ export function useRoving(total, { open, pick, reveal, active = true }) {
   useEffect(() => { if (at >= total) setAt(total - 1); }, [total]);
   useKeys({
     j: () => move(1), k: () => move(-1), ArrowDown: (event) => !typing(event.target) && move(1), ArrowUp: (event) => !typing(event.target) && move(-1),
-    Enter: (event) => { if (at < 0 || event.target.closest('a, button, summary')) return false; open?.(at); return true; },
-    x: () => { if (at < 0 || !pick) return false; pick(at); return true; },
+    Enter: (event) => { if (at < 0 || !mine() || event.target.closest('a, button, summary')) return false; open?.(at); return true; },
+    x: () => { if (at < 0 || !pick || !mine()) return false; pick(at); return true; },
   }, active);
   return [at, setAt];
 }
@@ -316,11 +317,16 @@ export function useRoving(total, { open, pick, reveal, active = true }) {
 /** A table of few rows that j and k walk through, and Enter opens. */
 export function List({ columns, rows, keyOf, open, label, folds = true }) {
   const body = useRef(null);
+  const mine = () => {
+    const all = [...document.querySelectorAll('table.walked')];
+    return (all.find((table) => table.contains(document.activeElement)) ?? all[0])?.contains(body.current);
+  };
   const [at] = useRoving(rows.length, {
+    mine,
     open: open && ((index) => { location.hash = open(rows[index]); }),
     reveal: (index) => body.current?.children[index]?.scrollIntoView({ block: 'nearest' }),
   });
-  return html`<div class="wide-table"><table class=${`list ${folds ? 'folds' : ''}`} aria-label=${label}><thead><tr>${columns.map((column) => html`<th key=${column.name} scope="col" class=${column.right ? 'right' : ''}>${column.unseen ? html`<span class="unseen">${column.name}</span>` : column.name}</th>`)}</tr></thead>
+  return html`<div class="wide-table"><table class=${`list walked ${folds ? 'folds' : ''}`} aria-label=${label}><thead><tr>${columns.map((column) => html`<th key=${column.name} scope="col" class=${column.right ? 'right' : ''}>${column.unseen ? html`<span class="unseen">${column.name}</span>` : column.name}</th>`)}</tr></thead>
     <tbody ref=${body}>${rows.map((row, index) => html`<tr key=${keyOf(row)} class=${index === at ? 'at' : ''}>${columns.map((column) => html`<td key=${column.name} class=${column.right ? 'right' : ''} data-name=${column.named ? column.name : undefined}>${column.show(row)}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 

@@ -1,10 +1,11 @@
 // Backups: what is kept, how old and how large it is, whether a restore of it was proven, and the way back.
-import { bytes, count, get, html, lasted, post, put, remove, to, useEffect, useMay, useMemo, useRead, useState } from '../kit.js';
+import { bytes, count, get, html, lasted, plural, post, put, remove, to, useEffect, useMay, useMemo, useRead, useState } from '../kit.js';
 import { Act, Badge, Card, Dialog, Empty, Field, Head, Icon, List, Menu, Problem, Read, Search, Spinner, Time, complain, confirm, toast, useForm } from '../parts.js';
 import { FINISHED } from '../words.js';
 
 const about = (event) => event.type.startsWith('backup.');
 const ROOT = '/api/backup-jobs';
+const SHOWN = 1000;
 const volumeName = (volume) => (typeof volume === 'string' ? volume.replace(/^app:/, 'app ') : `${volume.type} ${volume.database ?? volume.name ?? ''}`);
 
 export default function Backups() {
@@ -66,16 +67,19 @@ function Records({ backup, operator, close }) {
   const verify = (record) => async () => { const { job_id: job } = await post(`${ROOT}/${backup.id}/records/${record.id}/verify`); toast('It is being read and compared.', { link: ['See its job', to('jobs', job)] }); };
   return html`<${Dialog} broad title=${`Records of ${backup.name}`} onClose=${close}><${Read} of=${read}>${({ records }) => (records.length === 0 ? html`<${Empty} icon="backup" title="Nothing is kept yet">Run it, and what it keeps is listed here.<//>` : html`<${List} label="Records" rows=${records} keyOf=${(each) => each.id} columns=${[
     { name: 'Made', show: (each) => html`<span class="strong"><${Time} at=${each.started_at} /></span>` }, { name: 'State', show: (each) => html`<${Badge} status=${each.status === 'completed' ? 'completed' : 'failed'}>${each.status}<//>${each.error && html`<div class="bad small">${each.error}</div>`}` },
-    { name: 'Size', named: true, show: (each) => html`${bytes(each.size_bytes)} <span class="faint small">${count(each.files)} files, ${bytes(each.added_bytes)} new</span>` }, { name: 'Took', named: true, show: (each) => lasted(each.duration_s * 1000) },
+    { name: 'Size', named: true, show: (each) => html`${bytes(each.size_bytes)} <span class="faint small">${plural(each.files, 'file')}, ${bytes(each.added_bytes)} new</span>` }, { name: 'Took', named: true, show: (each) => lasted(each.duration_s * 1000) },
     { name: 'Proof', show: (each) => (each.proven_at ? html`<${Badge} status="proven">restored <${Time} at=${each.proven_at} /><//>` : each.verified_at ? html`<${Badge} status="ok">read <${Time} at=${each.verified_at} /><//>` : html`<${Badge} status="unproven">not proven<//>`) },
     { name: 'Actions', unseen: true, right: true, show: (each) => each.status === 'completed' && html`<span class="acts">${operator && html`<button class="button tiny primary" onClick=${() => setRestoring(each)}>Restore</button><${Act} kind="tiny" do=${verify(each)}>Verify<//>`}<a class="button icon tiny" download href=${`${ROOT}/${backup.id}/records/${each.id}/download`} aria-label="Download"><${Icon} name="download" /></a></span>` }]} />`)}<//><//>`;
 }
 
 // The way back: which files, to where ------------------------------------------------------------------------------------
 
-/** What a restore would bring: a rehearsal without writing says it in its log, a path a line. */
+/** Read the lines in which a rehearsal says what it would bring: `[hostler] file          120 /data/a b.txt`. */
+export const listed = (log) => new Map(Array.from(log.matchAll(/^\[hostler\] (\w+) +(\d+) (\/.*)$/gm), ([, type, size, path]) => [path, { isFolder: type === 'dir', size: Number(size) }]));
+
+/** What a restore would bring: a rehearsal without writing says it in its log. */
 function useContents(backup, record) {
-  const [state, setState] = useState({ paths: null, problem: null });
+  const [state, setState] = useState({ entries: null, problem: null });
   useEffect(() => {
     let over = false;
     const look = async () => {
@@ -86,13 +90,13 @@ function useContents(backup, record) {
         if (FINISHED.has(found.status)) {
           const log = await get(`/api/jobs/${job}/log`, { text: true });
           if (found.status !== 'completed') throw Object.assign(new Error(found.message || 'What it holds could not be listed.'), { remedy: 'The whole record can be restored all the same.' });
-          if (!over) setState({ paths: [...new Set(log.split('\n').map((line) => /(?:^|\s)(\/\S.*?)(?:,? with size.*)?$/.exec(line)?.[1]).filter(Boolean))].slice(0, 100_000), problem: null });
+          if (!over) setState({ entries: listed(log), problem: null });
           return;
         }
         await new Promise((go) => { setTimeout(go, 400); });
       }
     };
-    look().catch((problem) => !over && setState({ paths: null, problem }));
+    look().catch((problem) => !over && setState({ entries: null, problem }));
     return () => { over = true; };
   }, [record.id]);
   return state;
@@ -107,15 +111,18 @@ function Restore({ backup, record, close, back }) {
   const [target, setTarget] = useState('');
   const entries = useMemo(() => {
     const found = new Map();
-    for (const path of contents.paths ?? []) {
-      if (text) { if (path.toLowerCase().includes(text.toLowerCase())) found.set(path, false); continue; }
+    for (const [path, entry] of contents.entries ?? []) {
+      if (text) { if (path.toLowerCase().includes(text.toLowerCase())) found.set(path, entry); continue; }
       if (!path.startsWith(`${folder}/`)) continue;
       const [name, ...rest] = path.slice(folder.length + 1).split('/');
-      const whole = `${folder}/${name}`;
-      if (name) found.set(whole, found.get(whole) || rest.length > 0);
+      if (name && !found.has(`${folder}/${name}`)) found.set(`${folder}/${name}`, rest.length ? { isFolder: true } : entry);
     }
-    return [...found].sort(([one, a], [other, b]) => b - a || one.localeCompare(other)).slice(0, 1000);
-  }, [contents.paths, folder, text]);
+    return [...found].sort(([one, a], [other, b]) => b.isFolder - a.isFolder || one.localeCompare(other));
+  }, [contents.entries, folder, text]);
+  useEffect(() => {  // begin where there is something to choose
+    const paths = [...contents.entries ?? []].filter(([, entry]) => !entry.isFolder).map(([path]) => path.split('/').slice(0, -1));
+    if (paths.length) setFolder(paths.reduce((shared, path) => { const at = shared.findIndex((step, index) => step !== path[index]); return at < 0 ? shared : shared.slice(0, at); }).join('/'));
+  }, [contents.entries]);
   const toggle = (path) => setPicked((before) => { const after = new Set(before); if (!after.delete(path)) after.add(path); return after; });
   const restore = async () => {
     const include = [...picked];
@@ -127,9 +134,9 @@ function Restore({ backup, record, close, back }) {
   };
   const steps = folder.split('/').filter(Boolean);
   return html`<${Dialog} broad title=${`Restore from ${backup.name}`} onClose=${close} foot=${html`<button class="button" onClick=${back}>Back</button><${Act} kind="primary" icon="again" do=${restore}>${picked.size ? `Restore ${picked.size} picked` : 'Restore everything'}<//>`}>
-    <p class="soft">Made <${Time} at=${record.started_at} />, ${bytes(record.size_bytes)} in ${count(record.files)} files. Pick what shall come back; nothing picked means everything.</p>
-    ${contents.problem ? html`<${Problem} of=${contents.problem} />` : !contents.paths ? html`<div class="loading" role="status"><${Spinner} /> Its files are being listed…</div>` : html`<div class="bar"><${Search} placeholder="Search its files" value=${text} onChange=${setText} /></div>
+    <p class="soft">Made <${Time} at=${record.started_at} />, ${bytes(record.size_bytes)} in ${plural(record.files, 'file')}. Pick what shall come back; nothing picked means everything.</p>
+    ${contents.problem ? html`<${Problem} of=${contents.problem} />` : !contents.entries ? html`<div class="loading" role="status"><${Spinner} /> Its files are being listed…</div>` : html`<div class="bar"><${Search} placeholder="Search its files" value=${text} onChange=${setText} /></div>
       <nav aria-label="Folder" class="small"><button class="button quiet tiny" onClick=${() => setFolder('')}>/</button>${steps.map((step, index) => html`<button key=${index} class="button quiet tiny" onClick=${() => setFolder(`/${steps.slice(0, index + 1).join('/')}`)}>${step} ›</button>`)}</nav>
-      <ul class="files preview" style=${{ padding: '4px 12px', maxHeight: 320 }}>${entries.map(([path, isFolder]) => html`<li key=${path}><input type="checkbox" class="pick" aria-label=${`Pick ${path}`} checked=${picked.has(path)} onChange=${() => toggle(path)} /><${Icon} name=${isFolder ? 'folder' : 'file'} />${isFolder ? html`<button class="name" onClick=${() => setFolder(path)}>${path.slice(path.lastIndexOf('/') + 1)}</button>` : html`<span>${text ? path : path.slice(path.lastIndexOf('/') + 1)}</span>`}</li>`)}${entries.length === 0 && html`<li class="soft">Nothing here.</li>`}</ul>`}
+      <ul class="files preview" style=${{ padding: '4px 12px', maxHeight: 320 }}>${entries.slice(0, SHOWN).map(([path, { isFolder, size }]) => html`<li key=${path}><input type="checkbox" class="pick" aria-label=${`Pick ${path}`} checked=${picked.has(path)} onChange=${() => toggle(path)} /><${Icon} name=${isFolder ? 'folder' : 'file'} />${isFolder ? html`<button class="name" onClick=${() => setFolder(path)}>${path.slice(path.lastIndexOf('/') + 1)}</button>` : html`<span class="cut">${text ? path : path.slice(path.lastIndexOf('/') + 1)}</span><span class="faint small nowrap" style=${{ marginLeft: 'auto' }}>${bytes(size)}</span>`}</li>`)}${entries.length === 0 && html`<li class="soft">Nothing here.</li>`}${entries.length > SHOWN && html`<li class="soft">${count(entries.length - SHOWN)} more; search for what you look for.</li>`}</ul>`}
     ${admin && html`<${Field} label="Somewhere else" hint="A directory on its node; empty: where everything was." placeholder="/srv/restored" value=${target} onChange=${(event) => setTarget(event.target.value)} />`}<//>`;
 }

@@ -69,8 +69,11 @@ function Artifacts({ job }) {
 }
 
 const PREVIEWED = 512 * 1024;
-const kindOf = ({ name, contentType }) => (/^image\/(png|jpe?g|gif|webp|avif)$/.test(contentType) || /\.(png|jpe?g|gif|webp|avif)$/i.test(name) ? 'image'
-  : /\.svg$/i.test(name) ? 'image' : /\.(zip|gz|tgz|zst|bz2|xz|tar|whl|pdf|exe|so|o|bin|sqlite3?|db|pyc|jar|woff2?)$/i.test(name) ? 'other' : 'text');
+const REPORTED = 16 * 1024 * 1024;
+const PICTURED = 32 * 1024 * 1024;
+const PICTURES = { png: 'png', jpg: 'jpeg', jpeg: 'jpeg', gif: 'gif', webp: 'webp', avif: 'avif', svg: 'svg+xml' };
+const pictureOf = ({ name, contentType }) => PICTURES[/\.(\w+)$/.exec(name)?.[1].toLowerCase()] ?? /^image\/(png|jpeg|gif|webp|avif)$/.exec(contentType)?.[1];
+const kindOf = (of) => (pictureOf(of) ? (of.size > PICTURED ? 'other' : 'image') : /\.(zip|gz|tgz|zst|bz2|xz|tar|whl|pdf|exe|so|o|bin|sqlite3?|db|pyc|jar|woff2?)$/i.test(of.name) ? 'other' : 'text');
 
 function Preview({ of, close }) {
   const kind = kindOf(of);
@@ -79,27 +82,29 @@ function Preview({ of, close }) {
   const [view, setView] = useState('report');
   useEffect(() => {
     if (kind === 'other') return undefined;
-    let url;
+    let over = false;
     const load = async () => {
-      const range = kind === 'text' && of.size > PREVIEWED ? { Range: `bytes=0-${PREVIEWED - 1}` } : {};
+      const most = /\.xml$/i.test(of.name) ? REPORTED : PREVIEWED;  // half a report is none
+      const range = kind === 'text' && of.size > most ? { Range: `bytes=0-${PREVIEWED - 1}` } : {};
       const answer = await fetch(of.url, { headers: range });
       if (!answer.ok) throw await ask('GET', of.url).catch((refusal) => refusal);
       if (kind === 'image') {
-        const type = /\.svg$/i.test(of.name) ? 'image/svg+xml' : of.contentType;
-        url = URL.createObjectURL(new Blob([await answer.arrayBuffer()], { type }));  // an image runs no script
-        setGot({ url });
+        const blob = new Blob([await answer.arrayBuffer()], { type: `image/${pictureOf(of)}` });
+        // an image runs no script; and where it is opened by itself, a data: address has none of our origin's rights
+        const url = await new Promise((done, fail) => { const reader = new FileReader(); reader.onload = () => done(reader.result); reader.onerror = () => fail(reader.error); reader.readAsDataURL(blob); });
+        if (!over) setGot({ url });
       } else {
         const text = await answer.text();
-        setGot({ text, report: /\.xml$/i.test(of.name) ? reportOf(text) : null });
+        if (!over) setGot({ text: text.slice(0, PREVIEWED), report: /\.xml$/i.test(of.name) ? reportOf(text) : null });
       }
     };
-    load().catch(setProblem);
-    return () => url && URL.revokeObjectURL(url);
+    load().catch((refusal) => !over && setProblem(refusal));
+    return () => { over = true; };
   }, [of.url]);
   return html`<${Dialog} broad title=${of.name} onClose=${close} foot=${html`<a class="button primary" href=${of.url} download><${Icon} name="download" />Download, ${bytes(of.size)}</a>`}>
     ${problem && html`<${Problem} of=${problem} />`}
     ${got?.report && html`<${Segments} label="View" value=${view} onChange=${setView} options=${[['report', 'Test report'], ['text', 'Text']]} />`}
-    ${kind === 'other' ? html`<p class="soft">This kind of file is not shown here.</p>` : !got && !problem ? html`<div class="loading"><${Spinner} /> Loading…</div>` : null}
+    ${kind === 'other' ? html`<p class="soft">This kind of file, or one so large, is not shown here.</p>` : !got && !problem ? html`<div class="loading"><${Spinner} /> Loading…</div>` : null}
     ${got?.url && html`<div class="preview"><img src=${got.url} alt=${of.name} /></div>`}
     ${got?.report && view === 'report' && html`<${Report} of=${got.report} />`}
     ${got?.text !== undefined && (view === 'text' || !got.report) && html`<div class="preview" tabIndex="0"><pre>${got.text}</pre></div>${of.size > PREVIEWED && html`<p class="faint small">The first ${bytes(PREVIEWED)} are shown.</p>`}`}

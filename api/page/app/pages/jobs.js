@@ -4,6 +4,9 @@ import { Act, Badge, Card, Empty, Head, Icon, Problem, Running, Search, Segments
 import { FINISHED, REASONS, WAITS, each, patched, statusOf, titleOf } from '../words.js';
 
 const BLOCK = 100;
+/** So many blocks are fetched at once: whoever flies through the list gets what is in view where they land. */
+const AT_ONCE = 3;
+const KEPT = 40;
 const STATES = [['', 'All'], ['queued', 'Queued'], ['running', 'Running'], ['completed', 'Completed'], ['failed', 'Failed'], ['cancelled', 'Cancelled']];
 
 /** Jobs in blocks of the list that `query` asks for: what is in view is fetched, what changes is patched in place. */
@@ -17,7 +20,7 @@ class Blocks {
   want(first, last) {
     this.view = [first, last];
     for (let block = Math.floor(first / BLOCK); block <= Math.floor(Math.max(first, last - 1) / BLOCK); block += 1) {
-      if (!this.blocks.get(block) || this.blocks.get(block).stale) this.fetch(block);
+      if (this.busy.size < AT_ONCE && (this.blocks.get(block)?.stale ?? true)) this.fetch(block);
     }
   }
 
@@ -29,6 +32,8 @@ class Blocks {
       const { jobs, total } = await get(`/api/jobs/list?${words}`);
       if (this.over) return;
       this.blocks.set(block, { jobs, stale: false });
+      const middle = (this.view[0] + this.view[1]) / 2 / BLOCK;
+      if (this.blocks.size > KEPT) this.blocks.delete([...this.blocks.keys()].reduce((far, each_) => (Math.abs(each_ - middle) > Math.abs(far - middle) ? each_ : far)));
       this.total = total;
       this.problem = null;
     } catch (problem) {
@@ -36,6 +41,7 @@ class Blocks {
       if (problem.status === 0 || problem.status >= 429) setTimeout(() => !this.over && this.want(...this.view), 2000);
     } finally { this.busy.delete(block); }
     this.changed();
+    if (!this.problem) this.want(...this.view);
   }
 
   refresh() {
@@ -56,7 +62,7 @@ class Blocks {
     }
     if (found) this.changed();
     if (event.type === 'job.queued' && !found || (event.type !== 'job.progress' && (this.query.status || event.type === 'job.completed'))) {
-      this.timer ||= setTimeout(() => { this.timer = 0; if (!this.over) this.refresh(); }, 400);
+      this.timer ||= setTimeout(() => { this.timer = 0; if (!this.over) this.refresh(); }, this.query.search ? 3000 : 400);  // a search looks at thousands of jobs
     }
   }
 }

@@ -1,14 +1,15 @@
 // Schedules: what recurs, when it comes next, and the coming day as a strip.
-import { dayTime, html, link, remove, to, useMay, useRead, useSignal, now } from '../kit.js';
+import { dayTime, html, link, plural, remove, to, useMay, useRead, useSignal, now } from '../kit.js';
 import { Act, Actor, Card, Empty, Head, Icon, List, Read, Time, confirm, toast } from '../parts.js';
 
 const DAY_MS = 86_400_000;
+const RUNS = 48;
 const about = (event) => event.type.startsWith('schedule.') || event.type === 'job.queued';
 
 export default function Schedules() {
   const operator = useMay('w');
   const read = useRead('/api/schedules?limit=500', { about, every: 60_000 });
-  const coming = useRead('/api/schedules?limit=12&runs=48', { about, every: 60_000 });
+  const coming = useRead(`/api/schedules?limit=12&runs=${RUNS}`, { about, every: 60_000 });
   const end = async (schedule) => {
     if (!(await confirm({ title: 'End this schedule?', body: 'The run that waits is cancelled; one that runs goes on.', action: 'End it', danger: true }))) return;
     await remove(`/api/schedules/${schedule.scheduleId}`);
@@ -35,6 +36,6 @@ function Strip({ schedules }) {
   const shown = schedules.map((schedule) => [schedule, (schedule.nextRuns ?? [schedule.nextAt]).filter((time) => Date.parse(time) - from < DAY_MS && Date.parse(time) >= from)]).filter(([, runs]) => runs.length).slice(0, 12);
   if (!shown.length) return html`<span class="soft">Nothing is due within a day.</span>`;
   const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
-  return html`<div class="grid" style=${{ gap: 10 }}>${shown.map(([schedule, runs]) => html`<div key=${schedule.scheduleId}><div class="small soft cut">${schedule.name || schedule.command}</div><div class="strip" style=${{ height: 24 }} role="img" aria-label=${`${schedule.name || schedule.command}: ${runs.length} of its next runs within 24 hours, the first ${clock(runs[0])}`}>${hours.map((hour) => html`<u key=${hour} style=${{ left: `${(100 * hour) / 24}%` }}></u>`)}${runs.map((time) => html`<i key=${time} title=${clock(time)} style=${{ left: at(time) }}></i>`)}</div></div>`)}
+  return html`<div class="grid" style=${{ gap: 10 }}>${shown.map(([schedule, runs]) => html`<div key=${schedule.scheduleId}><div class="small soft cut">${schedule.name || schedule.command}</div><div class="strip" style=${{ height: 24 }} role="img" aria-label=${`${schedule.name || schedule.command}: ${runs.length === RUNS ? `${RUNS} runs or more` : plural(runs.length, 'run')} within 24 hours, the first ${clock(runs[0])}`}>${hours.map((hour) => html`<u key=${hour} style=${{ left: `${(100 * hour) / 24}%` }}></u>`)}${runs.map((time) => html`<i key=${time} title=${clock(time)} style=${{ left: at(time) }}></i>`)}${runs.length === RUNS && html`<b title="and on" style=${{ left: at(runs.at(-1)) }}></b>`}</div></div>`)}
     <div class="strip-scale" aria-hidden="true"><span>now</span>${[6, 12, 18].map((hour) => html`<span key=${hour}>${clock(from + hour * 3_600_000)}</span>`)}<span>${clock(from + DAY_MS)}</span></div></div>`;
 }

@@ -27,7 +27,7 @@ export default function Submit() {
   if (!operator) return html`<${Problem} of=${{ message: 'You may look, but not submit.', remedy: 'Ask an admin for the operator role.' }} />`;
   if (!query.from) return html`<${Form} initial=${{ ...EMPTY, when: query.when ?? 'now' }} />`;
   return html`<${Read} of=${before}>${({ order, envNames }) => html`<${Form} from=${query.from} initial=${{
-    ...EMPTY, ...order, argv: order.argv, command: order.command ?? (order.argv ?? []).map((word) => (/^[\w./:=@%+-]+$/.test(word) ? word : JSON.stringify(word))).join(' '),
+    ...EMPTY, ...order, argv: order.argv, command: order.command ?? (order.argv ?? []).map((word) => (/^[\w./:=@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' '),
     tags: (order.tags ?? []).join(' '), artifacts: (order.artifacts ?? []).join(' '), env: envNames.map((name) => ({ name, value: '' })),
   }} hidden=${envNames} />`}<//>`;
 }

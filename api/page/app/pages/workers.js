@@ -1,18 +1,21 @@
 // Workers and nodes: who is there, what each does, and what each is for.
-import { ask, bytes, html, link, plural, remembered, to, useEffect, useMay, useRead, useState } from '../kit.js';
+import { ask, bytes, html, link, plural, to, useEffect, useMay, useRead, useRef, useState } from '../kit.js';
 import { Act, Badge, Card, Empty, Head, List, Read, Search, Spark, Tags, Time, confirm, toast } from '../parts.js';
 
 const about = (event) => event.type.startsWith('worker.') || event.type === 'job.started' || event.type === 'job.completed';
 const POINTS = 60;
-const loads = new Map(Object.entries(remembered.get('loads', {})));
+const loads = new Map();
 
 /** What each worker ran, looked at every few seconds while a page shows it. */
 export function useLoads(workers) {
   const [, redraw] = useState(0);
+  const latest = useRef(workers);
+  latest.current = workers;
+  const there = Boolean(workers);
   useEffect(() => {
-    if (!workers) return undefined;
+    if (!there) return undefined;
     const note = () => {
-      for (const worker of workers) {
+      for (const worker of latest.current) {
         const list = loads.get(worker.workerId) ?? [];
         list.push(worker.status === 'online' ? worker.running / Math.max(1, worker.slots) : 0);
         loads.set(worker.workerId, list.slice(-POINTS));
@@ -22,7 +25,7 @@ export function useLoads(workers) {
     note();
     const timer = setInterval(note, 5000);
     return () => clearInterval(timer);
-  }, [workers]);
+  }, [there]);
   return (id) => loads.get(id) ?? [0];
 }
 
