@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import statistics
 import time
 import uuid
@@ -53,6 +54,13 @@ for n in $(seq 1 30); do echo Downloading $n%; done
 printf '\033[31mred\033[0m plain\n'
 echo '::group::Inside'; echo hidden; echo '::endgroup::'
 printf '10\r20\r30\n'
+echo end
+"""
+#: Hides and shows the cursor, changes the character set, erases, and says a link.
+PRINTS_WHAT_TERMINALS_OBEY = r"""
+printf '\033[?25lspinning\033[?25h\n'
+printf '\033(B\033[mplain\033[2K\n'
+printf '\033]8;;javascript:alert(1)\033\\a link\033]8;;\033\\\n'
 echo end
 """
 
@@ -141,7 +149,8 @@ def test_an_installation_without_users_is_set_up(window: Open, hostler: Any) -> 
     opened.page.goto(hostler.url)
     opened.page.get_by_label("Email").fill("ada@example.org")
     opened.page.get_by_label("Password").fill("correct horse")
-    opened.page.get_by_role("button", name="Begin").click()
+    with opened.page.expect_request(lambda asked: asked.method == "POST"):
+        opened.page.get_by_role("button", name="Begin").click()
     opened.until("!document.querySelector('button:disabled')")
     assert sent == [{"username": "admin", "email": "ada@example.org", "password": "correct horse"}]
 
@@ -506,4 +515,119 @@ def test_workers_drain_users_and_keys_come_and_go_schedules_end(window: Open, ho
     opened.open("/health")
     page.get_by_text("What doctor says").wait_for()
     page.get_by_text("The settings make sense").or_(page.locator("td", has_text="redis")).first.wait_for()
+    assert opened.problems == []
+
+
+def test_what_a_terminal_obeys_is_not_shown_as_text(window: Open, hostler: Any) -> None:
+    job = hostler.submit(PRINTS_WHAT_TERMINALS_OBEY)
+    hostler.finished(job)
+    opened = window()
+    page = opened.open(f"/jobs/{job}")
+    page.get_by_text("end", exact=True).wait_for()
+    assert [text for _, text in page.evaluate(NUMBERED_LINES)] == ["spinning", "plain", "a link", "end"]
+    assert page.locator(".log-lines a[href*=javascript], .log-lines img").count() == 0
+    assert opened.problems == []
+
+
+def test_a_picture_that_a_job_left_has_no_rights_of_ours(window: Open, hostler: Any) -> None:
+    drawn = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><script>parent.broken = 1</script></svg>'
+    job = hostler.submit(f"echo '{drawn}' > a.svg", artifacts=["*.svg"])
+    hostler.finished(job)
+    opened = window()
+    page = opened.open(f"/jobs/{job}")
+    page.get_by_role("button", name="a.svg", exact=True).click()
+    page.get_by_role("dialog").get_by_role("img", name="a.svg").wait_for()
+    opened.until("document.querySelector('dialog img').naturalWidth === 9")
+    assert page.get_by_role("img", name="a.svg").get_attribute("src").startswith("data:image/svg+xml;")
+    assert page.evaluate("window.broken === undefined")
+    assert opened.problems == []
+
+
+def test_an_address_that_was_mistyped_says_so(window: Open, hostler: Any) -> None:
+    opened = window()
+    opened.page.goto(f"{hostler.url}/#/nowhere/%zz")
+    opened.page.get_by_text("There is no page /nowhere/%zz").wait_for()
+    assert opened.problems == []
+
+
+def test_who_closes_a_dialog_has_the_focus_where_it_was(window: Open, hostler: Any) -> None:
+    opened = window()
+    page = opened.open("/people")
+    opened.settled()
+    button = page.get_by_role("button", name="Create a key")
+    button.focus()
+    page.keyboard.press("Enter")
+    name = page.get_by_role("dialog").get_by_label("Name")
+    name.wait_for()
+    opened.until("document.activeElement.matches('dialog input')")
+    page.keyboard.press("Escape")
+    name.wait_for(state="detached")
+    opened.until("document.activeElement.textContent === 'Create a key'")
+
+
+def test_what_one_has_read_is_not_shown_to_the_next(window: Open, hostler: Any) -> None:
+    name = unique()
+    assert hostler.api.post("/api/keys", json={"name": name, "role": "r"}).status_code == 201
+    user = {
+        "username": name,
+        "email": f"{name}@example.org",
+        "password": "correct horse",
+        "role": "r",
+    }
+    assert hostler.api.post("/api/users", json=user).status_code == 201
+    opened = window()
+    page = opened.open("/people")
+    page.locator("tr", has_text=name).first.wait_for()
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("Email or user name").fill(user["email"])
+    page.route("**/api/keys*", lambda route: None)  # which never answers: what is shown now was read before
+    page.get_by_label("Password").fill(user["password"])
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text("API keys").wait_for()
+    page.get_by_text("Loading").wait_for()
+    assert page.locator("td", has_text=name).count() == 0
+
+
+def test_a_worker_is_drawn_anew_when_something_happens_and_not_for_ever(window: Open, hostler: Any) -> None:
+    worker = hostler.api.get("/api/workers/list").json()["workers"][0]["workerId"]
+    opened = window()
+    opened.open(f"/workers/{worker}")
+    opened.settled()
+    wire = opened.context.new_cdp_session(opened.page)
+    wire.send("Performance.enable")
+
+    def spent_s() -> float:
+        measured = wire.send("Performance.getMetrics")["metrics"]
+        return next(float(each["value"]) for each in measured if each["name"] == "ScriptDuration")
+
+    before = spent_s()
+    opened.page.wait_for_timeout(1500)
+    assert spent_s() - before < 0.75
+
+
+@pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed here")
+def test_a_backup_is_made_proven_and_one_file_of_it_restored(window: Open, hostler: Any) -> None:
+    app = hostler.app()
+    assert hostler.api.get(f"/api/plugins/{app}/greetings").status_code == 200  # which it counts in a file
+    name = unique()
+    opened = window()
+    page = opened.open("/backups")
+    opened.settled()
+    page.get_by_role("button", name="New backup").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill(name)
+    dialog.get_by_label("App", exact=True).select_option(app)
+    dialog.get_by_role("button", name="Make it").click()
+    row = page.get_by_role("row", name=re.compile(name))
+    row.get_by_role("button", name="Run").click()
+    row.locator(".badge", has_text="completed").wait_for()
+    row.get_by_role("button", name=f"More about {name}").click()
+    page.get_by_role("menuitem", name="Prove a restore").click()
+    row.locator(".badge", has_text=re.compile("^proven")).wait_for()
+    row.get_by_role("button", name=name, exact=True).click()
+    dialog.get_by_role("button", name="Restore", exact=True).click()
+    dialog.get_by_role("checkbox", name=re.compile("count$")).check()
+    dialog.get_by_role("button", name="Restore 1 picked").click()
+    page.get_by_role("button", name="Restore", exact=True).last.click()
+    page.locator(".head .badge", has_text="completed").wait_for()
     assert opened.problems == []
