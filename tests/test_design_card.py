@@ -44,6 +44,8 @@ FOLDERS = {
     "bench",
     "helm",
     "examples",
+    "deploy",
+    "share",
 }
 
 
@@ -67,7 +69,7 @@ def test_a_named_library_is_declared_and_used_where_it_belongs(package: str, mod
 
 def test_gunicorn_serves_the_api() -> None:
     assert any(each.startswith("gunicorn") for each in PROJECT["dependencies"])
-    assert "gunicorn -c api/gunicorn.py api.asgi:app" in (ROOT / "Procfile").read_text()
+    assert "gunicorn -c python:api.gunicorn api.asgi:app" in (ROOT / "Procfile").read_text()
 
 
 def test_the_embedded_servers_are_an_extra_and_no_dependency() -> None:

@@ -221,7 +221,7 @@ SCHEMA: dict[str, Any] = {
     "$defs": {"key": {"type": "string", "maxLength": 5, "writeOnly": True}},
 }
 GIVEN = {
-    "url": "u",
+    "url": "http://u",
     "password": "p",
     "smtp": {"key": "k", "host": "h"},
     "peers": [{"token": "t"}, {"token": "s"}],
@@ -232,7 +232,8 @@ def test_secrets_are_masked_wherever_they_are_and_kept_where_the_mask_comes_back
     shown = configuration.masked(SCHEMA, GIVEN)
     mask = configuration.MASK
     assert shown == {
-        "url": "u", "password": mask, "smtp": {"key": mask, "host": "h"}, "peers": [{"token": mask}, {"token": mask}],
+        "url": "http://u", "password": mask, "smtp": {"key": mask, "host": "h"},
+        "peers": [{"token": mask}, {"token": mask}],
     }  # fmt: skip
     assert configuration.unmasked(SCHEMA, shown, GIVEN) == GIVEN
     assert configuration.unmasked(SCHEMA, {"password": mask, "url": mask}, {}) == {"url": mask}

@@ -345,14 +345,14 @@ async def test_a_slot_that_idles_has_a_directory_ready_that_is_used_once_and_goe
     line: FakeLine, start: Start, root: Path
 ) -> None:
     one = start(slots=1)
-    await until(lambda: list(root.glob("job-*")), "it is ready")
-    (ready,) = root.glob("job-*")
+    await until(lambda: list(root.glob("spare-*")), "it is ready")
+    (ready,) = (str(spare.stat().st_ino) for spare in root.glob("spare-*"))
     seen = []
     for number in range(2):
-        line.put(f"j{number}", "pwd")
+        line.put(f"j{number}", "stat -c %i .; pwd")
         await until(ends(line, f"j{number}"), "it ends")
-        seen.append(Path(line.of(f"j{number}").text.decode().strip()).name)
-    assert seen[0] == ready.name
-    assert seen[1] != ready.name
+        seen.append(line.of(f"j{number}").text.decode().split())
+    assert seen[0][0] == ready
+    assert seen[0][1] != seen[1][1]
     one.stop()
-    await until(lambda: not list(root.glob("job-*")), "nothing is left")
+    await until(lambda: not list(root.glob("*-*")), "nothing is left")
