@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from storage.calls import Call, command, pairs, script, text
+from storage.calls import command, pairs, script, text
 from storage.errors import NotFound
 from storage.records import genuine, opened, signed
 from storage.schedules import Misfire
@@ -273,10 +273,3 @@ async def newest_good(store: Store, backup_id: str) -> Record | None:
     """Return the newest record that can be restored, as far as is known."""
     found, _ = await records(store, backup_id)
     return next((each for each in found if each.good), None)
-
-
-def progress_of(backup_id: str) -> Call[dict[str, Any]]:
-    """Describe reading how far the run under way is."""
-    return command(
-        "HGET", f"h:backup:{known(backup_id)}", "progress", read=lambda raw: orjson.loads(raw or b"{}")
-    )

@@ -16,6 +16,7 @@ from workers.backups.engine import Corrupt, EngineFailed, Snapshot
 from workers.backups.restoring import restored
 from workers.backups.sources import CommandFailed, Found
 from workers.backups.work import Context, Work, aside, at_work, size
+from workers.insisting import insist
 from workers.installs.releases import remove_tree
 from workers.lines import Offer
 from workers.log import log
@@ -34,7 +35,7 @@ async def _run(work: Work) -> str:
     backup, store = work.backup, work.store
     if backup.node != work.supervisor.name:
         raise Conflict(f"Backup job {backup.name!r} is of node {backup.node}.")
-    known, _ = await work.insist(lambda: backups.records(store, backup.id))
+    known, _ = await insist(lambda: backups.records(store, backup.id))
     if any(each.id == work.offer.job_id and each.snapshot for each in known):
         return "It was done by an earlier attempt."
     work.context.step("ready")
@@ -182,7 +183,7 @@ async def _retain(work: Work) -> None:
     """Forget records that are kept no longer, then their data. What cannot be done now is done after the next run."""
     store, backup = work.store, work.backup
     try:
-        known, _ = await work.insist(lambda: backups.records(store, backup.id))
+        known, _ = await insist(lambda: backups.records(store, backup.id))
         gone = backups.retention.expired(known, backup.retention, backup.timezone)
         if gone:
             work.context.step("retain")
@@ -238,7 +239,7 @@ async def _checked(work: Work, record: Record, share: float) -> str | None:
 
 
 async def _record_of(work: Work, record_id: str) -> Record:
-    record = await work.insist(lambda: backups.record(work.store, work.backup.id, record_id))
+    record = await insist(lambda: backups.record(work.store, work.backup.id, record_id))
     if record.state is RecordState.FAILED:
         raise Conflict(f"Record {record_id!r} is of a run that failed; it has no data.")
     return record
@@ -283,7 +284,7 @@ async def _listed(work: Work, record: Record, include: list[str]) -> str:
 
 async def _drill(work: Work) -> str:
     backup = work.backup
-    record = await work.insist(lambda: backups.newest_good(work.store, backup.id))
+    record = await insist(lambda: backups.newest_good(work.store, backup.id))
     if record is None:
         raise NotFound("There is no record that could be restored.")
     share = backup.drill.sample if backup.drill else 1.0

@@ -17,6 +17,7 @@ from storage.errors import Conflict, Unavailable
 from storage.store import Store
 from workers.backups.engine import Engine
 from workers.backups.process import Programs
+from workers.insisting import insist
 from workers.installs.releases import remove_tree
 from workers.lines import Offer
 from workers.supervisor.places import Places
@@ -83,19 +84,9 @@ class Work:
         self._told = 0.0
         self._rate = _Rate()
 
-    async def insist(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Take a step in Redis, trying again for as long as it is away. Raises what the step's rules refuse with."""
-        pause_s = 0.1
-        while True:
-            try:
-                return await step()
-            except Unavailable:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2.0, pause_s * 2)
-
     async def report(self, call: Callable[[Holder], Call[T]]) -> T:
         """Tell something as this node, trying again as `insist` does. Raises Stale, Unregistered, NotFound."""
-        return await self.insist(lambda: self.store.call(call(self.context.holder)))
+        return await insist(lambda: self.store.call(call(self.context.holder)))
 
     async def progress(self, done: int, total: int) -> None:
         """Say how far this is, now and then; not now is as good as later. Raises Stale, Unregistered."""
@@ -163,14 +154,7 @@ class Work:
 async def at_work(offer: Offer, context: Context) -> AsyncIterator[Work]:
     """Have what a task needs, and leave nothing running. Raises NotFound, Forged, NotConfigured."""
     store = context.store
-    pause_s = 0.1
-    while True:
-        try:
-            backup = await backups.get(store, str(offer.spec["backup"]))
-            break
-        except Unavailable:
-            await asyncio.sleep(pause_s)
-            pause_s = min(2.0, pause_s * 2)
+    backup = await insist(lambda: backups.get(store, str(offer.spec["backup"])))
     with Programs(offer.job_id) as programs:
         programs.sweep()
         work = Work(offer, context, backup, programs)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -15,6 +15,7 @@ from storage.calls import Call
 from storage.errors import HostlerError, Unavailable
 from storage.manifests import Manifest
 from storage.store import Store
+from workers.insisting import insist
 from workers.installs import updating
 from workers.installs.building import Building, Job, Site
 from workers.installs.releases import Note, Releases
@@ -101,21 +102,11 @@ class Flow:
 
     async def app(self) -> App:
         """Return the app as it is wished now. Raises NotFound."""
-        return await self.insist(lambda: apps.get(self.store, self.app_id))
-
-    async def insist(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Take a step in Redis, trying again for as long as it is away. Raises what the step's rules refuse with."""
-        pause_s = 0.1
-        while True:
-            try:
-                return await step()
-            except Unavailable:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2.0, pause_s * 2)
+        return await insist(lambda: apps.get(self.store, self.app_id))
 
     async def call(self, call: Callable[[Holder], Call[T]]) -> T:
         """Make a call as this node, trying again as `insist` does."""
-        return await self.insist(lambda: self.store.call(call(self.context.holder)))
+        return await insist(lambda: self.store.call(call(self.context.holder)))
 
     async def tell(self, progress: int, message: str) -> None:
         """Say how far this is, for all to see; not now is as good as later. Raises Stale, NotFound."""
@@ -158,7 +149,7 @@ class Flow:
     ) -> App:
         """Make a release the active one, for all to see, and remove those that are kept no longer."""
         self.context.step("released")
-        app, dropped = await self.insist(
+        app, dropped = await insist(
             lambda: apps.released(
                 self.store, self.context.holder, self.app_id, job=self.job, version=note.version, directory=name,
                 source=source, manifest=manifests.load(note.manifest), phase=phase, discard=discard,

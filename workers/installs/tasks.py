@@ -15,6 +15,7 @@ from storage import apps, manifests
 from storage.apps import App, Phase
 from storage.attempts import Unregistered
 from storage.errors import Conflict, HostlerError, NotFound, Stale
+from workers.insisting import insist
 from workers.installs import updating
 from workers.installs.building import PROGRESS, StepFailed, sentence_of
 from workers.installs.flow import Context, Flow, NotWell
@@ -229,7 +230,7 @@ def _source(app: App, name: str) -> Mapping[str, Any]:
 async def _configure(flow: Flow) -> str:
     flow.context.step("configure")
     async with flow.supervisor.held(flow.app_id):  # what runs starts anew, with what it now finds
-        app = await flow.insist(
+        app = await insist(
             lambda: apps.configured(flow.store, flow.context.holder, flow.app_id, job=flow.job)
         )
         await flow.supervisor.apply(app)

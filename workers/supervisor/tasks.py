@@ -3,19 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from storage import apps
 from storage.apps import App
-from storage.errors import Conflict, HostlerError, NotFound, Unavailable
+from storage.errors import Conflict, HostlerError, NotFound
 from storage.store import Store
+from workers.insisting import insist
 from workers.lines import Offer
 from workers.run import Ending
 from workers.supervisor.instance import Instance
 from workers.supervisor.supervised import Supervised
 from workers.supervisor.supervisor import Supervisor
-
-T = TypeVar("T")
 
 #: A job does not wait longer than this for its end to be seen by all: Redis may be away.
 REPORT_PATIENCE_S = 10.0
@@ -89,7 +88,7 @@ TASKS: dict[str, Callable[[Offer, Context], Awaitable[Ending]]] = {
 async def _taken_up(offer: Offer, context: Context) -> Supervised:
     """Have the supervisor act on the wish as it is now. Raises Conflict, NotFound."""
     instance_id = str(offer.spec["app"])
-    app = await _insist(lambda: apps.get(context.store, instance_id))
+    app = await insist(lambda: apps.get(context.store, instance_id))
     if app.node != context.supervisor.name:  # somebody put this job into another node's queue
         raise Conflict(f"App {instance_id!r} is not on this node.")
     await context.supervisor.apply(app)
@@ -103,14 +102,6 @@ def _meant(offer: Offer, app: App) -> Collection[str]:
     if offer.spec.get("scale"):
         return set(offer.spec["scale"])
     return {each.name for each in app.processes}
-
-
-async def _insist(step: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await step()
-        except Unavailable:
-            await asyncio.sleep(0.5)
 
 
 async def _reported(supervised: Supervised) -> None:
