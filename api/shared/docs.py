@@ -8,23 +8,21 @@ from falcon.asgi import Request, Response
 
 from api.dialect import CONTEXTBAY
 from api.endpoint import Context, Group, Role
+from api.shared.folder import Folder
 from storage.errors import NotFound
 
 group = Group("Description", "/api", CONTEXTBAY)
 
-_FOLDER = Path(__file__).resolve().parent.parent / "docs"
-
-#: All that the page consists of, with its types; nothing else of the folder is served.
-_ASSETS = {
-    "reference.css": "text/css; charset=utf-8",
-    "reference.js": "text/javascript; charset=utf-8",
-    "rapidoc-min.js": "text/javascript; charset=utf-8",
-}
-
-#: See api/docs/VENDORED.md: the renderer's templates carry style attributes.
-_POLICY = (
+_FOLDER = Folder(
+    Path(__file__).resolve().parent.parent / "docs",
+    {
+        "reference.css": "text/css; charset=utf-8",
+        "reference.js": "text/javascript; charset=utf-8",
+        "rapidoc-min.js": "text/javascript; charset=utf-8",
+    },
+    # see api/docs/VENDORED.md: the renderer's templates carry style attributes
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
 )
 
 
@@ -34,11 +32,6 @@ def _description() -> bytes:
     from api.app import groups  # noqa: PLC0415  as above
 
     return orjson.dumps(openapi.document(groups()))
-
-
-@cache
-def _asset(name: str) -> bytes:
-    return (_FOLDER / name).read_bytes()
 
 
 @group.endpoint("GET /openapi.json", role=Role.PUBLIC, raw=True, media_type="application/json")
@@ -51,9 +44,7 @@ async def describe(context: Context, req: Request, resp: Response) -> None:
 @group.endpoint("GET /docs", role=Role.PUBLIC, raw=True, media_type="text/html")
 async def page(context: Context, req: Request, resp: Response) -> None:
     """Show the description as a page."""
-    resp.set_header("Content-Security-Policy", _POLICY)
-    resp.content_type = "text/html; charset=utf-8"
-    resp.data = _asset("index.html")
+    _FOLDER.page(resp)
 
 
 @group.endpoint(
@@ -61,9 +52,4 @@ async def page(context: Context, req: Request, resp: Response) -> None:
 )
 async def asset(context: Context, req: Request, resp: Response, *, name: str) -> None:
     """Serve a part of the page."""
-    if name not in _ASSETS:
-        raise NotFound(f"The page has no part {name[:80]!r}.")
-    resp.set_header("Content-Security-Policy", _POLICY)
-    resp.set_header("Cache-Control", "public, max-age=3600")
-    resp.content_type = _ASSETS[name]
-    resp.data = _asset(name)
+    _FOLDER.part(resp, name)

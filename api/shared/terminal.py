@@ -1,27 +1,22 @@
 """The page on which somebody who is signed in lets the command line in (`hostler login`)."""
 
-from functools import cache
 from pathlib import Path
 
 from falcon.asgi import Request, Response
 
 from api.dialect import CONTEXTBAY
 from api.endpoint import Context, Group, Role
+from api.shared.folder import Folder
 from storage.errors import NotFound
 
 group = Group("Login of the command line", "/api/auth/terminal", CONTEXTBAY)
 
-_FOLDER = Path(__file__).resolve().parent.parent / "terminal"
-_ASSETS = {"terminal.css": "text/css; charset=utf-8", "terminal.js": "text/javascript; charset=utf-8"}
-_POLICY = (
+_FOLDER = Folder(
+    Path(__file__).resolve().parent.parent / "terminal",
+    {"terminal.css": "text/css; charset=utf-8", "terminal.js": "text/javascript; charset=utf-8"},
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 )
-
-
-@cache
-def _asset(name: str) -> bytes:
-    return (_FOLDER / name).read_bytes()
 
 
 @group.endpoint("GET ", role=Role.PUBLIC, raw=True, media_type="text/html")
@@ -31,9 +26,7 @@ async def page(context: Context, req: Request, resp: Response) -> None:
     `port` and `state` in the query name the one that listens on the browser's own machine, which is then sent a token
     as POST /api/auth/token makes it; without them the page shows the token to be copied.
     """
-    resp.set_header("Content-Security-Policy", _POLICY)
-    resp.content_type = "text/html; charset=utf-8"
-    resp.data = _asset("index.html")
+    _FOLDER.page(resp)
 
 
 @group.endpoint(
@@ -41,9 +34,4 @@ async def page(context: Context, req: Request, resp: Response) -> None:
 )
 async def asset(context: Context, req: Request, resp: Response, *, name: str) -> None:
     """Serve a part of that page."""
-    if name not in _ASSETS:
-        raise NotFound(f"The page has no part {name[:80]!r}.")
-    resp.set_header("Content-Security-Policy", _POLICY)
-    resp.set_header("Cache-Control", "public, max-age=3600")
-    resp.content_type = _ASSETS[name]
-    resp.data = _asset(name)
+    _FOLDER.part(resp, name)
