@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
-from workers import platforms
-from workers.platforms import Child, Command, Outcome, Output
+from workers.attended import Attended
+from workers.platforms import Child, Outcome, Output
 
 READ_BYTES = 256 * 1024
 #: What is remembered of a program's complaints, to say why it failed.
@@ -18,52 +18,27 @@ TAIL_LINES = 60
 KILL_GRACE_S = 5.0
 
 
-class Programs:
+class Programs(Attended):
     """Runs programs of a node for one job. Close it."""
 
     def __init__(self, job_id: str) -> None:
-        self._job_id = job_id
-        self._platform = platforms.choose("none", slots=1)
-        self._running: Process | None = None
-        asyncio.get_running_loop().add_reader(self._platform.fileno(), self._pump)
-
-    def close(self) -> None:
-        """End what runs and let go of everything. Safe to run twice."""
-        with contextlib.suppress(ValueError, OSError):
-            asyncio.get_running_loop().remove_reader(self._platform.fileno())
-        self._platform.close()
-
-    def __enter__(self) -> "Programs":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def sweep(self) -> int:
-        """Kill what an earlier attempt of the same job left running; answers how many processes."""
-        return self._platform.sweep(self._job_id)
+        super().__init__("none", job_id)
 
     @contextlib.asynccontextmanager
     async def started(
         self, argv: Sequence[str], *, directory: Path, environment: Mapping[str, str]
     ) -> AsyncGenerator["Process", None]:
         """Start a program, and end it with what is within. Raises HostlerError."""
-        given = {**environment, "HOSTLER_JOB_ID": self._job_id}
-        child = self._platform.spawn(Command(list(argv), given, directory, slot=0, job_id=self._job_id))
-        process = self._running = Process(child)
+        process = Process(self._spawn(argv, directory, environment))
+        self._attend(process.child, process.has_exited)
         try:
             yield process
         finally:
             try:
                 await process.end()
             finally:
-                self._running = None
+                self._leave()
                 process.close()
-
-    def _pump(self) -> None:
-        ended = self._platform.pump()
-        if self._running is not None and self._running.child in ended:
-            self._running.has_exited()
 
 
 class Process:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from settings import process_environment
 from storage.errors import HostlerError
-from workers import platforms
-from workers.platforms import Child, Command, Outcome, Platform
+from workers.attended import Attended
+from workers.platforms import Child, Outcome
 from workers.platforms import Output as Pipe
 
 READ_BYTES = 64 * 1024
@@ -84,7 +84,7 @@ class Ended:
         return f"ended with exit code {self.outcome.exit_code}"
 
 
-class Programs:
+class Programs(Attended):
     """Runs one program at a time for the job `job_id`; what it says goes to `hear`, by channel o or e.
 
     `isolation` keeps programs apart as the platform can; "none" is for the worker's own clients. `readable` is what
@@ -99,32 +99,14 @@ class Programs:
         hear: Callable[[str, bytes], None],
         readable: Iterable[Path] = (),
     ) -> None:
-        self._job_id, self._hear = job_id, hear
-        self._platform: Platform = platforms.choose(isolation, slots=1, readable=readable)
-        self._running: tuple[Child, asyncio.Future[None]] | None = None
+        super().__init__(isolation, job_id, readable=readable)
+        self._hear = hear
         self._quiet = False
-        asyncio.get_running_loop().add_reader(self._platform.fileno(), self._pump)
 
     @property
     def isolation(self) -> str:
         """What keeps the programs apart: "uid", "landlock" or "none"."""
         return self._platform.isolation
-
-    def close(self) -> None:
-        """End what runs and let go of everything. Safe to run twice."""
-        with contextlib.suppress(ValueError, OSError):
-            asyncio.get_running_loop().remove_reader(self._platform.fileno())
-        self._platform.close()
-
-    def __enter__(self) -> "Programs":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def sweep(self) -> int:
-        """Kill what an earlier attempt of the same job left running; answers how many processes."""
-        return self._platform.sweep(self._job_id)
 
     def prepare(self, directory: Path) -> None:
         """Give a directory to the program that runs next. Raises IsolationUnavailable, OSError."""
@@ -149,12 +131,10 @@ class Programs:
         """
         self._quiet = quiet
         loop = asyncio.get_running_loop()
-        given = {**environment, "HOSTLER_JOB_ID": self._job_id}
-        command = Command(list(argv), given, directory, slot=0, job_id=self._job_id)
         exited: asyncio.Future[None] = loop.create_future()
         tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-        child = self._platform.spawn(command)
-        self._running = (child, exited)
+        child = self._spawn(argv, directory, environment)
+        self._attend(child, lambda: None if exited.done() else exited.set_result(None))
         pipes = (("o", child.stdout), ("e", child.stderr))
         for channel, pipe in pipes:
             loop.add_reader(pipe.fileno(), self._read, channel, pipe, tail)
@@ -174,7 +154,7 @@ class Programs:
                 while self._read(channel, pipe, tail):
                     await asyncio.sleep(0)
         finally:
-            self._running = None
+            self._leave()
             for _, pipe in pipes:
                 _unwatch(pipe)
             child.close()
@@ -188,11 +168,6 @@ class Programs:
         except TimeoutError:
             child.kill()
             await exited
-
-    def _pump(self) -> None:
-        ended = self._platform.pump()
-        if self._running is not None and self._running[0] in ended and not self._running[1].done():
-            self._running[1].set_result(None)
 
     def _read(self, channel: str, pipe: Pipe, tail: deque[bytes]) -> bool:
         data = pipe.read(READ_BYTES)
