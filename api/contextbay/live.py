@@ -1,7 +1,6 @@
 """ContextBay's WebSocket: what happens to nodes, and what people should hear of, each a `type` with its `payload`."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -9,10 +8,9 @@ from falcon.asgi import WebSocket
 
 from api.dialect import CONTEXTBAY
 from api.endpoint import Context, Group, Role
-from api.realtime import websocket
+from api.realtime import events, websocket
 from api.realtime.hub import Hub
 from api.realtime.messages import Message
-from storage import watch
 from storage.errors import Unavailable
 from storage.watch import Event
 
@@ -47,25 +45,9 @@ def _told(event: Event) -> Message | None:
     return Message(event.name, event.id, frame)
 
 
-async def _happenings(hub: Hub) -> AsyncGenerator[Message, None]:
-    """Yield what happens from now on; who is too slow hears the rest from the stream of events. Raises Unavailable."""
-    async with hub.follow(output=False) as feed:
-        position = await watch.newest_event(hub.store)
-        yield Message("", position, "")
-        while True:
-            while (items := await feed.take()) is not None:
-                for item in items:
-                    if isinstance(item, Event) and watch.moment(item.id) > watch.moment(position):
-                        position = item.id
-                        if (message := _told(item)) is not None:
-                            yield message
-            feed.start_anew()
-            async with aclosing(watch.events_after(hub.store, position)) as pages:
-                async for events in pages:
-                    for event in events:
-                        position = event.id
-                        if (message := _told(event)) is not None:
-                            yield message
+def _happenings(hub: Hub) -> AsyncGenerator[Message, None]:
+    """Yield what happens from now on. Raises Unavailable."""
+    return events.happenings(hub, None, _told)
 
 
 @group.endpoint("WS ", role=Role.VIEWER, raises=(Unavailable,))

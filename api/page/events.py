@@ -1,7 +1,6 @@
 """The one WebSocket of the page: what happens to jobs, apps, workers, schedules and files, numbered, to be resumed."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -10,10 +9,9 @@ from marshmallow import Schema, fields
 
 from api.dialect import CONTEXTBAY
 from api.endpoint import Context, Group, Role
-from api.realtime import websocket
+from api.realtime import events, websocket
 from api.realtime.hub import Hub
-from api.realtime.messages import Cursor, Message
-from storage import watch
+from api.realtime.messages import Message
 from storage.errors import Invalid, Unavailable
 from storage.watch import Event
 
@@ -72,33 +70,13 @@ async def stream(context: Context, ws: WebSocket, query: dict[str, Any]) -> None
     await websocket.tell(context, ws, happenings(context.request.context.hub, query.get("after")))
 
 
-async def happenings(hub: Hub, after: str | None) -> AsyncGenerator[Message, None]:
+def happenings(hub: Hub, after: str | None) -> AsyncGenerator[Message, None]:
     """Yield what happens from now on; first, what has happened since `after`. Raises Invalid, Unavailable."""
-    cursor = Cursor.parse(after)
-    async with hub.follow(output=False) as feed:
-        position = cursor.event_id if cursor else await watch.newest_event(hub.store)
-        yield Message("", position, "")
-        yield _message("stream.begin", position, {})
-        behind = cursor is not None
-        while True:
-            if behind:
-                feed.start_anew()
-                if await watch.is_forgotten(hub.store, position):
-                    position = await watch.newest_event(hub.store)
-                    yield _message("stream.gap", position, {})
-                async with aclosing(watch.events_after(hub.store, position)) as pages:
-                    async for events in pages:
-                        for event in events:
-                            position = event.id
-                            if (message := _told(event)) is not None:
-                                yield message
-            while (items := await feed.take()) is not None:
-                for item in items:
-                    if isinstance(item, Event) and watch.moment(item.id) > watch.moment(position):
-                        position = item.id
-                        if (message := _told(item)) is not None:
-                            yield message
-            behind = True
+    return events.happenings(
+        hub, after, _told,
+        begins=lambda position: _message("stream.begin", position, {}),
+        missed=lambda position: _message("stream.gap", position, {}),
+    )  # fmt: skip
 
 
 def _told(event: Event) -> Message | None:
