@@ -36,6 +36,15 @@ def shared_world(chaos_s3: S3) -> Iterator[World]:
 
 
 @pytest.fixture
+def bare_world(chaos_s3: S3) -> Iterator[World]:
+    """A Hostler of one test, which it may lose; nothing of it runs but what the test starts."""
+    world = new_world(chaos_s3, web=False, scheduler=False)
+    yield world
+    world.tell()
+    world.end()
+
+
+@pytest.fixture
 def world(shared_world: World) -> Iterator[World]:
     """The shared Hostler, with nothing of earlier tests left; workers that a test starts end with it."""
     before = list(shared_world.stack.processes)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import orjson
 import pytest
 from dying import MAKING, REBUILDING
 from processes import ROOT, processes_with, until
-from servers import S3
-from world import World, new_world
+from world import World
 
 from storage import jobs, recovery, schedules, users
 from storage.jobs import Order
@@ -24,12 +22,8 @@ from storage.store import Store
 
 
 @pytest.fixture
-def world(chaos_s3: S3) -> Iterator[World]:
-    """A Hostler of one test, which it may lose; nothing of it runs but what the test starts."""
-    world = new_world(chaos_s3, web=False, scheduler=False)
-    yield world
-    world.tell()
-    world.end()
+def world(bare_world: World) -> World:
+    return bare_world
 
 
 async def filled(store: Store, count: int = 25) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from processes import ROOT
-from servers import S3, free_port
-from world import Client, World, new_world, together
+from servers import free_port
+from world import Client, World, together
 
 #: The last commit before this version's changes of scripts and records; a release moves it on.
 PREVIOUS = "5f86afb35a813bd1d7d40b89f2eb24a47b5c0379"
@@ -32,11 +32,8 @@ def previous(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def world(chaos_s3: S3) -> Iterator[World]:
-    world = new_world(chaos_s3, web=False, scheduler=False)
-    yield world
-    world.tell()
-    world.end()
+def world(bare_world: World) -> World:
+    return bare_world
 
 
 @contextmanager
