@@ -12,7 +12,9 @@ from probe import PROBE, argv_of_all, value_of
 from target import ROOT, Target, until
 
 #: What an app is told about itself; nothing else of Hostler's is in its environment.
-ENVIRONMENT = {"APP", "INSTANCE", "DATA_DIR", "CONFIG_FILE", "EVENTS_SOCKET", "IDENTITY_KEY", "SOCKET"}
+ENVIRONMENT = {
+    "APP", "INSTANCE", "INSTANCE_RECORD", "DATA_DIR", "CONFIG_FILE", "EVENTS_SOCKET", "IDENTITY_KEY", "SOCKET",
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -32,17 +32,21 @@ class Emitter:
 
     def __init__(self, app: str, path: Path, uid: int | None, control: ControlPlane) -> None:
         self._app, self._path, self._uid, self._control = app, path, uid, control
-        self._server: asyncio.AbstractServer | None = None
+        self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._allowance, self._looked_s = float(BURST), time.monotonic()
 
     async def open(self) -> None:
         """Listen, for the app's own user alone. Raises OSError."""
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, self._path, limit=BODY_BYTES)
+        # it serves in a step of its own, since who is cancelled within the first one holds no server to close
+        self._server = await asyncio.start_unix_server(
+            self._serve, self._path, limit=BODY_BYTES, start_serving=False
+        )
         self._path.chmod(0o600)
         if self._uid is not None:  # the directory is ours: nothing else can be in its place
             os.chown(self._path, self._uid, self._uid)
+        await self._server.start_serving()
 
     async def close(self) -> None:
         """Stop listening."""

@@ -21,8 +21,10 @@ from workers.platforms import launcher
 from workers.platforms.landlock import Confinement
 from workers.supervisor import keeper
 
-#: The variable by which what an instance left behind is recognised: <app>/<process>-<index>/<nonce>.
+#: The variable that tells an instance who it is: <app>/<process>-<index>/<nonce>.
 MARK = "HOSTLER_INSTANCE"
+#: The variable by which what it left behind is recognised: its record, which no other Hostler of the machine has.
+RECORD = "HOSTLER_INSTANCE_RECORD"
 #: A keeper that has not noted a process by then hangs.
 KEEPER_PATIENCE_S = 10.0
 #: Where the kernel has no pidfd, or a keeper is somebody else's child on macOS, its lock is looked at so often.
@@ -293,7 +295,7 @@ def _request(what: Start, isolation: str) -> int:
     request = marshal.dumps(
         {
             "nonce": what.nonce, "argv": what.argv, "directory": str(what.directory), "isolation": isolation,
-            "environment": {**what.environment, MARK: f"{what.mark}/{what.nonce}"},
+            "environment": {**what.environment, MARK: f"{what.mark}/{what.nonce}", RECORD: str(what.record)},
             "uid": -1 if what.uid is None else what.uid,
             "stop_signal": int(what.stop_signal), "stop_timeout_s": float(what.stop_timeout_s),
             "facts": {name: each for name, each in what.facts.items() if _PLAIN.fullmatch(str(each))},
@@ -333,15 +335,16 @@ def _spawn(*, request: int, record: int, logged: int, ruleset: int) -> int:
             os.close(fd)
 
 
-def sweep(instance_id: str, uid: int | None, spared: set[int]) -> int:
+def sweep(records: Path, uid: int | None, spared: set[int]) -> int:
     """Kill what instances of an app left whose keepers were killed; answers how many processes that was.
 
-    `spared` are the keepers that live: what is below them is theirs. Takes a while: run it in a thread.
+    `records` is where the app's records lie, `spared` are the keepers that live: what is below them is theirs.
+    Takes a while: run it in a thread.
     """
-    mark = f"{instance_id}/"
+    below = f"{records}{os.sep}"
     if sys.platform != "linux":
-        return _sweep_portably(mark, spared)
-    raw = f"\0{MARK}={mark}".encode()
+        return _sweep_portably(below, spared)
+    raw = b"\0" + os.fsencode(f"{RECORD}={below}")
 
     def find(table: dict[int, launcher.Process]) -> set[int]:
         theirs = launcher.with_descendants({pid for pid in spared if pid in table}, table)
@@ -360,11 +363,11 @@ def _is_of(pid: int, mark: bytes, uid: int | None) -> bool:
         return False
 
 
-def _sweep_portably(mark: str, spared: set[int]) -> int:
+def _sweep_portably(below: str, spared: set[int]) -> int:
     found = 0
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK, "").startswith(mark):
+            if process.environ().get(RECORD, "").startswith(below):
                 if spared & {each.pid for each in process.parents()}:
                     continue
                 process.kill()

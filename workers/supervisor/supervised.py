@@ -195,7 +195,7 @@ class Supervised:
 
     async def _sweep(self) -> None:
         spared = {each.kept.keeper_pid for each in self.instances.values() if each.kept is not None}
-        await asyncio.to_thread(processes.sweep, self.app.instance_id, self.uid, spared)
+        await asyncio.to_thread(processes.sweep, self.places.records, self.uid, spared)
 
     def _change(self) -> None:
         self._changes += 1

@@ -131,14 +131,23 @@ async def test_who_loses_its_keeper_is_killed_and_what_hid_is_swept(app: Places,
     assert "killed" in ended.message
     await soon(lambda: not alive(kept.pid), "the main process is gone")
     hidden = int(app.log("web", 0).read_text())
-    await asyncio.to_thread(processes.sweep, "app", None, set())
+    assert await asyncio.to_thread(processes.sweep, app.records, None, set()) == 1
     await soon(lambda: not alive(hidden), "what hid is gone")
 
 
 @linux
-async def test_a_sweep_spares_what_a_keeper_that_lives_has_started(start: Starting) -> None:
+async def test_a_sweep_spares_what_a_keeper_that_lives_has_started(app: Places, start: Starting) -> None:
     kept = await start(shell("exec sleep 600"))
-    assert await asyncio.to_thread(processes.sweep, "app", None, {kept.keeper_pid}) == 0
+    assert await asyncio.to_thread(processes.sweep, app.records, None, {kept.keeper_pid}) == 0
+    assert alive(kept.pid)
+
+
+async def test_a_sweep_leaves_an_app_of_the_same_name_in_another_hostler_alone(
+    start: Starting, tmp_path: Path
+) -> None:
+    kept = await start(shell("exec sleep 600"))
+    elsewhere = places.of(tmp_path, "app")
+    assert await asyncio.to_thread(processes.sweep, elsewhere.records, None, set()) == 0
     assert alive(kept.pid)
 
 
