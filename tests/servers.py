@@ -105,7 +105,7 @@ class S3:
              *sockets, "-webdav=false", "-admin.ui=false", "-master.telemetry=false", "-s3.port.iceberg=0",
              "-s3.port.lance=0"],
             cwd=self.directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={"GOMEMLIMIT": "160MiB", "GOGC": "50", "HOME": str(self.directory)},
+            env={"GOMEMLIMIT": "320MiB", "GOGC": "50", "HOME": str(self.directory)},
         )  # fmt: skip
         self._wait()
 
