@@ -1,5 +1,6 @@
 """Which jobs a command is about: named one by one, or all that a filter finds."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -75,30 +76,27 @@ def _every(client: Client, choice: dict[str, Any]) -> list[str]:
 
 
 def for_each(
-    client: Client,
-    ids: Sequence[str],
-    act: Callable[[Client, str], tuple[dict[str, Any], str]],
-    *,
-    as_json: bool,
+    client: Client, ids: Sequence[str], path: str, words: Callable[[dict[str, Any]], str], *, as_json: bool
 ) -> None:
-    """Do something with each job, telling of each; of several, a failure does not keep the others.
+    """Ask for the same of many jobs and tell of each; a failure of one does not keep the others.
 
     Raises Failed in the end when one failed.
     """
-    answers, failures = [], []
-    for job_id in ids:
-        try:
-            answer, sentence = act(client, job_id)
-        except Failed as error:
-            if len(ids) == 1:
-                raise
-            failures.append({"jobId": job_id, "error": str(error)})
-            rendering.say(f"{job_id}: {rendering.harmless(str(error))}", style="red")
-            continue
-        answers.append(answer)
-        if not as_json:
-            rendering.stdout().print(rendering.harmless(sentence))
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(ids), _PAGE):
+        # the key lets the same be asked for again where no answer came, and nothing be made twice
+        answer = client.call(
+            "POST", path, body={"jobIds": ids[start : start + _PAGE]},
+            headers={"Idempotency-Key": uuid.uuid4().hex}, repeatable=True,
+        )  # fmt: skip
+        for each in answer["results"]:
+            if not each["ok"]:
+                rendering.say(f"{each['jobId']}: {rendering.harmless(each['error'])}", style="red")
+            elif not as_json:
+                rendering.stdout().print(rendering.harmless(words(each)))
+        results += answer["results"]
+    failures = [each for each in results if not each["ok"]]
     if as_json:
-        rendering.write_json(answers[0] if len(ids) == 1 else {"jobs": answers, "failed": failures})
+        rendering.write_json({"jobs": [each for each in results if each["ok"]], "failed": failures})
     if failures:
-        raise Failed(f"{len(failures)} of {len(ids)} jobs did not take it.")
+        raise Failed(f"{len(failures)} of {len(results)} jobs did not take it.")

@@ -193,12 +193,16 @@ def cancel(
         ids = job_choosing.chosen(
             client, job_ids or [], every, choice, among=("queued", "running"), verb="cancel", yes=yes
         )
-        job_choosing.for_each(client, ids, _cancel, as_json=as_json)
+        if len(ids) == 1:
+            answer = client.call("POST", "/api/jobs/cancel", body={"jobId": ids[0]}, repeatable=True)
+            rendering.tell(answer, _cancelled(answer), as_json=as_json)
+        else:
+            job_choosing.for_each(client, ids, "/api/jobs/cancel-batch", _cancelled, as_json=as_json)
 
 
-def _cancel(client: Client, job_id: str) -> tuple[dict[str, Any], str]:
-    answer = client.call("POST", "/api/jobs/cancel", body={"jobId": job_id}, repeatable=True)
-    return answer, f"Job {job_id} is {answer.get('status', 'being cancelled')}."
+def _cancelled(job: dict[str, Any]) -> str:
+    told = "is being ended" if job["status"] == "running" else f"is {job['status']}"
+    return f"Job {job['jobId']} {told}."
 
 
 @app.command("retry")
@@ -227,20 +231,20 @@ def retry(
         ids = job_choosing.chosen(
             client, job_ids or [], every, choice, among=("failed",), verb="retry", yes=yes
         )
-        if follow:
-            if len(ids) != 1:
+        if len(ids) != 1:
+            if follow:
                 raise Failed(
                     "One job can be followed, not several.", hint="the same without --follow", exit_code=2
                 )
-            answer, _ = _retry(client, ids[0])
+            job_choosing.for_each(
+                client, ids, "/api/jobs/retry-batch", lambda job: str(job["newJobId"]), as_json=as_json
+            )
+            return
+        answer = client.call("POST", f"/api/jobs/{segment(ids[0])}/retry")
+        if follow:
             rendering.say(f"Job {answer['jobId']} is {answer['status']}.")
             raise typer.Exit(following.follow(client, answer["jobId"], as_json=as_json))
-        job_choosing.for_each(client, ids, _retry, as_json=as_json)
-
-
-def _retry(client: Client, job_id: str) -> tuple[dict[str, Any], str]:
-    answer = client.call("POST", f"/api/jobs/{segment(job_id)}/retry")
-    return answer, str(answer["jobId"])
+        rendering.tell(answer, str(answer["jobId"]), as_json=as_json)
 
 
 @app.command("why")

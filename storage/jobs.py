@@ -463,8 +463,11 @@ def order_of(store: Store, job: Job) -> Order:
     return Order(**known)
 
 
-async def retry(store: Store, actor: str, job_id: str) -> Submitted:
-    """Submit what a finished job did again, as a new job. Raises NotFound, or Conflict while it is not finished."""
+async def retry(store: Store, actor: str, job_id: str, *, idempotency_key: str | None = None) -> Submitted:
+    """Submit what a finished job did again, as a new job; a command once for each key.
+
+    Raises NotFound, or Conflict while it is not finished.
+    """
     from storage import apps, backups  # noqa: PLC0415  they submit jobs
 
     job = await get(store, job_id)
@@ -474,4 +477,4 @@ async def retry(store: Store, actor: str, job_id: str) -> Submitted:
         if "backup" in job.spec:
             return await backups.again(store, actor, job)
         return await apps.again(store, actor, job)
-    return await submit(store, actor, order_of(store, job), retry_of=job_id)
+    return await submit(store, actor, order_of(store, job), retry_of=job_id, idempotency_key=idempotency_key)

@@ -10,7 +10,7 @@ from api.executor import schemas
 from api.executor.schemas import detail_of, entry_of
 from api.paging import envelope
 from integrations import outbound
-from storage import batches, files, jobs, logs, schedules, searching, why
+from storage import batches, bulk, files, jobs, logs, schedules, searching, why
 from storage.errors import Conflict, Invalid, NotFound, Unavailable, Unprocessable
 from storage.jobs import Backoff, Job, Order
 from storage.schedules import Misfire, Recurrence
@@ -220,6 +220,35 @@ async def cancel(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 async def retry(context: Context, id: str) -> dict[str, Any]:
     """Run a finished job once more, as a new job with the same order."""
     return schemas.promised(await jobs.retry(context.store, context.caller.actor, id))
+
+
+@group.endpoint(
+    "POST /cancel-batch",
+    role=Role.OPERATOR,
+    body=schemas.JobsBody(),
+    returns=schemas.OutcomesAnswer(),
+    raises=(Invalid, Unavailable),
+)
+async def cancel_batch(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    """Cancel up to 1,000 jobs, each by itself: the answer says of each what became of it. May be repeated."""
+    return schemas.outcomes(await bulk.cancel(context.store, context.caller.actor, body["job_ids"]))
+
+
+@group.endpoint(
+    "POST /retry-batch",
+    role=Role.OPERATOR,
+    body=schemas.JobsBody(),
+    returns=schemas.OutcomesAnswer(),
+    raises=(Invalid, Unavailable),
+)
+async def retry_batch(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    """Run up to 1,000 finished jobs once more, each by itself: the answer says of each what became of it.
+
+    Under one `Idempotency-Key` no command is made twice, so that it may be asked for again where no answer came.
+    """
+    key = _idempotency_key(context)
+    actor = context.caller.actor
+    return schemas.outcomes(await bulk.retry(context.store, actor, body["job_ids"], idempotency_key=key))
 
 
 @group.endpoint(

@@ -1,6 +1,7 @@
 """The fields of jobs and workers as CMD Executor's clients spell them."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,7 +12,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, vali
 from api import compiled
 from api.paging import PageAnswer, PageQuery, Words, sort_field
 from api.times import Time
-from storage import batches, schedules
+from storage import batches, bulk, schedules
 from storage.errors import HostlerError
 from storage.jobs import Job, State, Submitted
 from storage.queues import Priority
@@ -288,6 +289,14 @@ class JobBody(Schema):
     job_id = fields.String(required=True, data_key="jobId")
 
 
+class JobsBody(Schema):
+    """Which jobs: one named twice counts once."""
+
+    job_ids = fields.List(
+        fields.String(), required=True, data_key="jobIds", validate=validate.Length(1, bulk.MOST_JOBS)
+    )
+
+
 class JobsQuery(PageQuery):
     """Which jobs, in which order."""
 
@@ -554,6 +563,30 @@ class CancelAnswer(Schema):
     message = fields.String(required=True)
 
 
+class OutcomeEntry(Schema):
+    """What became of one of many jobs: its `status`, or that of the one made of it; else `error` says why not."""
+
+    job_id = fields.String(required=True, data_key="jobId")
+    ok = fields.Boolean(required=True)
+    status = fields.String(required=True, allow_none=True)
+    made = fields.String(
+        required=True,
+        allow_none=True,
+        data_key="newJobId",
+        metadata={"description": "The job that runs it again."},
+    )
+    error = fields.String(required=True, allow_none=True)
+    code = fields.String(required=True, allow_none=True)
+
+
+class OutcomesAnswer(Schema):
+    """What became of each job, in the order in which they were named."""
+
+    results = fields.List(fields.Nested(OutcomeEntry), required=True)
+    succeeded = fields.Integer(required=True)
+    failed = fields.Integer(required=True)
+
+
 class ReasonEntry(Schema):
     """One reason why a job waits."""
 
@@ -675,6 +708,23 @@ def promised(submitted: Submitted) -> dict[str, Any]:
         "created_ms": submitted.created_ms,
         "estimated_wait_s": submitted.estimated_wait_s,
     }
+
+
+def outcomes(found: Sequence[bulk.Outcome]) -> dict[str, Any]:
+    """Return what became of many jobs, as OutcomesAnswer takes it."""
+    results = [
+        {
+            "job_id": each.job_id,
+            "ok": each.error is None,
+            "status": each.state and each.state.value,
+            "made": each.made,
+            "error": each.error and str(each.error),
+            "code": each.error and each.error.code,
+        }
+        for each in found
+    ]
+    succeeded = sum(each.error is None for each in found)
+    return {"results": results, "succeeded": succeeded, "failed": len(found) - succeeded}
 
 
 def entry_of(job: Job) -> dict[str, Any]:

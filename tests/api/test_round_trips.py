@@ -15,6 +15,7 @@ PINNED: list[tuple[str, str, Any, int]] = [
     ("GET", "/api/jobs/list?status=queued&tags=a,b&limit=1000", None, 1),
     ("GET", "/api/jobs/list?sort=-completedAt&offset=50", None, 1),
     ("POST", "/api/jobs/cancel", {"jobId": "{job}"}, 1),
+    ("POST", "/api/jobs/cancel-batch", {"jobIds": [f"job-{number:020}" for number in range(50)]}, 2),
     ("GET", "/api/workers/list", None, 2),
     ("GET", "/api/files/list", None, 2),
     ("GET", "/api/schedules", None, 2),

@@ -38,24 +38,21 @@ export async function retry(job) {
   return jobId;
 }
 
-/** Do one thing to many, a few at a time; says how many it was done to. */
-export async function each(items, doIt, told) {
-  const left = [...items];
-  const wrong = [];
-  let done = 0;
-  const work = async () => {
-    for (let item = left.shift(); item !== undefined; item = left.shift()) {
-      for (let tries = 0; ; tries += 1) {
-        try { await doIt(item); done += 1; break; } catch (problem) {
-          if (problem.status !== 429 || tries > 5) { wrong.push(problem); break; }
-          await new Promise((go) => { setTimeout(go, 1000 * (problem.retryAfter ?? 1)); });
-        }
-      }
+/** The most jobs that one request names. */
+export const PORTION = 1000;
+
+/** Ask for the same of many jobs; says of how many it was done, and why not of the others. */
+export async function many(path, jobIds, told) {
+  const results = [];
+  try {
+    for (let at = 0; at < jobIds.length; at += PORTION) {
+      const headers = { 'Idempotency-Key': Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join('') };
+      results.push(...(await post(path, { jobIds: jobIds.slice(at, at + PORTION) }, { headers })).results);
     }
-  };
-  await Promise.all(Array.from({ length: 6 }, work));
-  if (done) toast(told(done));
-  if (wrong.length) toast(`${plural(wrong.length, 'job')} could not be changed.`, { kind: 'bad', hint: wrong[0].message });
+  } catch (problem) { complain(problem); }
+  const wrong = results.filter((each) => !each.ok);
+  if (results.length > wrong.length) toast(told(results.length - wrong.length));
+  if (wrong.length) toast(`${plural(wrong.length, 'job')} could not be changed.`, { kind: 'bad', hint: wrong[0].error });
 }
 
 /** Begin a change of an app, which a job carries out. */

@@ -69,3 +69,29 @@ async def test_an_idempotency_key_counts_for_the_whole_batch(
 async def test_who_may_not_submit_may_not_submit_a_batch(hostler: Hostler) -> None:
     assert (await (await hostler.user("r")).post(PATH, json={"jobs": []})).status_code == 403
     assert (await hostler.client().post(PATH, json={"jobs": [{"command": "x"}]})).status_code == 401
+
+
+async def test_many_are_cancelled_and_run_again_each_with_an_outcome_of_its_own(hostler: Hostler) -> None:
+    client = await hostler.user()
+    ids = (await client.post(PATH, json={"jobs": [{"command": "a"}, {"command": "b"}]})).json()["jobIds"]
+    named = {"jobIds": [*ids, ids[0], "job-nonsense"]}
+    cancelled = (await client.post("/api/jobs/cancel-batch", json=named)).json()
+    assert [each["status"] for each in cancelled["results"]] == ["cancelled", "cancelled", None]
+    assert (cancelled["succeeded"], cancelled["failed"]) == (2, 1)
+    assert cancelled["results"][2]["code"] == "NOT_FOUND"
+
+    headers = {"Idempotency-Key": "again"}
+    made = await client.post("/api/jobs/retry-batch", json=named, headers=headers)
+    new = [each["newJobId"] for each in made.json()["results"]]
+    assert len({*new, *ids}) == 5 and new[2] is None
+    repeated = await client.post("/api/jobs/retry-batch", json=named, headers=headers)
+    assert repeated.json() == made.json()  # nothing was made twice
+    waiting = await client.post("/api/jobs/retry-batch", json={"jobIds": new[:1]})
+    assert waiting.json()["results"][0]["error"].endswith("only a finished job can be retried.")
+
+
+async def test_no_more_than_a_thousand_are_named_and_viewers_may_name_none(hostler: Hostler) -> None:
+    answer = await (await hostler.user()).post("/api/jobs/cancel-batch", json={"jobIds": ["x"] * 1001})
+    assert (answer.status_code, answer.json()["details"].keys()) == (400, {"jobIds"})
+    viewer = await hostler.user("r")
+    assert (await viewer.post("/api/jobs/retry-batch", json={"jobIds": ["x"]})).status_code == 403

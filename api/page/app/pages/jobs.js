@@ -1,12 +1,13 @@
 // All jobs, however many: filtered, searched, picked, cancelled and run again; a window on pages that are fetched as they come into view.
-import { count, get, go, html, listen, plural, post, refine, route, to, useEffect, useMay, useMedia, useMemo, useRef, useRead, useSignal, useState } from '../kit.js';
+import { count, get, go, html, listen, plural, refine, route, to, useEffect, useMay, useMedia, useMemo, useRef, useRead, useSignal, useState } from '../kit.js';
 import { Act, Badge, Card, Empty, Head, Icon, Problem, Running, Search, Segments, Tags, Time, confirm, useRoving, useWindow } from '../parts.js';
-import { FINISHED, REASONS, WAITS, each, patched, statusOf, titleOf } from '../words.js';
+import { FINISHED, REASONS, WAITS, PORTION, many, patched, statusOf, titleOf } from '../words.js';
 
 const BLOCK = 100;
 /** So many blocks are fetched at once: whoever flies through the list gets what is in view where they land. */
 const AT_ONCE = 3;
 const KEPT = 40;
+const MOST_PICKED = 10_000;
 const STATES = [['', 'All'], ['queued', 'Queued'], ['running', 'Running'], ['completed', 'Completed'], ['failed', 'Failed'], ['cancelled', 'Cancelled']];
 
 /** Jobs in blocks of the list that `query` asks for: what is in view is fetched, what changes is patched in place. */
@@ -108,19 +109,29 @@ export default function Jobs() {
       else if (top + height > box.current.scrollTop + box.current.clientHeight) box.current.scrollTop = top + height - box.current.clientHeight;
     },
   });
-  const chosen = [...picked.values()].map((job) => [...jobs.blocks.values()].flatMap((block) => block.jobs).find((each_) => each_.jobId === job.jobId) ?? job);
+  const loaded = new Map(picked.size ? [...jobs.blocks.values()].flatMap((block) => block.jobs).map((job) => [job.jobId, job]) : []);
+  const chosen = [...picked.values()].map((job) => loaded.get(job.jobId) ?? job);
   const cancellable = chosen.filter((job) => !FINISHED.has(job.status));
   const again = chosen.filter((job) => FINISHED.has(job.status));
   const cancelAll = async () => {
     if (!(await confirm({ title: `Cancel ${plural(cancellable.length, 'job')}?`, body: 'Those that wait will not run; the commands of those that run are ended.', action: 'Cancel them', danger: true }))) return;
-    await each(cancellable, (job) => post('/api/jobs/cancel', { jobId: job.jobId }), (number) => `${plural(number, 'job')} cancelled.`);
+    await many('/api/jobs/cancel-batch', cancellable.map((job) => job.jobId), (number) => `${plural(number, 'job')} cancelled.`);
     setPicked(new Map());
   };
   const retryAll = async () => {
-    await each(again, (job) => post(`/api/jobs/${job.jobId}/retry`), (number) => `${plural(number, 'job')} will run again.`);
+    if (again.length > 20 && !(await confirm({ title: `Run ${plural(again.length, 'job')} again?`, body: 'Each becomes a new job with the same order.', action: 'Run them' }))) return;
+    await many('/api/jobs/retry-batch', again.map((job) => job.jobId), (number) => `${plural(number, 'job')} will run again.`);
     setPicked(new Map());
   };
-  const pickShown = () => setPicked(new Map([...jobs.blocks.values()].flatMap((block) => block.jobs).map((job) => [job.jobId, job])));
+  const pickAll = async () => {
+    const found = new Map();
+    for (let offset = 0, more = true; more && found.size < MOST_PICKED; offset += PORTION) {
+      const page = await get(`/api/jobs/list?${new URLSearchParams({ ...filters, limit: PORTION, offset })}`);
+      for (const { jobId, status } of page.jobs) found.set(jobId, { jobId, status });
+      more = page.hasMore;
+    }
+    setPicked(found);
+  };
   const filtered = Object.keys(filters).length > 0;
   const rows = [];
   for (let index = first; index < Math.min(last, jobs.total ?? 0); index += 1) rows.push(index);
@@ -143,7 +154,7 @@ export default function Jobs() {
       </div>
       ${picked.size > 0 && html`<div class="bulk" role="region" aria-label="Picked jobs"><span class="strong">${count(picked.size)} picked</span>
         <${Act} kind="tiny danger" icon="ban" disabled=${!cancellable.length} do=${cancelAll}>Cancel ${cancellable.length || ''}<//><${Act} kind="tiny" icon="again" disabled=${!again.length} do=${retryAll}>Run ${again.length || ''} again<//>
-        <button class="button tiny quiet" onClick=${pickShown}>Pick all that are loaded</button><button class="button tiny quiet" onClick=${() => setPicked(new Map())}>Pick none</button></div>`}
+        <${Act} kind="tiny quiet" do=${pickAll}>${jobs.total > MOST_PICKED ? `Pick the newest ${count(MOST_PICKED)}` : `Pick all ${count(jobs.total)}`}<//><button class="button tiny quiet" onClick=${() => setPicked(new Map())}>Pick none</button></div>`}
     <//>`;
 }
 
