@@ -11,24 +11,30 @@ import hiredis
 
 from storage.calls import Word, command, script, text
 from storage.recovery import keyspace
+from storage.recovery.pacing import Pace
 from storage.wire import Wire
 
-#: What one step reads at most, and from where on a key is read in pieces.
-_MOST_BYTES, _LARGE_BYTES = 1024 * 1024, 256 * 1024
-#: Keys in one step, and members in one command.
-_MOST_KEYS, _MOST_WORDS = 200, 500
+#: What one step reads at most, and from where on a key is read in pieces. While a step lasts nobody else is served: a
+#: look at a job takes a tenth of a millisecond, so these are kept to a few of them.
+_MOST_BYTES, _LARGE_BYTES = 64 * 1024, 256 * 1024
+#: Keys in one step, members in one command, keys that one SCAN goes through.
+_MOST_KEYS, _MOST_WORDS, _SCANNED = 20, 500, 100
 #: Entries of a large stream in one step; each may be a piece of output of 64 KiB and more.
 _STREAM_ENTRIES = 32
 
 Command = tuple[Word, ...]
 
 
-async def commands(wire: Wire, now_ms: int) -> AsyncIterator[tuple[str, list[Command]]]:
-    """Yield each key with the commands that make it anew; a large one is yielded piece by piece."""
+async def commands(wire: Wire, now_ms: int, pace: Pace) -> AsyncIterator[tuple[str, list[Command]]]:
+    """Yield each key with the commands that make it anew; a large one is yielded piece by piece.
+
+    What the caller does with them counts as work for the `pace` too.
+    """
     cursor: Any = b"0"
     while True:
-        cursor, found = await wire.call(command("SCAN", cursor, "COUNT", 1000))
+        cursor, found = await wire.call(command("SCAN", cursor, "COUNT", _SCANNED))
         wanted = [key for key in found if keyspace.is_captured(text(key))]
+        await pace.rest()
         while wanted:
             step = script("capture", _MOST_BYTES, _LARGE_BYTES, *wanted[:_MOST_KEYS])
             seen, rows = await wire.call(step)
@@ -38,6 +44,7 @@ async def commands(wire: Wire, now_ms: int) -> AsyncIterator[tuple[str, list[Com
                 if content is None:  # Lua's false
                     async for piece in _in_pieces(wire, key, text(kind)):
                         yield name, piece
+                        await pace.rest()
                     made: list[Command] = []
                 else:
                     made = [] if text(kind) in {"string", "hash"} else [("DEL", key)]
@@ -45,6 +52,7 @@ async def commands(wire: Wire, now_ms: int) -> AsyncIterator[tuple[str, list[Com
                 if pttl >= 0:
                     made.append(("PEXPIREAT", key, now_ms + pttl))
                 yield name, made
+            await pace.rest()
         if cursor == b"0":
             return
 

@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +25,7 @@ from storage.errors import HostlerError, NotFound
 from storage.objects import Objects
 from storage.records import opened, signed
 from storage.recovery import capturing, keyspace
+from storage.recovery.pacing import Pace
 from storage.seal import Forged, Seal
 from storage.store import Store
 from storage.wire import Wire
@@ -38,6 +39,8 @@ PART_BYTES = 8 * MIB
 #: Level 3 of zstd: 200 MB/s, and within a tenth of what much slower ones reach on records like ours.
 LEVEL = 3
 FORMAT = 1
+#: So many commands are read back before others get their turn.
+_AT_ONCE = 100
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _LIMIT_BYTES = 1024 * MIB
 #: Parts without a record are of an attempt that died, unless they are newer than this.
@@ -99,8 +102,11 @@ class _Part:
     sha256: str
 
 
-async def make(store: Store) -> Point:
-    """Make a recovery point of what Redis holds now. Raises Unavailable; an attempt that fails leaves no point."""
+async def make(store: Store, *, share: float = 1.0) -> Point:
+    """Make a recovery point of what Redis holds now, in that share of the time; the rest is left to others.
+
+    Raises Unavailable; an attempt that fails leaves no point.
+    """
     place, began = Place.of(store), time.monotonic()
     made_ms = store.now_ms()
     moment = datetime.fromtimestamp(made_ms / 1000, UTC)
@@ -108,7 +114,7 @@ async def make(store: Store) -> Point:
     wire = Wire(store.settings.redis_url)  # large answers must not make others wait
     writing = _Writing(place, point_id)
     try:
-        async for key, made in capturing.commands(wire, made_ms):
+        async for key, made in capturing.commands(wire, made_ms, Pace(share)):
             await writing.add(key, capturing.packed(made))
     finally:
         await wire.close()
@@ -213,20 +219,34 @@ def _not_ours(place: Place, point_id: str, raw: bytes) -> str:
 async def commands(place: Place, point: Point) -> AsyncIterator[list[list[bytes]]]:
     """Yield the commands of a point, a part at a time, each checked before it is handed out. Raises RecoveryError."""
     for part in await _index(place, point):
-        yield await _read(place, point, part)
+        sealed = await _object(place, point, part.name)
+        yield await asyncio.to_thread(
+            lambda part, sealed: list(_parsed(place, point, part, sealed)), part, sealed
+        )
 
 
-async def verify(place: Place, point: Point) -> int:
-    """Read all of a point back and return how many commands it has. Raises RecoveryError unless it is whole."""
+async def verify(place: Place, point: Point, *, share: float = 1.0) -> int:
+    """Read all of a point back, in that share of the time, and return how many commands it has.
+
+    Raises RecoveryError unless it is whole.
+    """
     count, keys, plain_bytes = 0, 0, 0
     last = b""
-    for part in await _index(place, point):
-        found = await _read(place, point, part)
-        count += len(found)
-        plain_bytes += part.plain_bytes
-        for words in found:
+
+    def read(part: _Part, sealed: bytes) -> None:
+        nonlocal count, keys, last
+        pace = Pace(share)
+        for words in _parsed(place, point, part, sealed):
             keys += words[1] != last
             last = words[1]
+            count += 1
+            if count % _AT_ONCE == 0:
+                pace.rest_in_thread()
+
+    for part in await _index(place, point):
+        sealed = await _object(place, point, part.name)
+        await asyncio.to_thread(read, part, sealed)
+        plain_bytes += part.plain_bytes
     if plain_bytes != point.plain_bytes or keys != point.keys:
         raise RecoveryError(f"Recovery point {point.id} has {keys} keys; its record says {point.keys}.")
     return count
@@ -243,12 +263,8 @@ async def _index(place: Place, point: Point) -> list[_Part]:
     return [_Part(**each) for each in described["parts"]]
 
 
-async def _read(place: Place, point: Point, part: _Part) -> list[list[bytes]]:
-    sealed = await _object(place, point, part.name)
-    return await asyncio.to_thread(_parsed, place, point, part, sealed)
-
-
-def _parsed(place: Place, point: Point, part: _Part, sealed: bytes) -> list[list[bytes]]:
+def _parsed(place: Place, point: Point, part: _Part, sealed: bytes) -> Iterator[list[bytes]]:
+    """Yield the commands of a part; only once all have been is it known to be whole. Raises RecoveryError."""
     if len(sealed) != part.size_bytes or hashlib.sha256(sealed).hexdigest() != part.sha256:
         raise RecoveryError(f"{part.name} of recovery point {point.id} was altered: its digest does not fit.")
     packed = _unsealed(place, point, part.name, sealed)
@@ -264,7 +280,6 @@ def _parsed(place: Place, point: Point, part: _Part, sealed: bytes) -> list[list
         ) from None
     reader = hiredis.Reader()
     reader.feed(plain)
-    found = []
     while (words := reader.gets()) is not False:
         if (
             not isinstance(words, list)
@@ -274,10 +289,9 @@ def _parsed(place: Place, point: Point, part: _Part, sealed: bytes) -> list[list
             raise RecoveryError(
                 f"{part.name} of recovery point {point.id} holds something else than commands."
             )
-        found.append(words)
+        yield words
     if reader.has_data() or len(plain) != part.plain_bytes:
         raise RecoveryError(f"{part.name} of recovery point {point.id} ends in the middle of a command.")
-    return found
 
 
 async def _object(place: Place, point: Point, name: str) -> bytes:

@@ -10,8 +10,10 @@ from storage.notifications import event, notify
 from storage.recovery.points import Place, Point, every, make, prune, verify
 from storage.store import Store
 
-#: Making points takes no more than this share of the time, however many jobs there are.
-MOST_SHARE = 0.05
+#: A point that nobody waits for is made in this share of a core's time, and rests in between.
+SHARE = 0.25
+#: Points are under way for no more than this share of the time, however many jobs there are.
+MOST_SHARE = 0.2
 #: A point that is this many periods late is overdue.
 LATE_PERIODS = 3
 #: After a failure the next attempt waits so long, or a period if that is shorter.
@@ -65,9 +67,10 @@ async def keep_up(store: Store, *, now: bool = False) -> Point | None:
             store
         ):  # whoever has lost Redis does not want that for a point
             return None
-        point = await make(store)
+        share = 1.0 if now else SHARE
+        point = await make(store, share=share)
         place = Place.of(store)
-        await verify(place, point)
+        await verify(place, point, share=share)
         await prune(
             place, last=settings.recovery_keep_last, days=settings.recovery_keep_days,
             weeks=settings.recovery_keep_weeks,

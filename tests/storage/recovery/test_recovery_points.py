@@ -10,12 +10,14 @@ from engine import submit
 
 from settings import Settings
 from storage import recovery, users
-from storage.calls import command, pairs
+from storage.calls import Call, command, pairs
 from storage.errors import HostlerError, NotFound
 from storage.recovery import Place, Point, RecoveryError, points, routine
+from storage.recovery.pacing import Pace
 from storage.recovery.points import kept_of
 from storage.seal import Seal
 from storage.store import Store
+from storage.wire import Wire
 
 
 async def told(store: Store, name: str) -> list[dict[str, str]]:
@@ -137,7 +139,7 @@ async def test_a_point_is_made_when_it_is_due_and_not_before(store: Store, place
 
 
 def test_points_take_no_more_than_their_share_of_the_time() -> None:
-    standing = recovery.Standing(last_ms=0, took_ms=60_000, failed_ms=None, why="", told=False)
+    standing = recovery.Standing(last_ms=0, took_ms=240_000, failed_ms=None, why="", told=False)
     assert standing.period_s(900) == 1200
     assert standing.period_s(3600) == 3600
 
@@ -145,7 +147,7 @@ def test_points_take_no_more_than_their_share_of_the_time() -> None:
 async def test_failures_are_told_once_in_a_row_and_again_when_the_newest_is_overdue(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(store: Store) -> Point:
+    async def fail(store: Store, *, share: float) -> Point:
         raise HostlerError("The bucket is full.")
 
     assert await recovery.keep_up(store, now=True) is not None
@@ -181,7 +183,7 @@ async def test_older_points_stay_until_the_new_one_has_been_read_back(
     good = await recovery.keep_up(store, now=True)
     assert good is not None
 
-    async def spoil(place: Place, point: Point) -> int:
+    async def spoil(place: Place, point: Point, *, share: float) -> int:
         raise RecoveryError("It does not come back as it was written.")
 
     monkeypatch.setattr(routine, "verify", spoil)
@@ -206,6 +208,34 @@ async def test_large_keys_are_read_in_pieces_and_memory_stays_bounded(
     async for part in points.commands(place, point):
         sizes.append(sum(len(word) for words in part for word in words))
     assert max(sizes) < 3 << 20
+
+
+async def test_what_is_read_at_once_does_not_grow_with_what_is_stored(
+    store: Store, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(500):
+        redis_client.hset(f"h:job:job-{number}", mapping={"state": "completed", "spec": "x" * (number * 20)})
+    rows: list[list[Any]] = []
+    rests: list[float] = []
+
+    class Watched(Wire):
+        async def call(self, call: Call[Any], *, deadline_s: float = 4.0) -> Any:
+            answer = await super().call(call, deadline_s=deadline_s)
+            if call.script == "capture":
+                rows.append(answer[1])
+            return answer
+
+    async def rest(pace: Pace) -> None:
+        rests.append(pace.due_s())
+
+    monkeypatch.setattr(points, "Wire", Watched)
+    monkeypatch.setattr(Pace, "rest", rest)
+    point = await recovery.make(store, share=0.25)
+    assert point.keys >= 500
+    assert max(len(some) for some in rows) <= 20
+    assert max(sum(len(word) for *_, content in some for word in content) for some in rows) < 100_000
+    assert len(rests) >= len(rows)
+    assert any(rests)
 
 
 async def test_a_store_without_a_bucket_says_what_is_wrong_and_leaves_nothing(settings: Settings) -> None:
