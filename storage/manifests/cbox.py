@@ -11,6 +11,7 @@ import yaml
 from storage.errors import Invalid
 from storage.manifests import load
 from storage.manifests.parts import HARD_MAX_SCALE, Manifest
+from storage.manifests.schemas import circle_of, circle_told
 
 LIMIT_BYTES = 256 * 1024
 MOST_PROCESSES = 200
@@ -86,6 +87,9 @@ def read(raw: bytes) -> Imported:
     if not processes.data or len(processes.data) > MOST_PROCESSES:
         raise Invalid(f"processes: there must be 1 to {MOST_PROCESSES} of them.")
     manifests = tuple(process(name, processes.data[name], shared, ignored) for name in processes.data)
+    needs = {each.id: [*each.processes[0].depends_on] for each in manifests}
+    if circle := circle_of(needs):  # names that are not in the file are no keys, and so need nothing
+        raise Invalid(f"processes.{min(circle)}.depends_on: {circle_told(circle)}")
     api_enabled = _flag(shared.take("api_enabled", default=False), "global.api_enabled")
     api_port = int(shared.number("api_port") or API_PORT)
     api_auth = _token(shared.take("api_auth"))

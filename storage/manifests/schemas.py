@@ -1,6 +1,8 @@
 """The form of hostler.toml: every field, its type and its bounds; what is not named here is refused."""
 
 import re
+from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, post_load, pre_load, validate, validates_schema
@@ -318,15 +320,30 @@ class ManifestForm(Schema):
 
 def _refuse_circles(product: str, processes: dict[str, Any]) -> None:
     """Refuse processes that wait for one another. Names that are none of the product's are other apps'."""
-    waiting = {name: set(each.get("depends_on", ())) & set(processes) for name, each in processes.items()}
-    while ready := [name for name, needs in waiting.items() if not needs]:
-        for name in ready:
-            del waiting[name]
-        for needs in waiting.values():
-            needs.difference_update(ready)
-    if waiting:
-        names = ", ".join(sorted(waiting))
-        raise ValidationError({min(waiting): {"depends_on": [f"{names} wait for one another."]}}, "processes")
+    needs = {
+        name: [each for each in of.get("depends_on", ()) if each in processes]
+        for name, of in processes.items()
+    }
+    if circle := circle_of(needs):
+        problem = circle_told(circle)
+        raise ValidationError({min(circle): {"depends_on": [problem]}}, "processes")
     for name, each in processes.items():
         if product in each.get("depends_on", ()) and product not in processes:
             raise ValidationError({name: {"depends_on": ["A product cannot depend on itself."]}}, "processes")
+
+
+def circle_of(needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return names that wait for one another, each for the next and the last one for the first; [] if none do."""
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1][1:]
+        return found[::-1]
+    return []
+
+
+def circle_told(circle: list[str]) -> str:
+    """Return in words that these wait for one another."""
+    if len(circle) == 1:
+        return f"{circle[0]!r} depends on itself."
+    return f"They wait for one another: {' -> '.join([*circle, circle[0]])}."

@@ -78,6 +78,7 @@ def test_a_whole_manifest_is_read_and_written_and_read_again_as_the_same() -> No
         ({"processes": {"w": {**PROCESS, "health": {"kind": "exec"}}}}, "processes.w.health.command"),
         ({"processes": {"w": {**PROCESS, "depends_on": ["v"]}, "v": {**PROCESS, "depends_on": ["w"]}}},
          "processes.v.depends_on"),
+        ({"processes": {"w": {**PROCESS, "depends_on": ["w"]}}}, "processes.w.depends_on"),
         ({"processes": {"w/../v": PROCESS}}, "processes.w/../v"),
         ({"routes": {"process": "nobody"}}, "routes.process"),
         ({"components": {"config": "../../etc/passwd"}}, "components.config"),

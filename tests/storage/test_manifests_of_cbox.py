@@ -107,6 +107,10 @@ def test_what_has_no_meaning_here_is_named() -> None:
         (b"processes: {a: {command: [x], enabled: maybe}}", "processes.a.enabled"),
         (b"processes: {a: {command: [x], health_check: {type: http, url: 'http://10.0.0.1/'}}}", "10.0.0.1"),
         (b"processes: {a: {command: [x], type: oneshot, restart: always}}", "restart"),
+        (
+            b"processes: {a: {command: [x], depends_on: [b]}, b: {command: [x], depends_on: [a]}}",
+            "processes.a.depends_on: They wait for one another: a -> b -> a",
+        ),
         (b"a: &a [x]\nb: *a", "Aliases"),
         (b"!!python/object/apply:os.system ['true']", "no YAML"),
         (b"[" * 5000, "no YAML"),

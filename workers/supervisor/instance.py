@@ -19,7 +19,7 @@ from storage.manifests.parts import Command, Manifest, Process, Restart
 from workers.installs.toolchains import FOLDER
 from workers.log import log
 from workers.supervisor import health, logs, processes
-from workers.supervisor.life import ENDED, Life, State, Step
+from workers.supervisor.life import ENDED, Blocked, Life, State, Step
 from workers.supervisor.places import Places
 from workers.supervisor.processes import DiskFull, Ended, Kept, Processes, Start
 from workers.supervisor.restart import Budget
@@ -40,6 +40,14 @@ LAST_LINES, LAST_CHARACTERS = 10, 1000
 
 
 @dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What keeps an instance from being started; `hopeless` if it does not go away before somebody sees to it."""
+
+    why: str
+    hopeless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the instances of one app share."""
 
@@ -50,7 +58,7 @@ class Surroundings:
     manifest: Callable[[], Manifest]
     environment: Callable[[Path], Mapping[str, str]]  # given the release, what every process of the app gets
     prepare: Callable[[], Awaitable[None]]  # write the configuration, make the directories
-    obstacle: Callable[[Process], str | None]  # why nothing of this process can start now
+    obstacle: Callable[[Process], Obstacle | None]  # why nothing of this process can start now
     sweep: Callable[[], Awaitable[None]]  # kill what a killed keeper left
     changed: Callable[[], None]
     ended: Callable[["Instance", Ended, int, int], None]  # told of each end: how, since when, and when (ms)
@@ -117,6 +125,12 @@ class Instance:
         """Look at once whether what kept it from starting has gone."""
         if self._waiting_since is not None:
             self._wake.set()
+        elif self.life.blocked:
+            obstacle = self.around.obstacle(self.process)
+            if obstacle is None or (self.life.blocked is Blocked.HOPELESS and not obstacle.hopeless):
+                self.life.take_up()
+                self._wake.set()
+                self.around.changed()
 
     def end(self, why: str) -> None:
         """End its process for a reason that counts as a crash."""
@@ -153,9 +167,11 @@ class Instance:
         return None if self.life.due is None else max(0.0, self.life.due - now)
 
     async def _start(self, now: float) -> float:
-        why = self.around.obstacle(self.process)
-        if why is not None:
-            return self._wait(now, why)
+        obstacle = self.around.obstacle(self.process)
+        if obstacle is not None and obstacle.hopeless:
+            return self._give_up(obstacle.why, Blocked.HOPELESS)
+        if obstacle is not None:
+            return self._wait(now, obstacle.why)
         try:
             if self._dirty:
                 await self.around.sweep()
@@ -180,6 +196,12 @@ class Instance:
         self._attend(self.kept, fresh=True)
         return 0.0
 
+    def _give_up(self, why: str, blocked: Blocked) -> float:
+        self._waiting_since = None
+        self.life.give_up(why, blocked)
+        self.around.changed()
+        return RETRY_S
+
     def _wait(self, now: float, why: str) -> float:
         if self._waiting_since is None:
             self._waiting_since = now
@@ -187,9 +209,7 @@ class Instance:
             self.life.wait(why)
             self.around.changed()
         if now - self._waiting_since > DEPENDENCY_PATIENCE_S and self.process.depends_on:
-            self._waiting_since = None
-            self.life.give_up(f"Not started within {DEPENDENCY_PATIENCE_S:.0f} s. {why}")
-            self.around.changed()
+            return self._give_up(f"Not started within {DEPENDENCY_PATIENCE_S:.0f} s. {why}", Blocked.LATE)
         return RETRY_S
 
     @property

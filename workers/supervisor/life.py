@@ -23,6 +23,14 @@ class State(StrEnum):
     COMPLETED = "completed"
 
 
+class Blocked(StrEnum):
+    """Why an instance has failed without having ended: it is not to blame, and is taken up again by itself."""
+
+    NO = ""
+    HOPELESS = "hopeless"  #: what it depends on cannot become ready, until somebody sees to that
+    LATE = "late"  #: what it depends on has not become ready in time
+
+
 class Step(Enum):
     """What to do now."""
 
@@ -32,7 +40,7 @@ class Step(Enum):
 
 #: The states in which there is a process, or may be one.
 ALIVE = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
-#: Those of a process that has ended by itself.
+#: Those of a process that has ended by itself, or will not be started.
 ENDED = frozenset({State.CRASHED, State.FAILED, State.COMPLETED})
 
 
@@ -49,6 +57,7 @@ class Life:
     exit_code: int | None = None
     signal: int | None = None
     due: float | None = None  # when a crashed one is started again
+    blocked: Blocked = Blocked.NO
     _began: float = 0.0
     _stopping: bool = False
     _anew: bool = field(default=False)  # it is stopped in order to be started again
@@ -65,7 +74,7 @@ class Life:
 
     def renew(self) -> None:
         """Forget failures and what has been used of the budget: somebody asked for a start."""
-        self.budget.used, self.due = 0, None
+        self.budget.used, self.due, self.blocked = 0, None, Blocked.NO
         if self.alive:
             return
         self.message, self.exit_code, self.signal = "", None, None
@@ -96,7 +105,7 @@ class Life:
 
     def began(self, now: float, *, adopted: bool = False) -> None:
         """Note that there is a process."""
-        self.alive, self._began, self.due = True, now, None
+        self.alive, self._began, self.due, self.blocked = True, now, None, Blocked.NO
         if not adopted and self.state is State.CRASHED:
             self.restart_count += 1
         self.state, self.message = State.STARTING, ""
@@ -139,9 +148,15 @@ class Life:
         self.alive, self._began = True, now
         self.ended(now, None, None, why)
 
-    def give_up(self, why: str) -> None:
-        """Have it failed without another try."""
+    def give_up(self, why: str, blocked: Blocked) -> None:
+        """Have it failed, for the sake of what it depends on, until `take_up`."""
         self._rest(State.FAILED, why)
+        self.blocked = blocked
+
+    def take_up(self) -> None:
+        """Have it tried again after all, if it was blocked."""
+        if self.blocked and self.wanted:
+            self.renew()
 
     def _rest(self, state: State, message: str | None = None) -> None:
         self.state, self.due = state, None
@@ -153,7 +168,7 @@ class Life:
         return {
             "state": self.state, "alive": self.alive, "message": self.message, "restart_count": self.restart_count,
             "exit_code": self.exit_code, "signal": self.signal, "used": self.budget.used,
-            "due_in_s": None if self.due is None else max(0.0, self.due - now),
+            "blocked": self.blocked.value, "due_in_s": None if self.due is None else max(0.0, self.due - now),
         }  # fmt: skip
 
     def recall(self, what: dict[str, Any], now: float) -> None:
@@ -162,6 +177,7 @@ class Life:
         self.restart_count, self.budget.used = int(what["restart_count"]), int(what["used"])
         self.exit_code, self.signal = what["exit_code"], what["signal"]
         self.wanted = self.state is not State.STOPPED
+        self.blocked = Blocked(what.get("blocked", ""))
         due_in_s = what["due_in_s"]
         self.due = None if due_in_s is None else now + float(due_in_s)
 

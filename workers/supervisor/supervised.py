@@ -21,8 +21,8 @@ from workers.forwarding import identity_key
 from workers.installs import updating
 from workers.installs.toolchains import search_path
 from workers.log import log
-from workers.supervisor import events, places, processes, state
-from workers.supervisor.instance import Instance, Surroundings
+from workers.supervisor import dependencies, events, places, processes, state
+from workers.supervisor.instance import Instance, Obstacle, Surroundings
 from workers.supervisor.life import ALIVE, State
 from workers.supervisor.processes import Ended, NotStarted, Processes
 from workers.supervisor.reports import ControlPlane
@@ -157,30 +157,21 @@ class Supervised:
             await emitter.close()
             raise
 
-    def _obstacle(self, process: Process) -> str | None:
+    def _obstacle(self, process: Process) -> Obstacle | None:
         try:
             free_bytes = shutil.disk_usage(self.places.root).free
         except OSError as error:
-            return f"Its directory cannot be used: {error.strerror}."
+            return Obstacle(f"Its directory cannot be used: {error.strerror}.")
         if free_bytes < DISK_FLOOR_BYTES:
-            return f"The disk of this node is full, with {free_bytes} bytes left: nothing starts before there is room."
+            return Obstacle(
+                f"The disk of this node is full, with {free_bytes} bytes left: nothing starts before there is room."
+            )
         if self.app.phase == "updating" and self._left_updating():
-            return "It waits for its update to go on."
-        for name in process.depends_on:
-            if why := self._unready(name):
-                return why
-        return None
-
-    def _unready(self, name: str) -> str | None:
-        """Return why the dependency `name`, a process of the app or another app, is not ready; None when it is."""
-        own = self.wish.process(name)
-        if own is not None:
-            return None if self.is_ready(own) else f"It waits for {name!r}."
-        other = self.node.find(name)
-        if other is None:
-            return f"It waits for app {name!r}, which is not on this node."
-        ready = all(other.is_ready(each) for each in other.wish.processes)
-        return None if ready else f"It waits for app {name!r}."
+            return Obstacle("It waits for its update to go on.")
+        found = [
+            each for name in process.depends_on if (each := dependencies.unready(self, name)) is not None
+        ]
+        return next((each for each in found if each.hopeless), found[0] if found else None)
 
     def is_ready(self, process: Process) -> bool:
         """Tell whether all instances of a process that shall be there are ready."""
@@ -189,9 +180,10 @@ class Supervised:
             return wanted.running
         if not wanted.running:
             return False
-        count = 1 if process.type == "oneshot" else wanted.scale
-        found = [self.instances.get((process.name, index)) for index in range(count)]
-        return all(each is not None and each.life.state in READY for each in found)
+        once = process.type == "oneshot"  # which is ready once it is over, not while it is at work
+        found = [self.instances.get((process.name, index)) for index in range(1 if once else wanted.scale)]
+        ready = frozenset({State.COMPLETED}) if once else READY
+        return all(each is not None and each.life.state in ready for each in found)
 
     async def _sweep(self) -> None:
         spared = {each.kept.keeper_pid for each in self.instances.values() if each.kept is not None}
@@ -495,8 +487,11 @@ class Supervised:
         raise NotFound(f"How that run of {process!r} ended is in the history of its runs.")
 
     def outcome(self, names: Collection[str]) -> tuple[bool, Instance | None]:
-        """Tell whether what is wished of these processes is so, and which instance has failed to become so."""
-        done = True
+        """Tell whether what is wished of these processes is so, and which instance has failed to become so.
+
+        Of several it is the one to blame, not one that depends on it.
+        """
+        done, blocked = True, None
         for process in self.wish.processes:
             if process.name not in names or process.type == "scheduled":
                 continue
@@ -515,11 +510,13 @@ class Supervised:
                 found = self.instances.get((process.name, index))
                 if found is None or found.life.next(time.monotonic()) is not None:
                     done = False
+                elif found.life.blocked:
+                    blocked = blocked or found
                 elif found.life.state is State.FAILED:
                     return True, found
                 elif found.life.state not in READY or not found.is_steady:
                     done = False
-        return done, None
+        return (True, blocked) if blocked is not None else (done, None)
 
     # What is told
 
@@ -542,8 +539,11 @@ class Supervised:
         """Return what is to be said of it as a whole."""
         if self.memory.held_back is not None:
             return "Its node was rebooted, and it does not start by itself."
-        told = (each.life.message for each in self.instances.values() if each.life.state is not State.STOPPED)
-        return next((each for each in told if each), "")
+        lives = [each.life for each in self.instances.values() if each.life.state is not State.STOPPED]
+        lives.sort(
+            key=lambda life: (life.state is not State.FAILED, bool(life.blocked))
+        )  # who is to blame, first
+        return next((each.message for each in lives if each.message), "")
 
     async def _keep_reporting(self) -> None:
         while True:

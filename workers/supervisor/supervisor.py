@@ -333,6 +333,7 @@ class Supervisor:
             self._outboxes.pop(instance_id, None)
             if supervised is not None:
                 await supervised.close()
+                self._stir()
 
     def observed(self, instance_id: str) -> list[Instance]:
         """Return the instances of an app as they are now; none for one that is not cared for."""

@@ -105,6 +105,10 @@ class FakeControl:
         """Return what was told last of an instance."""
         return next((each for each in self.told.get(app, (0, [], {}, ""))[1] if each.id == name), None)
 
+    def message(self, app: str, name: str) -> str | None:
+        found = self.instance(app, name)
+        return None if found is None else found.message
+
     def state(self, app: str, name: str) -> str | None:
         found = self.instance(app, name)
         return None if found is None else found.state

@@ -307,6 +307,35 @@ async def test_dependencies_are_waited_for_also_those_of_other_apps(
     await soon(lambda: control.state("late", "web-0") == "running", "it runs")
 
 
+async def test_who_depends_on_what_has_failed_fails_at_once_and_is_taken_up_with_it(
+    node: Running, control: FakeControl
+) -> None:
+    setup = {"command": shell("sleep 0.2; test -e $HOSTLER_DATA_DIR/right"), "type": "oneshot"}
+    node.install("base", {"setup": {**setup, "restart": {"policy": "never"}}})
+    node.install(
+        "shop",
+        {"web": {"command": SLEEP, "depends_on": ["api"]}, "api": {"command": SLEEP, "depends_on": ["base"]}},
+    )
+    await soon(has(control, "shop", web_0="failed", api_0="failed"), "nobody waits for what will not come")
+    because = "It depends on app 'base', which has failed: It ended with exit code 1."
+    assert [control.message("shop", each) for each in ("api-0", "web-0")] == [
+        because, f"It depends on 'api', which has failed: {because}",
+    ]  # fmt: skip
+    assert node.now is not None
+    (node.now.places("base").data / "right").touch()
+    await node.again()  # a later worker knows, too, who is not to blame
+    control.change("base", wishes=wished(control.apps["base"], "setup", restarts=1))
+    await soon(has(control, "shop", web_0="running", api_0="running"), "they go on by themselves")
+
+
+async def test_apps_that_wait_for_one_another_say_so_and_fail(node: Running, control: FakeControl) -> None:
+    node.install("a", {"web": {"command": SLEEP, "depends_on": ["b"]}})
+    node.install("b", {"web": {"command": SLEEP, "depends_on": ["a"]}})
+    await soon(has(control, "a", web_0="failed"), "one has failed")
+    await soon(has(control, "b", web_0="failed"), "and so has the other")
+    assert control.message("a", "web-0") == "It would have to wait for 'b', which waits for it."
+
+
 @pytest.mark.parametrize("where", [{"port": 0}, {"socket": True}])
 async def test_an_unhealthy_app_is_started_anew(
     node: Running, control: FakeControl, where: dict[str, Any]
