@@ -73,7 +73,10 @@ def summarise(job: dict[str, Any]) -> None:
     waited, ran = durations(job)
     ending = ENDINGS.get(job["status"], job["status"])
     if job["status"] == "failed":
-        ending = FAILURES.get(job.get("reason") or "", f"failed ({job.get('reason')})")
+        reason = job.get("reason") or ""
+        ending = FAILURES.get(reason, f"failed ({reason})")
+        if reason == "invalid" and job.get("command") is None and job.get("argv") is None:
+            ending = "failed"  # a node's own work, which its message tells of
     parts = [f"Job {job['jobId']} {ending}"]
     if job.get("exitCode") is not None:
         parts.append(f"exit code {job['exitCode']}")

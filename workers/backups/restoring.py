@@ -131,6 +131,8 @@ async def _places(work: Work, kept: Sequence[Found]) -> list[tuple[Found, Path]]
         else:
             continue
         there = await sources.located(source, work.supervisor, work.programs, work.directory)
+        if each.type == "volume":
+            await sources.check_unused(str(source["volume"]), work.programs, work.directory)
         if each.type == "app" and not there.path.parent.is_dir():
             raise NotFound(
                 f"There is no {each.name} on this node; install it first, or restore to another directory."
