@@ -1,38 +1,18 @@
--- How a job ends: once, with its registries, its key, its dependents and its webhook seen to.
+-- How a job ends: once, with its key, its dependents and whatever it worked on seen to.
 -- needs: job, queue, event
 -- include app
 -- include backup
--- include packed
--- include tally
-
-local RQ_END = {completed = {'finished', 'finished', 500}, failed = {'failed', 'failed', 86400},
-  cancelled = {'canceled', 'canceled', 86400}}
+-- include conclude
 
 local function finish(first, state, reason, exit, iso)
   local todo, seen = {{first, state, reason, exit}}, {[first.id] = true}
   while #todo > 0 do
     local job, state, reason, exit = unpack(table.remove(todo))
-    if job.state == 'running' then
-      let_go(job)
-      tally_time('run:' .. state, now - job.started)
-    else
-      withdraw(job)
-    end
-    tally('end:' .. state .. ':' .. reason)
-    enter(job, state)
-    redis.call('HSET', job.hash, 'state', state, 'reason', reason, 'exit', exit, 'ended', now_text)
-    redis.call('ZADD', 'h:ended', now_text, job.id)
-    if job.attempt ~= '0' then pack_log(job.id, job.hash) end
-    if job.cancel ~= '' then redis.call('ZREM', 'h:cancels', job.id) end
-    local rq = RQ_END[state]
-    redis.call('HSET', 'rq:job:' .. job.id, 'status', rq[1], 'ended_at', iso)
-    redis.call('ZADD', 'rq:' .. rq[2] .. ':' .. job.queue, clock[1] + rq[3], job.id)
-    redis.call('EXPIRE', 'rq:job:' .. job.id, rq[3])
+    if job.state ~= 'running' then withdraw(job) end
     free_key(job)
-    if job.hook ~= '' then redis.call('ZADD', 'h:webhooks', now_text, job.id) end
     if job.app ~= '' then app_job_ended(job, state, reason) end
     if job.backup ~= '' then backup_job_ended(job, state, reason) end
-    event('job.completed', 'id', job.id, 'a', job.attempt, 'state', state, 'reason', reason, 'x', exit)
+    conclude(job, state, reason, exit, iso, {})
     if job.kids ~= '' then
       for _, id in ipairs(redis.call('SMEMBERS', 'h:children:' .. job.id)) do
         local child = load(id)

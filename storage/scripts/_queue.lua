@@ -1,5 +1,6 @@
 -- How a queued job gets into its queue, or waits outside of it for a stated reason.
 -- needs: job, event
+-- include let_go
 -- include line
 -- include tally
 
@@ -41,13 +42,6 @@ local function withdraw(job)
   redis.call('ZREM', 'rq:' .. RQ_WAIT[job.wait] .. ':' .. job.queue, job.id)
   redis.call('HSET', job.hash, 'wait', '')
   job.wait = ''
-end
-
--- a running job loses its worker: nothing of the attempt remains but its log
-local function let_go(job)
-  redis.call('LREM', 'h:proc:' .. job.worker, 1, job.id)
-  redis.call('ZREM', 'h:leases', job.id)
-  redis.call('ZREM', 'rq:wip:' .. job.queue, job.id .. ':' .. job.attempt)
 end
 
 -- pass the concurrency key on to the first job that still waits for it, unless another one holds it; also where `job`

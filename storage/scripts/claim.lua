@@ -2,11 +2,16 @@
 -- KEYS: queue lists, best first. ARGV: worker registration most lease_ms(0: the job's timeout + 30 s) iso now_startable
 --       hears('1': it listens, and may be handed jobs)
 -- -> {'unregistered'} | {'ok', {{id attempt queue spec signature lines}...}, {refused id...}, drains('1' | '')}
--- include job
+-- include now
 -- include event
+-- include take
+-- what only few claims need: each of these functions would be made anew at every run
+local function with_more()
+-- include job
 -- include queue
 -- include finish
--- include take
+  return {park = park, load = load, finish = finish}
+end
 -- what is counted with, here and when the attempt ends; nobody but Hostler writes a record, unless somebody does
 local function countable(...)
   for i = 1, select('#', ...) do
@@ -40,10 +45,11 @@ for _, key in ipairs(KEYS) do
     elseif held_by and held_by ~= id and redis.call('HGET', 'h:job:' .. held_by, 'state') == 'running' then
       redis.call('LREM', 'h:proc:' .. worker, -1, id)
       redis.call('RPUSH', 'h:keywait:' .. r[6], id)
-      park({id = id, hash = 'h:job:' .. id, queue = queue}, 'key', nil)
+      with_more().park({id = id, hash = 'h:job:' .. id, queue = queue}, 'key', nil)
     elseif not (r[3] and r[7] and r[8] and countable(r[3], r[7], r[8], r[9], r[10])) then
       redis.call('LREM', 'h:proc:' .. worker, -1, id)   -- somebody wrote into it: it ends alone, the others are served
-      finish(load(id), 'failed', 'invalid', '', iso)
+      local more = with_more()
+      more.finish(more.load(id), 'failed', 'invalid', '', iso)
       refused[#refused + 1] = id
     else
       local attempt = string.format('%d', r[3] + 1)     -- the fencing token

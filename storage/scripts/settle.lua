@@ -4,8 +4,13 @@
 -- -> {'ok', state} | {'replay', state} | {'stale' | 'unknown'}
 -- include job
 -- include event
+-- include conclude
+-- what only few attempts need as they end: each of these functions would be made anew at every run
+local function with_more()
 -- include queue
 -- include finish
+  return {requeue = requeue, finish = finish}
+end
 local A = ARGV
 local id, outcome, reason, exit, iso = A[1], A[4], A[5], A[6], A[7]
 local job, standing = current(id, A[2], A[3])
@@ -21,35 +26,44 @@ if standing ~= 'ok' then
 end
 local facts = {}
 for name, value in pairs(cjson.decode(A[10])) do facts[#facts + 1] = name; facts[#facts + 1] = value end
-if #facts > 0 then redis.call('HSET', job.hash, unpack(facts)) end
-local worker = 'rq:worker:' .. A[3]
-if outcome == 'released' and job.cancel ~= '' then outcome = 'failed' end            -- it must not start again
-if outcome == 'released' and job.once ~= '' and job.ahead == '' and reason ~= 'unstarted' then outcome, reason = 'failed', 'lost' end
+if outcome == 'released' then
+  if job.cancel ~= '' then outcome = 'failed'                                        -- it must not start again
+  elseif job.once ~= '' and job.ahead == '' and reason ~= 'unstarted' then outcome, reason = 'failed', 'lost' end
+end
+if outcome == 'failed' and job.cancel ~= '' then outcome, reason = 'cancelled', 'cancelled' end
+local again = outcome == 'failed' and job.once == '' and (reason == 'exit_code' or reason == 'timeout')
+  and tonumber(job.failures) < tonumber(job.retries)
+local plain = outcome ~= 'released' and not again and job.key == '' and job.kids == '' and job.app == '' and job.backup == ''
+local more = not plain and with_more()
+if more and #facts > 0 then redis.call('HSET', job.hash, unpack(facts)) end
 if outcome == 'released' then
   redis.call('HSET', job.hash, 'settled', A[3] .. ' ' .. job.attempt)
   if reason == 'unstarted' then                          -- it stops, or has no slot: not ready before it claims again
     local registration = redis.call('HGET', 'h:worker:' .. A[3], 'registration')
     redis.call('SREM', 'h:ready:' .. job.queue, (registration or '') .. ' ' .. A[3])
   end
-  requeue(job, 'handed back', nil)
+  more.requeue(job, 'handed back', nil)
   return {'ok', 'queued'}
 end
-if outcome == 'failed' and job.cancel ~= '' then outcome, reason = 'cancelled', 'cancelled' end
+local worker = 'rq:worker:' .. A[3]
 if redis.call('EXISTS', worker) == 1 then
   redis.call('HINCRBY', worker, outcome == 'completed' and 'successful_job_count' or 'failed_job_count', 1)
 end
 redis.call('HINCRBY', 'h:worker:' .. A[3], 'jobs_completed', 1)
-local may_retry = outcome == 'failed' and job.once == '' and (reason == 'exit_code' or reason == 'timeout')
-if may_retry and tonumber(job.failures) < tonumber(job.retries) then
+if again then
   local base, factor, cap = string.match(job.backoff, '^(%d+) ([%d.]+) (%d+)$')
   if not base then base, factor, cap = '0', '1', '0' end         -- a word that somebody else wrote
   local delay = math.min(base * factor ^ job.failures, tonumber(cap)) * tonumber(A[9])
   redis.call('HSET', job.hash, 'failures', job.failures + 1, 'exit', exit, 'reason', reason,
     'settled', A[3] .. ' ' .. job.attempt)
-  requeue(job, reason, delay >= 1 and math.floor(now + delay) or nil)
+  more.requeue(job, reason, delay >= 1 and math.floor(now + delay) or nil)
   return {'ok', 'queued'}
 end
-finish(job, outcome, reason, exit, iso)
+if more then
+  more.finish(job, outcome, reason, exit, iso)
+else
+  conclude(job, outcome, reason, exit, iso, facts)
+end
 redis.call('XADD', 'rq:results:' .. id, '*', 'type', outcome == 'completed' and '1' or '2', 'worker_name', A[3],
   'return_value', A[8])
 redis.call('EXPIRE', 'rq:results:' .. id, 500)
