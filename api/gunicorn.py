@@ -56,6 +56,9 @@ def on_starting(server: Any) -> None:
             "For lack of a directory Socket.IO by polling needs a single process, and /metrics tells of one: %s",
             error,
         )
+    from api.realtime.socketio import library  # noqa: PLC0415
+
+    library.read()
     import api.realtime.socketio.mount  # noqa: F401, PLC0415
     from api.app import create_app  # noqa: PLC0415
     from storage.checks import refuse_volatile  # noqa: PLC0415
