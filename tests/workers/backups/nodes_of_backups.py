@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import quick_repositories
+
 from storage import attempts, backups, jobs
 from storage.attempts import Claim, Holder
 from storage.backups import Backup, Record
 from storage.store import Store
+from workers.backups.engine import password_of
 from workers.backups.tasks import TASKS
 from workers.lines import Offer
 from workers.run import Ending
@@ -83,9 +86,15 @@ class Node:
     def put(self, key: str, data: bytes) -> None:
         self.s3.client.put_object(Bucket=self.bucket, Key=key, Body=data)
 
-    async def backup(self, **given: Any) -> Backup:
+    async def backup(self, *, begun: bool = True, **given: Any) -> Backup:
+        """Create a backup job; its repository opens at once, unless the first run shall make it as the engine does."""
         wish = {"name": "nightly", "node": "w", **given}
-        return await backups.create(self.store, "user:u", wish, admin=True)
+        backup = await backups.create(self.store, "user:u", wish, admin=True)
+        if begun:
+            made = quick_repositories.objects_of(password_of(self.store.seal, backup.id))
+            for name, content in made.items():
+                self.put(f"{backup.prefix}/{name}", content)
+        return backup
 
     async def offer(self) -> tuple[Claim, Offer]:
         step = attempts.claim(self.holder, [], [], most=1, startable=1, lease_s=60, own=True)

@@ -29,7 +29,7 @@ def tree(tmp_path: Path) -> Path:
 
 async def test_what_is_restored_is_what_was_there(node: Node, tmp_path: Path) -> None:
     tree = trees.make(tmp_path / "source" / "tree", files=400, size_bytes=12_000_000)
-    backup = await node.backup(volumes=[str(tree)])
+    backup = await node.backup(begun=False, volumes=[str(tree)])
     record = await node.ran(backup)
     assert record.proof["sources"] == [{"name": str(tree), "type": "path", "path": str(tree)}]
     ending, context = await node.restored(backup, record, target=str(node.directory / "elsewhere"))
