@@ -10,7 +10,7 @@ from api.realtime.socketio import library
 library.read()
 import api.realtime.socketio.mount
 print(sorted({"aiohttp", "redis", "requests", "valkey"} & sys.modules.keys()))
-import redis.asyncio, valkey
+import redis.asyncio
 print(redis.asyncio.Redis.__name__)
 """
 
