@@ -425,6 +425,11 @@ def test_thousands_of_jobs_are_a_window_on_them(window: Open, hostler: Any) -> N
         ).json()["jobs"]
     ]
     assert len(set(ids)) == 3000
+    page.get_by_role("checkbox").first.check()
+    page.get_by_role("button", name="Pick all 3,000").click()
+    page.get_by_role("button", name="Cancel 3,000").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel them").click()
+    page.get_by_text("3,000 jobs cancelled.").wait_for()
     assert opened.problems == []
 
 
@@ -630,4 +635,18 @@ def test_a_backup_is_made_proven_and_one_file_of_it_restored(window: Open, hostl
     dialog.get_by_role("button", name="Restore 1 picked").click()
     page.get_by_role("button", name="Restore", exact=True).last.click()
     page.locator(".head .badge", has_text="completed").wait_for()
+    assert opened.problems == []
+
+
+def test_the_terminal_obeys_what_moves_the_cursor(window: Open, hostler: Any) -> None:
+    job = hostler.submit(r"printf 'one\ntwo\n\033[2A\033[2KONE\n\n'; printf ' 10%%\r 99%%\n'")
+    hostler.finished(job)
+    opened = window()
+    page = opened.open(f"/jobs/{job}")
+    page.get_by_role("button", name="Terminal").click()
+    rows = page.locator(".xterm-rows > div")
+    rows.nth(2).get_by_text("99%").wait_for()
+    assert [text.strip() for text in rows.all_inner_texts()[:3]] == ["ONE", "two", "99%"]
+    page.reload()  # the address keeps it
+    rows.nth(2).get_by_text("99%").wait_for()
     assert opened.problems == []

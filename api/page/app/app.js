@@ -1,7 +1,7 @@
 // The frame around all pages: who is here, where to go, what keys do. Pages are fetched when they are first opened.
 import { createRoot } from 'react-dom/client';
 import {
-  React, checkIn, connection, disconnect, get, go, html, link, me, post, remembered, route, signal, theme, to, useEffect, useKeys, useMedia, useRead, useRef,
+  React, checkIn, connection, count, disconnect, get, go, html, link, me, post, remembered, route, signal, theme, to, useEffect, useKeys, useMedia, useModule, useRead, useRef,
   useSignal, useState,
 } from './kit.js';
 import { Confirmation, Dialog, Icon, Loading, Problem, Toasts, complain, toast } from './parts.js';
@@ -26,7 +26,10 @@ const PLACES = [
 ];
 const LADDER = { r: 0, w: 1, a: 2 };
 const open = (role) => LADDER[me.get()?.role] >= LADDER[role];
-const places = () => PLACES.filter((place) => place.length === 1 || open(place[5]));
+const usePlaces = () => {
+  const backups = useModule('backups');
+  return PLACES.filter((place) => place.length === 1 || (open(place[5]) && (backups !== false || place[0] !== 'backups')));
+};
 /** Pages below a place, by how many words the address has. */
 const BELOW = { jobs: 'job', apps: 'app', workers: 'worker' };
 const moduleOf = ([first = '', second]) => (second && BELOW[first]) || PLACES.find((place) => place.length > 1 && place[0] === first)?.[4];
@@ -76,12 +79,12 @@ function Side({ opened, close, palette }) {
   const { parts } = useSignal(route);
   const overview = useRead('/api/overview', { about: aboutCounts, every: 30_000 }).data;
   const tallies = overview ? {
-    jobs: overview.jobs.running + overview.jobs.queued || '',
+    jobs: overview.jobs.running + overview.jobs.queued ? count(overview.jobs.running + overview.jobs.queued) : '',
     quarantine: overview.jobs.quarantined || '',
     apps: Object.values(overview.apps).reduce((sum, each) => sum + each, 0) || '',
     workers: `${overview.workers.online}/${overview.workers.total}`,
   } : {};
-  const groups = places().reduce((all, place) => {
+  const groups = usePlaces().reduce((all, place) => {
     if (place.length === 1) all.push([place[0], []]); else all.at(-1)[1].push(place);
     return all;
   }, [['', []]]);
@@ -141,8 +144,9 @@ function Palette({ close, help }) {
     }, 120);
     return () => { clearTimeout(timer); stop.abort(); };
   }, [text]);
+  const places = usePlaces();
   const commands = [
-    ...places().filter((place) => place.length > 1).map(([place, name, icon, key]) => ({ name, icon, note: `g ${key}`, href: `#/${place}` })),
+    ...places.filter((place) => place.length > 1).map(([place, name, icon, key]) => ({ name, icon, note: `g ${key}`, href: `#/${place}` })),
     open('w') && { name: 'Install an app', icon: 'store', href: '#/catalogue' },
     open('w') && { name: 'Upload a file', icon: 'upload', href: '#/files' },
     { name: 'Failed jobs', icon: 'cross', href: '#/jobs?status=failed' },
@@ -178,7 +182,7 @@ const KEYS = [
   ['x', 'pick it, for several at once'], ['n', 'submit a job'], ['g then a letter', 'go to a page'], ['f', 'follow a log, or stop following'], ['t', 'times in a log'], ['Esc', 'close, or leave a field'], ['?', 'this list'],
 ];
 const Help = ({ close }) => html`<${Dialog} title="Keys" onClose=${close}><dl class="facts">${KEYS.map(([key, what]) => html`<${React.Fragment} key=${key}><dt><kbd>${key}</kbd></dt><dd>${what}</dd><//>`)}</dl>
-  <h3>Go to</h3><dl class="facts">${places().filter((place) => place.length > 1).map(([place, name, , key]) => html`<${React.Fragment} key=${place}><dt><kbd>g ${key}</kbd></dt><dd>${name}</dd><//>`)}</dl><//>`;
+  <h3>Go to</h3><dl class="facts">${usePlaces().filter((place) => place.length > 1).map(([place, name, , key]) => html`<${React.Fragment} key=${place}><dt><kbd>g ${key}</kbd></dt><dd>${name}</dd><//>`)}</dl><//>`;
 
 // Frame ------------------------------------------------------------------------------------------------------------
 
@@ -192,6 +196,7 @@ function Frame() {
   const [drawer, setDrawer] = useState(false);
   const content = useRef(null);
   const name = moduleOf(parts);
+  const places = usePlaces();
   useEffect(() => {
     setDrawer(false);
     content.current?.scrollTo(0, 0);
@@ -203,7 +208,7 @@ function Frame() {
     '?': () => { setOver('help'); return true; },
     n: () => { if (!open('w')) return false; go('/submit'); return true; },
     Escape: () => { setDrawer(false); return drawer; },
-    ...Object.fromEntries(places().filter((place) => place.length > 1).map(([place, , , key]) => [`g ${key}`, () => { go(`/${place}`); return true; }])),
+    ...Object.fromEntries(places.filter((place) => place.length > 1).map(([place, , , key]) => [`g ${key}`, () => { go(`/${place}`); return true; }])),
   });
   const close = () => setOver('');
   return html`<div class="shell">

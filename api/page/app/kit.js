@@ -275,6 +275,9 @@ export function useRead(path, { about = null, every = 0 } = {}) {
 }
 const NOTHING = { data: undefined, error: null, at: 0 };
 
+/** Whether a module of the server is switched on; undefined until that is known. */
+export const useModule = (name) => useRead('/api/modules').data?.modules[name];
+
 /** Show what is about to be so, before the server has said it. */
 export function foretell(path, change) {
   const entry = known.get(path);

@@ -1,7 +1,7 @@
 // A log as it is written: a window on its lines, with search, following, times, and what repeats folded away.
 //
-// A list of our own and not xterm.js: a log has no cursor, but lines that one searches, folds, links to and copies; they
-// are text that a screen reader reads, and xterm's renderer writes <style> elements, which our policy forbids.
+// A list of our own: lines that one searches, folds, links to and copies, and that a screen reader reads. What moves the
+// cursor is seen as it was meant in the other view, terminal.js.
 import { clockTime, count, fullTime, get, html, plural, refine, remembered, route, useCallback, useEffect, useKeys, useLayoutEffect, useMemo, useRef, useSignal, useState } from './kit.js';
 import { Icon } from './parts.js';
 
@@ -137,6 +137,41 @@ export class Lines {
 
 // What a job prints, over a socket of its own that goes on where it broke off ------------------------------------------
 
+/** Tell `hear` of every message of a job's stream, from its first line on, whatever breaks off; answers how to stop. */
+export function followJob(jobId, hear, tellState) {
+  let after = '';
+  let over = false;
+  let failures = 0;
+  let timer = 0;
+  let socket;
+  const open = () => {
+    const address = new URL('/api/jobs/stream', location.href);
+    address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
+    address.searchParams.set('jobId', jobId);
+    if (after) address.searchParams.set('after', after);
+    socket = new WebSocket(address);
+    socket.onopen = () => { failures = 0; tellState('live'); };
+    socket.onmessage = ({ data }) => {
+      const message = JSON.parse(data);
+      after = message.id || after;
+      hear(message);
+    };
+    socket.onclose = ({ code }) => {
+      if (over) return;
+      if (code === 1000) { tellState('ended'); return; }
+      if (code === 4404) { tellState('gone'); return; }
+      failures += 1;
+      tellState('connecting');
+      timer = setTimeout(open, Math.min(5000, 150 * 2 ** Math.min(failures, 6)));
+    };
+  };
+  open();
+  return () => { over = true; clearTimeout(timer); socket.close(); };
+}
+
+/** In place of lines that are no longer kept. */
+export const gapWords = ({ from, to }) => `… lines ${from} to ${to} are no longer kept …\n`;
+
 export function useJobLog(jobId, hear) {
   const [lines, setLines] = useState(() => new Lines());
   const [version, setVersion] = useState(0);
@@ -146,40 +181,16 @@ export function useJobLog(jobId, hear) {
   useEffect(() => {
     const mine = new Lines();
     setLines(mine);
-    let after = '';
-    let over = false;
-    let failures = 0;
-    let timer = 0;
-    let socket;
     let drawing = 0;
     const draw = () => { drawing ||= requestAnimationFrame(() => { drawing = 0; setVersion((number) => number + 1); }); };
-    const open = () => {
-      const address = new URL('/api/jobs/stream', location.href);
-      address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
-      address.searchParams.set('jobId', jobId);
-      if (after) address.searchParams.set('after', after);
-      socket = new WebSocket(address);
-      socket.onopen = () => { failures = 0; setState('live'); };
-      socket.onmessage = ({ data }) => {
-        const message = JSON.parse(data);
-        after = message.id || after;
-        if (message.type === 'job.output') mine.take({ ...message, at: Date.now() });
-        else if (message.type === 'stream.gap') mine.take({ data: `… lines ${message.from} to ${message.to} are no longer kept …\n`, stream: 'stderr', seq: message.from, attempt: mine.all.at(-1)?.attempt ?? 1 });
-        else told.current?.(message);
-        draw();
-      };
-      socket.onclose = ({ code }) => {
-        if (over) return;
-        if (code === 1000) { setState('ended'); return; }
-        if (code === 4404) { setState('gone'); return; }
-        failures += 1;
-        setState('connecting');
-        timer = setTimeout(open, Math.min(5000, 150 * 2 ** Math.min(failures, 6)));
-      };
-    };
-    open();
+    const stop = followJob(jobId, (message) => {
+      if (message.type === 'job.output') mine.take({ ...message, at: Date.now() });
+      else if (message.type === 'stream.gap') mine.take({ data: gapWords(message), stream: 'stderr', seq: message.from, attempt: mine.all.at(-1)?.attempt ?? 1 });
+      else told.current?.(message);
+      draw();
+    }, setState);
     get(`/api/jobs/${encodeURIComponent(jobId)}/log/times`).then(({ times }) => { mine.times = times; draw(); }, () => {});
-    return () => { over = true; clearTimeout(timer); cancelAnimationFrame(drawing); socket.close(); };
+    return () => { stop(); cancelAnimationFrame(drawing); };
   }, [jobId]);
   return { lines, version, state };
 }

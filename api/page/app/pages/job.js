@@ -1,5 +1,5 @@
 // One job: its log as it is printed, its attempts, why it waits, what it left behind, and how to run it again.
-import { ask, bytes, html, lasted, link, to, useEffect, useMay, useRead, useState } from '../kit.js';
+import { ask, bytes, html, lasted, link, refine, route, to, useEffect, useMay, useRead, useSignal, useState } from '../kit.js';
 import { Act, Actor, Badge, Card, Dialog, Facts, Glyph, Head, Icon, Menu, Problem, Read, Running, Segments, Spinner, Tags, Time } from '../parts.js';
 import { LogView, useJobLog } from '../log.js';
 import { FINISHED, REASONS, WAITS, cancel, outcomeWords, retry, statusOf, titleOf } from '../words.js';
@@ -18,6 +18,8 @@ function Known({ job, reload }) {
   const over = FINISHED.has(job.status);
   const command = job.command || (job.argv ?? []).join(' ');
   const file = `/api/jobs/${encodeURIComponent(id)}/log`;
+  const { query } = useSignal(route);
+  const tools = html`<button class="button tiny" aria-pressed=${query.view === 'terminal'} title="Show cursor movements, progress bars and whole screens as a terminal does" onClick=${() => refine({ view: query.view === 'terminal' ? '' : 'terminal' })}><${Icon} name="terminal" />Terminal</button>`;
   return html`<${Head} back=${['Jobs', '#/jobs']} title=${job.name || command.split('\n')[0].slice(0, 100) || id} badge=${html`<${Badge} status=${status}>${status === 'failed' && job.exitCode ? `exit code ${job.exitCode}` : undefined}<//>`}>
       ${operator && !over && html`<${Act} kind="danger" icon="ban" disabled=${job.cancelRequested} do=${() => cancel(job)}>Cancel<//>`}
       ${operator && over && html`<${Act} kind="primary" icon="again" do=${async () => { location.hash = to('jobs', await retry(job)); }}>Run again<//>`}
@@ -25,9 +27,18 @@ function Known({ job, reload }) {
       <${Menu} label="More" items=${[{ label: 'Download the log', icon: 'download', href: file, download: `${id}.log` }, job.workerId && { label: 'Its worker', icon: 'node', href: to('workers', job.workerId) }, { label: 'Jobs like it', icon: 'search', href: link('/jobs', { search: job.name || command.slice(0, 100) }) }]} /><//>
     ${command && html`<div class="command"><pre tabIndex="0">${command}</pre></div>`}
     ${job.status === 'running' && job.progress != null && html`<div class="meter" role="progressbar" aria-label="Progress" aria-valuenow=${job.progress} aria-valuemin="0" aria-valuemax="100" style=${{ marginBottom: 16, flex: 'none' }}><i style=${{ width: `${job.progress}%` }}></i></div>`}
-    <div class="job"><section class="card"><${LogView} lines=${log.lines} version=${log.version} download=${file} filename=${`${id}.log`} live=${log.state}
-        waiting=${over ? 'It printed nothing.' : job.status === 'queued' ? 'What it prints will appear here once it runs.' : html`<span><${Spinner} /> Nothing printed yet.</span>`} /></section>
+    <div class="job"><section class="card">${query.view === 'terminal' ? html`<${Terminal} jobId=${id} tools=${tools} />` : html`<${LogView} tools=${tools} lines=${log.lines} version=${log.version} download=${file} filename=${`${id}.log`} live=${log.state}
+        waiting=${over ? 'It printed nothing.' : job.status === 'queued' ? 'What it prints will appear here once it runs.' : html`<span><${Spinner} /> Nothing printed yet.</span>`} />`}</section>
       <div class="job-aside" tabIndex="0" role="region" aria-label="About this job">${job.status === 'queued' && html`<${Why} id=${id} />`}${job.reason && REASONS[job.reason] && over && html`<${Outcome} job=${job} />`}<${Attempts} job=${job} /><${Artifacts} job=${job} /><${About} job=${job} /></div></div>`;
+}
+
+/** The view by xterm.js, which is fetched when somebody asks for it. */
+function Terminal(props) {
+  const [View, setView] = useState(null);
+  const [problem, setProblem] = useState(null);
+  useEffect(() => { import('../terminal.js').then((module) => setView(() => module.default), setProblem); }, []);
+  if (problem) return html`<div class="card-body"><${Problem} of=${problem} /></div>`;
+  return View ? html`<${View} ...${props} />` : html`<div class="log"><div class="loading"><${Spinner} /> Loading…</div></div>`;
 }
 
 const Outcome = ({ job }) => html`<div class=${`note ${job.status === 'failed' ? 'warn' : ''}`}>${job.message || REASONS[job.reason]}${job.reason === 'quarantined' && html` <a href="#/quarantine">Quarantine</a>`}</div>`;

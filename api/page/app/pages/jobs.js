@@ -153,7 +153,7 @@ export default function Jobs() {
           })}</div>`}
       </div>
       ${picked.size > 0 && html`<div class="bulk" role="region" aria-label="Picked jobs"><span class="strong">${count(picked.size)} picked</span>
-        <${Act} kind="tiny danger" icon="ban" disabled=${!cancellable.length} do=${cancelAll}>Cancel ${cancellable.length || ''}<//><${Act} kind="tiny" icon="again" disabled=${!again.length} do=${retryAll}>Run ${again.length || ''} again<//>
+        <${Act} kind="tiny danger" icon="ban" disabled=${!cancellable.length} do=${cancelAll}>Cancel ${cancellable.length ? count(cancellable.length) : ''}<//><${Act} kind="tiny" icon="again" disabled=${!again.length} do=${retryAll}>Run ${again.length ? count(again.length) : ''} again<//>
         <${Act} kind="tiny quiet" do=${pickAll}>${jobs.total > MOST_PICKED ? `Pick the newest ${count(MOST_PICKED)}` : `Pick all ${count(jobs.total)}`}<//><button class="button tiny quiet" onClick=${() => setPicked(new Map())}>Pick none</button></div>`}
     <//>`;
 }

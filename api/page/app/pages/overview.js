@@ -1,5 +1,5 @@
 // The first look: what runs, what waits, what went wrong, and whether everything is there to go on.
-import { count, get, html, lasted, link, plural, post, to, upload, useMay, useRead, useState } from '../kit.js';
+import { count, get, html, lasted, link, plural, post, to, upload, useMay, useModule, useRead, useState } from '../kit.js';
 import { Act, Badge, Card, Chart, Copy, Glyph, Head, Icon, Read, Time, toast } from '../parts.js';
 import { titleOf } from '../words.js';
 
@@ -45,7 +45,7 @@ function Numbers({ data }) {
 const Legend = ({ of }) => html`<span class="legend">${of.map(([name, colour]) => html`<span key=${name}><i style=${{ background: `var(${colour})` }}></i>${name}</span>`)}</span>`;
 
 function BackupFigure() {
-  const { data } = useRead('/api/backup-jobs?limit=500', { about: (event) => event.type.startsWith('backup.'), every: 60_000 });
+  const { data } = useRead(useModule('backups') ? '/api/backup-jobs?limit=500' : null, { about: (event) => event.type.startsWith('backup.'), every: 60_000 });
   const found = data?.backup_jobs;
   if (!found?.length) return null;
   const newest = found.map((each) => each.last_success_at).filter(Boolean).sort().at(-1);
