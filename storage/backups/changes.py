@@ -224,9 +224,9 @@ async def node_with_engine(store: Store, node: str, *, online: bool = True) -> W
     try:
         worker = await store.call(fleet.fetch(node))
     except NotFound:
-        raise Invalid(f"node_id: there is no node {node!r}.", details={"node_id": "no such node"}) from None
+        raise _no_node(f"there is no node {node!r}.") from None
     if not placement.is_node(worker):
-        raise Invalid(f"node_id: {node!r} is an agent, not a node.", details={"node_id": "an agent"})
+        raise _no_node(f"{node!r} is an agent, not a node.")
     if online and worker.status != "online":
         raise Conflict(f"Node {node!r} is offline.")
     if not worker.metadata.get(ENGINE) and (online or worker.status == "online"):
@@ -235,6 +235,10 @@ async def node_with_engine(store: Store, node: str, *, online: bool = True) -> W
             "restic, brew install restic) and restart its worker."
         )
     return worker
+
+
+def _no_node(problem: str) -> Invalid:
+    return Invalid(f"node_id: {problem}", details={"node_id": problem})
 
 
 async def any_node_with_engine(store: Store, preferred: str) -> str:
