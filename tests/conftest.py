@@ -3,7 +3,6 @@
 import shutil
 import signal
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -84,9 +83,8 @@ def own_s3() -> Iterator[S3]:
 
 @pytest.fixture
 def settings_with_s3(settings: Settings, s3: S3) -> Iterator[Settings]:
-    """`settings`, with an empty bucket of the test's own."""
-    bucket = f"test-{uuid.uuid4().hex[:12]}"
-    s3.client.create_bucket(Bucket=bucket)
+    """`settings`, with an empty bucket that nobody else uses meanwhile."""
+    bucket = s3.lend()
     yield replace(
         settings,
         s3_endpoint_url=s3.endpoint_url,
@@ -94,4 +92,4 @@ def settings_with_s3(settings: Settings, s3: S3) -> Iterator[Settings]:
         s3_secret_access_key=s3.secret_access_key,
         s3_bucket=bucket,
     )
-    s3.drop(bucket)
+    s3.give_back(bucket)

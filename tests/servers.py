@@ -8,9 +8,10 @@ import subprocess
 import sysconfig
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class S3:
     process: subprocess.Popen[bytes] | None = None
     access_key_id: str = "test-access-key"
     secret_access_key: str = "test-secret-key"
+    idle: list[str] = field(default_factory=list)
 
     @property
     def endpoint_url(self) -> str:
@@ -139,12 +141,26 @@ class S3:
                     raise
                 time.sleep(0.05)
 
+    def lend(self) -> str:
+        """Return an empty bucket, one that was given back where there is one: the first object of a new one is slow."""
+        if self.idle:
+            return self.idle.pop()
+        bucket = f"test-{uuid.uuid4().hex[:12]}"
+        self.client.create_bucket(Bucket=bucket)
+        return bucket
+
+    def give_back(self, bucket: str) -> None:
+        """Empty a bucket for the next one who asks."""
+        while keys := self.client.list_objects_v2(Bucket=bucket).get("Contents", ()):
+            named = [{"Key": each["Key"]} for each in keys]
+            self.client.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
+        for each in self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()):
+            self.client.abort_multipart_upload(Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
+        self.idle.append(bucket)
+
     def drop(self, bucket: str) -> None:
         """Delete a bucket with all that is in it: each takes a volume, and there are only so many."""
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-            for each in page.get("Contents", ()):
-                self.client.delete_object(Bucket=bucket, Key=each["Key"])
-        self.client.delete_bucket(Bucket=bucket)
+        self.client.delete_bucket(Bucket=bucket)  # SeaweedFS does not ask whether it is empty
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
