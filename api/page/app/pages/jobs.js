@@ -1,5 +1,5 @@
 // All jobs, however many: filtered, searched, picked, cancelled and run again; a window on pages that are fetched as they come into view.
-import { count, get, go, html, listen, plural, refine, route, to, useEffect, useMay, useMedia, useMemo, useRef, useRead, useSignal, useState } from '../kit.js';
+import { React, count, get, go, html, listen, plural, refine, route, to, useCallback, useEffect, useMay, useMedia, useMemo, useRef, useRead, useSignal, useState } from '../kit.js';
 import { Act, Badge, Card, Empty, Head, Icon, Problem, Running, Search, Segments, Tags, Time, confirm, useRoving, useWindow } from '../parts.js';
 import { FINISHED, REASONS, WAITS, PORTION, many, patched, statusOf, titleOf } from '../words.js';
 
@@ -100,6 +100,9 @@ export default function Jobs() {
     const job = jobs.row(index);
     if (job) setPicked((before) => { const after = new Map(before); if (!after.delete(job.jobId)) after.set(job.jobId, job); return after; });
   };
+  const picking = useRef(pick);
+  picking.current = pick;
+  const pickRow = useCallback((index) => picking.current(index), []);
   const [at] = useRoving(jobs.total ?? 0, {
     open: (index) => { const job = jobs.row(index); if (job) location.hash = to('jobs', job.jobId); },
     pick: operator && pick,
@@ -149,7 +152,7 @@ export default function Jobs() {
           : html`<${Empty} icon="jobs" title="No jobs yet" command="hostler submit 'uname -a' --follow" acts=${operator && html`<a class="button primary" href="#/submit">Submit the first one</a>`}>A job is a command that runs on one of your workers.<//>`}</div></div>`
           : html`<div class="rows-space" role="rowgroup" style=${{ height: (jobs.total ?? 0) * height }}>${rows.map((index) => {
             const job = jobs.row(index);
-            return job ? html`<${Row} key=${job.jobId} job=${job} index=${index} height=${height} at=${index === at} small=${small} picked=${picked.has(job.jobId)} pick=${operator ? () => pick(index) : null} />` : html`<${Ghost} key=${`g${index}`} index=${index} height=${height} />`;
+            return job ? html`<${Row} key=${job.jobId} job=${job} index=${index} height=${height} at=${index === at} small=${small} picked=${picked.has(job.jobId)} pick=${operator ? pickRow : null} />` : html`<${Ghost} key=${`g${index}`} index=${index} height=${height} />`;
           })}</div>`}
       </div>
       ${picked.size > 0 && html`<div class="bulk" role="region" aria-label="Picked jobs"><span class="strong">${count(picked.size)} picked</span>
@@ -160,11 +163,12 @@ export default function Jobs() {
 
 const Ghost = ({ index, height }) => html`<div class="row line ghost" role="row" aria-rowindex=${index + 1} style=${{ '--columns': COLUMNS, top: index * height, height }}><span role="cell"></span><span role="cell"></span><span role="cell" style=${{ width: `${30 + ((index * 37) % 50)}%` }}></span></div>`;
 
-function Row({ job, index, height, at, small, picked, pick }) {
+/** Drawn anew only when something of it changes, and not with every step of scrolling. */
+const Row = React.memo(({ job, index, height, at, small, picked, pick }) => {
   const status = statusOf(job);
   const title = titleOf(job);
   const style = { '--columns': small ? '24px minmax(0, 1fr)' : COLUMNS, top: index * height, height };
-  const choose = html`<span role="cell">${pick && html`<input type="checkbox" class="pick" checked=${picked} onChange=${pick} aria-label=${`Pick ${title}`} />`}</span>`;
+  const choose = html`<span role="cell">${pick && html`<input type="checkbox" class="pick" checked=${picked} onChange=${() => pick(index)} aria-label=${`Pick ${title}`} />`}</span>`;
   const badge = html`<${Badge} status=${status}>${status === 'failed' && job.exitCode ? `exit ${job.exitCode}` : status === 'running' && job.progress != null ? `${job.progress} %` : undefined}<//>`;
   const hint = job.reason ? REASONS[job.reason] : job.wait ? WAITS[job.wait] : undefined;
   if (small) {
@@ -178,4 +182,4 @@ function Row({ job, index, height, at, small, picked, pick }) {
     <span role="cell" class="soft nowrap"><${Time} at=${job.createdAt} /></span>
     <span role="cell" class="right soft nowrap">${job.startedAt ? html`<${Running} ms=${job.waitedMs} since=${job.createdAt} until=${job.startedAt} />` : job.status === 'queued' ? html`<${Running} since=${job.createdAt} />` : '–'}</span>
     <span role="cell" class="right nowrap">${job.startedAt && job.status !== 'queued' ? html`<${Running} ms=${job.ranMs} since=${job.startedAt} until=${job.completedAt} />` : '–'}</span></div>`;
-}
+});
