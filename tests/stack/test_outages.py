@@ -80,7 +80,7 @@ async def test_jobs_that_run_and_end_while_redis_is_frozen_lose_nothing(stack: S
 async def test_jobs_that_run_and_end_while_redis_is_gone_for_long_lose_nothing(
     stack: Stack, store: Store
 ) -> None:
-    running, run_path = await counted(stack, store, "gone-run", 220)
+    running, run_path = await counted(stack, store, "gone-run", 110)
     ending, end_path = await counted(stack, store, "gone-end", 15)
     noisy = await submit(store, "sleep 1; seq 300000")
     for job_id in (running, ending, noisy):
@@ -91,14 +91,14 @@ async def test_jobs_that_run_and_end_while_redis_is_gone_for_long_lose_nothing(
     stack.valkey.process.wait()
     with pytest.raises(Unavailable):
         await submit(store, "echo refused")
-    await asyncio.sleep(20)
+    await asyncio.sleep(9)  # three leases
     port = int(stack.valkey.url.rpartition(":")[2].partition("/")[0])
     stack.valkey = start_valkey(stack.directory / "valkey", port)
     began = time.monotonic()
     await ended_well(store, ending, end_path, 15)
     assert (await finished(store, noisy)).attempt == 1
     assert (await log_of(store, noisy)).splitlines()[-1] == b"300000"
-    await ended_well(store, running, run_path, 220)
+    await ended_well(store, running, run_path, 110)
     assert (await finished(store, waiting)).state == "completed"
     assert time.monotonic() - began < 15
 
