@@ -206,8 +206,8 @@ def create_app(settings: Settings, *, check_response: Any = None) -> Api:
     app.straight = endpoints(groups())
     if not (settings.otlp_endpoint or log.isEnabledFor(logging.DEBUG)):  # there, each request leaves a trace
         app.at_once = AtOnce(
-            store, app.direct.lines, {path: each for (_, path), each in app.straight.items() if each.look},
-            measuring.requests(), check_response, alone={listener.port for listener in settings.listen},
+            store, app.direct.lines, app.straight, measuring.requests(), check_response,
+            alone={listener.port for listener in settings.listen},
         )  # fmt: skip
     app.by_port = {
         listener.port: _configured(

@@ -1,32 +1,41 @@
-"""Looks at one record, answered without a task: read, admitted and rendered in callbacks of the loop.
+"""Looks at one record, and orders of one plain job, answered without a task: all in callbacks of the loop.
 
-Only what is usual is done here: a caller that this process knows by an API key, a record that is there. Whatever else
-comes up is left to the ordinary way, which is the only one that knows errors; tests/api/test_at_once.py holds the
-answers of both against each other. What belongs together shares one admission: all that arrives in one turn of the
-loop from one caller.
+Only what is usual is done here: a caller that this process knows by an API key, a record that is there, an order of
+which the body says all. Whatever else comes up is left to the ordinary way, which is the only one that knows errors;
+tests/api/test_at_once.py holds the answers of both against each other. What arrives from one caller in one turn of the
+loop shares one admission (storage/together.py).
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
+import orjson
 from falcon.uri import parse_query_string
 
 from api.endpoint import Endpoint, load
 from api.exchange import ADMITTED
 from api.measuring import Requests
-from storage import admission, carrying
+from storage import admission, together
 from storage.admission import Admission, Known
 from storage.calls import Call
-from storage.carrying import Rated
 from storage.errors import HostlerError
+from storage.jobs import Order, Submitted
 from storage.store import Store
+from storage.together import Rated
 
-#: Fields of a request that the ordinary way reads; of the others the answer to a look does not depend.
-_OF_NOTE = frozenset({b"x-api-key", b"x-worker-token", b"cookie", b"x-request-id", b"range", b"traceparent"})
+log = logging.getLogger("hostler.api")
+
+#: Fields of a request that the ordinary way reads; on the others the answer does not depend.
+_OF_NOTE = frozenset({
+    b"x-api-key", b"x-worker-token", b"cookie", b"x-request-id", b"range", b"traceparent", b"idempotency-key",
+    b"expect",
+})  # fmt: skip
+_JSON = (b"content-type", b"application/json")
 _BEARER = b"Bearer "
 _LINES = (
     b"x-request-id: %b\r\nx-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
@@ -49,42 +58,74 @@ class Answering(Protocol):
 
 
 class AtOnce:
-    """Answers looks where it can: called with a request's scope, it tells whether it will see to the request."""
+    """Answers where it can: told of a request's exchange, each way says whether it will see to the request.
+
+    Where it turns out later that it cannot, `otherwise` is called, which serves the request in the ordinary way.
+    """
 
     def __init__(
-        self, store: Store, lines: bytes, looks: Mapping[str, Endpoint], requests: Requests, check_response: Any,
-        *, alone: Collection[int] = (),
+        self, store: Store, lines: bytes, endpoints: Mapping[tuple[str, str], Endpoint], requests: Requests,
+        check_response: Any, *, alone: Collection[int] = (),
     ) -> None:  # fmt: skip
-        self._store, self._looks = store, looks
+        self._store = store
+        self._looks = {path: each for (_, path), each in endpoints.items() if each.look}
+        self._accepting = {path: each for (_, path), each in endpoints.items() if each.accepting}
         self._template = lines.replace(b"%", b"%%") + _LINES
         self._observe, self._check, self._alone = requests.observe, check_response, alone
         self._asked = lru_cache(maxsize=_MOST_REMEMBERED)(self._ask)
         self._remembered: dict[tuple[Any, ...], tuple[Any, bytes]] = {}
 
-    def __call__(self, exchange: Answering, otherwise: Callable[[], None]) -> bool:
-        """Begin to answer a GET without a body, or refuse to; `otherwise` is called where it turns out no look."""
+    def look(self, exchange: Answering, otherwise: Callable[[], None]) -> bool:
+        """Begin to answer a GET without a body."""
         scope = exchange.scope
         endpoint = self._looks.get(scope["path"])
-        if endpoint is None or (self._alone and (scope.get("server") or (0, 0))[1] in self._alone):
-            return False
-        secret = _credential(scope["headers"])
-        known = admission.recognise_key(self._store, secret) if secret is not None else None
-        if known is None or not _may(endpoint, known):
+        known = self._known(endpoint, scope)
+        if endpoint is None or known is None:
             return False
         call = self._asked(endpoint.path, scope["query_string"])
         if call is None:
             return False
-        looking = _Looking(self, endpoint, call, known, exchange, otherwise, time.perf_counter())
-        return carrying.look(self._store, known, call, looking.told)
+        asking = _Asking(
+            self, endpoint, known, exchange, otherwise, partial(self._shown, endpoint, call), _request_id()
+        )
+        return together.look(self._store, known, call, asking.told)
 
-    def answer(self, looking: "_Looking", rated: Rated, body: bytes) -> None:
-        """Write the answer to a look that was admitted, and count it."""
-        request_id = secrets.token_hex(8)
+    def accepts(self, path: str) -> bool:
+        """Tell whether a POST to `path` may be one that `accept` answers, once its body is there."""
+        return path in self._accepting
+
+    def accept(self, exchange: Answering, body: bytes, otherwise: Callable[[], None]) -> bool:
+        """Begin to answer a POST of one job, whose whole body is `body`."""
+        scope = exchange.scope
+        endpoint = self._accepting.get(scope["path"])
+        known = self._known(endpoint, scope)
+        if endpoint is None or known is None or scope["query_string"] or _JSON not in scope["headers"]:
+            return False
+        wanted = _wanted(endpoint, body)
+        if wanted is None:
+            return False
+        asking = _Asking(
+            self, endpoint, known, exchange, otherwise, partial(self._promised, endpoint), _request_id()
+        )
+        return together.order(self._store, known, wanted, asking.request_id, asking.told)
+
+    def _known(self, endpoint: Endpoint | None, scope: Any) -> Known | None:
+        """Return the caller, if it is known to this process, may call the endpoint, and says nothing else of note."""
+        if endpoint is None or (self._alone and (scope.get("server") or (0, 0))[1] in self._alone):
+            return None
+        secret = _credential(scope["headers"])
+        known = admission.recognise_key(self._store, secret) if secret is not None else None
+        return known if known is not None and _may(endpoint, known) else None
+
+    def answer(self, asking: "_Asking", rated: Rated, body: bytes) -> None:
+        """Write the answer to a request that was admitted, and count it."""
+        endpoint, status = asking.endpoint, asking.endpoint.status.value
         reset_s = -(-(self._store.now_ms() + rated.reset_ms) // 1000)
+        request_id = asking.request_id
         lines = self._template % (request_id.encode(), rated.limit, rated.remaining, reset_s)
-        seconds = time.perf_counter() - looking.began
-        self._observe("GET", looking.endpoint.path, 200, seconds, request_id, "")
-        looking.exchange.answer_at_once(200, lines, body)
+        seconds = time.perf_counter() - asking.began
+        self._observe(endpoint.method, endpoint.path, status, seconds, request_id, "")
+        asking.exchange.answer_at_once(status, lines, body)
 
     def _ask(self, path: str, query_string: bytes) -> Call[Any] | None:
         """Return what a request's query asks of Redis; None for one that is not as it should be."""
@@ -98,7 +139,7 @@ class AtOnce:
         except HostlerError:
             return None
 
-    def body(self, endpoint: Endpoint, call: Call[Any], reply: Any) -> bytes | None:
+    def _shown(self, endpoint: Endpoint, call: Call[Any], reply: Any) -> bytes | None:
         """Return the answer to a reply of Redis, from memory if it is still the same; None for the ordinary way."""
         key = (endpoint.path, *call.words)
         kept = self._remembered.get(key)
@@ -118,32 +159,57 @@ class AtOnce:
             self._remembered[key] = reply, body
         return body
 
+    def _promised(self, endpoint: Endpoint, submitted: Submitted) -> bytes:
+        """Return the answer to a job that is accepted: the ordinary way would accept another."""
+        if endpoint.accepting is None:
+            raise TypeError(f"{endpoint.path} accepts no jobs.")
+        return endpoint.rendered(endpoint.accepting.shows(submitted), self._check)
+
 
 @dataclass(slots=True)
-class _Looking:
-    """One look under way."""
+class _Asking:
+    """One request under way; `renders` makes its answer of what Redis said, or None for the ordinary way."""
 
     at_once: AtOnce
     endpoint: Endpoint
-    call: Call[Any]
     known: Known
     exchange: Answering
     otherwise: Callable[[], None]
-    began: float
+    renders: Callable[[Any], bytes | None]
+    request_id: str
+    began: float = field(default_factory=time.perf_counter)
 
-    def told(self, rated: Rated | HostlerError | None, reply: Any) -> None:
-        """Write what the look has shown; else have the request served, told what is known of its caller by now."""
+    def told(self, rated: Rated | HostlerError | None, said: Any) -> None:
+        """Write the answer; else have the request served, told what is known of its caller by now."""
         if isinstance(rated, Rated) and rated.allowed:
-            body = self.at_once.body(self.endpoint, self.call, reply)
-            if body is not None:
+            try:
+                body = self.renders(said)
+            except Exception:  # what was done is done: others are told in the same callback, and nothing is repeated
+                log.exception("an answer could not be written", extra={"request_id": self.request_id})
+                rated, body = HostlerError("This was done; the answer to it could not be written."), None
+            if isinstance(rated, Rated) and body is not None:
                 self.at_once.answer(self, rated, body)
                 return
-            self.exchange.scope["extensions"][ADMITTED] = Admission(
-                self.known.identity, *rated
-            )  # it was counted
+        if isinstance(rated, Rated):  # it was counted
+            self.exchange.scope["extensions"][ADMITTED] = Admission(self.known.identity, *rated)
         elif isinstance(rated, HostlerError):
             self.exchange.scope["extensions"][ADMITTED] = rated
         self.otherwise()
+
+
+def _request_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _wanted(endpoint: Endpoint, body: bytes) -> Order | None:
+    """Return what a body orders; None for one that is not as it should be, or asks for more than a plain job."""
+    if endpoint.accepting is None or endpoint.body is None or not 0 < len(body) <= endpoint.body_limit_bytes:
+        return None
+    try:
+        value = orjson.loads(body)
+        return endpoint.accepting.orders(load(endpoint.body, value)) if isinstance(value, dict) else None
+    except (orjson.JSONDecodeError, HostlerError):
+        return None
 
 
 def _size_bytes(reply: Any) -> int:

@@ -23,6 +23,7 @@ from storage.calls import Call
 from storage.carrying import Carrier, Changed
 from storage.errors import Denied, HostlerError, Invalid, NotFound, Unauthenticated, Unavailable
 from storage.identity import Identity
+from storage.jobs import Order, Submitted
 from storage.store import Store
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
@@ -89,6 +90,18 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Accepting:
+    """How an endpoint that accepts one job can do so at once (api/at_once.py).
+
+    `orders` makes an order of a valid body, or None where the handler has to see to it; `shows` makes of what was
+    promised what the handler would return.
+    """
+
+    orders: Callable[[dict[str, Any]], Order | None]
+    shows: Callable[[Submitted], dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """One method of one path: who may call it, what it takes, what it answers."""
 
@@ -110,6 +123,7 @@ class Endpoint:
     otherwise: HTTPStatus | None = None
     carries: bool = False
     look: Look | None = None
+    accepting: Accepting | None = None
 
     @property
     def letters(self) -> frozenset[str]:
@@ -288,6 +302,7 @@ class Group:
         otherwise: HTTPStatus | None = None,
         carries: bool = False,
         look: Look | None = None,
+        accepting: Accepting | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as the handler of `route`, e.g. "POST /{name}/start" or "WS /stream".
 
@@ -296,8 +311,8 @@ class Group:
         nothing of Redis. `otherwise` is a second status under which a raw handler answers the same.
 
         A handler that `carries` admits its caller with its first step in Redis, in one round trip: before that it may
-        only compute, and whatever it does first must be one call of `context.store`. One that is a `look` may not even
-        be called.
+        only compute, and whatever it does first must be one call of `context.store`. One that is a `look`, or is
+        `accepting` jobs, may not even be called.
         """
         method, _, path = route.partition(" ")
 
@@ -308,13 +323,17 @@ class Group:
                 raise TypeError(f"{handler.__qualname__} cannot carry an admission.")
             if look is not None and not (carries and method == "GET" and query is not None and body is None):
                 raise TypeError(f"{handler.__qualname__} is no look at one record.")
+            if accepting is not None and not (
+                carries and method == "POST" and body is not None and query is None
+            ):
+                raise TypeError(f"{handler.__qualname__} does not accept one job.")
             if not inspect.getdoc(handler):
                 raise TypeError(f"{handler.__qualname__} has no docstring, which is its documentation.")
             self.endpoints.append(
                 Endpoint(
                     method, self.prefix + path, handler, self, role, body, query, returns, status,
                     (*raises, *self.raises), body_limit_bytes, raw, media_type, counted, takes, otherwise, carries,
-                    look,
+                    look, accepting,
                 )
             )  # fmt: skip
             return handler

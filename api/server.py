@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
 from math import inf
@@ -99,6 +100,9 @@ class GuardedProtocol(HttpToolsProtocol):
             clock = _clocks[self.server_state] = _Clock(self.loop)
         self._clock = clock
         self._at_once: Any = getattr(self.config.app, "at_once", None)  # api/at_once.py
+        self._held: Callable[[], None] | None = (
+            None  # serves a request of which the body may be there in a moment
+        )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
@@ -120,6 +124,8 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._phase is _Phase.BODY:
             self._await(_Phase.BODY, BODY_IDLE_S)
         super().data_received(data)
+        if self._held is not None:
+            self._start_held()
         if self._long_left and not self._in_head and not self.transport.is_closing():
             exchange: Any = self.cycle
             left, self._long_left = self._long_left, 0
@@ -191,13 +197,29 @@ class GuardedProtocol(HttpToolsProtocol):
         self.cycle = Exchange(self, keep_alive=keep_alive)
         scope["extensions"] = {WHOLE: self.cycle.answer}  # type: ignore[dict-item]  # one the standard does not know
         if before is None or before.response_complete:
-            # this one, whatever else has come by the time that it turns out no look
+            # this one, whatever else has come by the time that it turns out to be served in the ordinary way
             start = partial(self._start_asgi_task, self.cycle, self.app)
-            if not self._may_be_a_look() or not self._at_once(self.cycle, start):
+            if self._may_be_an_order():
+                self._held = start
+            elif not self._may_be_a_look() or not self._at_once.look(self.cycle, start):
                 start()
         else:  # pipelined: in turn
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    def _may_be_an_order(self) -> bool:
+        return (
+            self._at_once is not None
+            and self.scope["method"] == "POST"
+            and not self.flow.write_paused
+            and self._at_once.accepts(self.scope["path"])
+        )
+
+    def _start_held(self) -> None:
+        """Serve in the ordinary way what may have been answered at once, had all of it come in one piece."""
+        start, self._held = self._held, None
+        if start is not None and not self.transport.is_closing():
+            start()
 
     def _may_be_a_look(self) -> bool:
         return (
@@ -265,6 +287,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.transport.is_closing():
             return  # of a head that was refused
         super().on_message_complete()
+        if self._held is not None and self._at_once.accept(self.cycle, self.cycle.body, self._held):
+            self._held = None
         self._in_head = True
         if self._phase is _Phase.LINGER:
             self.cycle.more_body = False

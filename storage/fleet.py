@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -162,6 +162,27 @@ class _Picture:
     taken: float
     workers: tuple[Worker, ...]
     mean_run_s: float | None
+    outlooks: dict[tuple[str, tuple[str, ...]], "Outlook | None"] = field(default_factory=dict)
+
+    @property
+    def fresh(self) -> bool:
+        """Tell whether it may still serve."""
+        return time.monotonic() - self.taken < _PICTURE_S
+
+    def outlook(self, priority: str, tags: tuple[str, ...]) -> "Outlook | None":
+        """Return the outlook of a job submitted now; None where no worker serves it."""
+        if (priority, tags) not in self.outlooks:
+            self.outlooks[priority, tags] = self._outlook(priority, tags)
+        return self.outlooks[priority, tags]
+
+    def _outlook(self, priority: str, tags: tuple[str, ...]) -> "Outlook | None":
+        serving = [each for each in self.workers if each.status == "online" and set(tags) <= set(each.tags)]
+        slots = sum(each.slots for each in serving if not each.draining)
+        if not slots:
+            return None
+        levels = list(queues.Priority)[: list(queues.Priority).index(queues.Priority(priority)) + 1]
+        lists = tuple(queues.key(queues.of_job(level, tags)) for level in levels)
+        return Outlook(slots, sum(each.free_slots for each in serving), self.mean_run_s, lists)
 
 
 #: An estimate need not be fresher than this.
@@ -170,7 +191,7 @@ _PICTURE_S = 2.0
 
 async def _picture(store: Store) -> _Picture:
     known = store.cache.get("fleet")
-    if isinstance(known, _Picture) and time.monotonic() - known.taken < _PICTURE_S:
+    if isinstance(known, _Picture) and known.fresh:
         return known
     picture = _Picture(time.monotonic(), tuple(await workers(store)), await _mean_run_s(store))
     store.cache["fleet"] = picture
@@ -205,11 +226,12 @@ class Outlook:
 
 async def outlook(store: Store, priority: str, tags: Sequence[str]) -> Outlook | None:
     """Return the outlook of a job submitted now, at most two seconds old; None where no worker serves it."""
-    picture = await _picture(store)
-    serving = [each for each in picture.workers if each.status == "online" and set(tags) <= set(each.tags)]
-    slots = sum(each.slots for each in serving if not each.draining)
-    if not slots:
-        return None
-    levels = list(queues.Priority)[: list(queues.Priority).index(queues.Priority(priority)) + 1]
-    lists = tuple(queues.key(queues.of_job(level, tags)) for level in levels)
-    return Outlook(slots, sum(each.free_slots for each in serving), picture.mean_run_s, lists)
+    return (await _picture(store)).outlook(priority, tuple(tags))
+
+
+def outlook_at_hand(store: Store, priority: str) -> Outlook | None:
+    """Return the outlook of a job without tags, as this process knows it. Raises LookupError where that is too old."""
+    known = store.cache.get("fleet")
+    if not isinstance(known, _Picture) or not known.fresh:
+        raise LookupError("Nobody has looked at the fleet lately.")
+    return known.outlook(priority, ())

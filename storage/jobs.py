@@ -275,8 +275,12 @@ def described(
     schedule_record: str | None = None,
     retry_of: str | None = None,
     work: Work | None = None,
+    request_id: str = "",
 ) -> Described:
-    """Return what is written of a job, its payload signed; the arguments are those of `submission`."""
+    """Return what is written of a job, its payload signed; the arguments are those of `submission`.
+
+    `request_id` is that of the request that it comes from, where that has no task of its own.
+    """
     given_spec = {name: value for name, value in zip(_SPEC, _of_spec(order), strict=True) if value}
     if order.retries:
         given_spec["backoff"] = asdict(order.backoff)
@@ -287,7 +291,7 @@ def described(
         given_spec |= work.arguments
         if work.hidden:
             given_spec["hidden"] = store.seal.encrypt_json("arguments", dict(work.hidden), bound_to=job_id)
-    because = cause.for_spec()
+    because = request_id or cause.for_spec()
     spec = orjson.dumps({"task": task.name, **given_spec, **({"cause": because} if because else {})})
     queue = queues.of_job(order.priority, order.tags) if work is None else queues.of_node(work.node)
     extra: dict[str, Any] = {

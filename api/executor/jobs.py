@@ -5,7 +5,7 @@ from typing import Any
 
 from api import addresses
 from api.dialect import EXECUTOR
-from api.endpoint import Context, Group, HTTPStatus, Look, Role
+from api.endpoint import Accepting, Context, Group, HTTPStatus, Look, Role
 from api.executor import schemas
 from api.executor.schemas import detail_of, entry_of
 from api.paging import envelope
@@ -21,6 +21,20 @@ group = Group("Jobs", "/api/jobs", EXECUTOR)
 TAIL_BYTES = 64 * 1024
 
 _ORDER_FIELDS = {each.name for each in dataclasses.fields(Order)}
+#: Fields of a body that mean more than a job that may start at once, or need to know of the request that they came in.
+_NOT_PLAIN = {"backoff", "file_url", "schedule", "webhook"}
+
+
+def _plain_order(body: dict[str, Any]) -> Order | None:
+    """Return the order that a valid body is, where the body alone says all."""
+    given = {name: value for name, value in body.items() if value is not None}
+    return None if given.keys() & _NOT_PLAIN or not given.keys() <= _ORDER_FIELDS else _order_of(given)
+
+
+def _order_of(given: dict[str, Any]) -> Order:
+    if not given.get("working_directory", ""):
+        given.pop("working_directory", None)
+    return Order(**given)
 
 
 @group.endpoint(
@@ -31,6 +45,7 @@ _ORDER_FIELDS = {each.name for each in dataclasses.fields(Order)}
     status=HTTPStatus.CREATED,
     raises=(Invalid, Unprocessable, Unavailable),
     carries=True,
+    accepting=Accepting(_plain_order, schemas.promised),
 )
 async def submit(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Submit a command; it is queued durably before this answers.
@@ -100,8 +115,6 @@ def _order(context: Context, body: dict[str, Any]) -> Order:
     given = {name: value for name, value in body.items() if name in _ORDER_FIELDS and value is not None}
     if "backoff" in given:
         given["backoff"] = Backoff(**given["backoff"])
-    if not given.get("working_directory", ""):
-        given.pop("working_directory", None)
     if "webhook" in given:
         _check_url(context, "webhook", given["webhook"]["url"])
     if (file_url := given.pop("file_url", None)) is not None:
@@ -114,7 +127,7 @@ def _order(context: Context, body: dict[str, Any]) -> Order:
         if given["file"] is None:
             _check_url(context, "fileUrl", file_url)
             given["file_url"] = file_url
-    return Order(**given)
+    return _order_of(given)
 
 
 def _check_url(context: Context, field: str, url: str) -> None:

@@ -1,10 +1,12 @@
--- Append one accepted change to the audit log. Each line's digest covers the digest of the line before it, so a line
--- that is changed or taken out later breaks the chain at that place.
-local function audit(now_ms, actor, action, subject)
+-- Append accepted changes to the audit log, a line for each subject. Each line's digest covers the digest of the line
+-- before it, so a line that is changed or taken out later breaks the chain at that place.
+local function audit(now_ms, actor, action, ...)
   local at = string.format('%.0f', tonumber(now_ms))
-  local head = redis.call('GET', 'h:audit:head') or ''
-  local line = cjson.encode({at, tostring(actor), tostring(action), tostring(subject)})
-  local digest = redis.sha1hex(head .. line)
-  redis.call('XADD', 'h:audit', '*', 'line', line, 'digest', digest)
+  local digest = redis.call('GET', 'h:audit:head') or ''
+  for i = 1, select('#', ...) do
+    local line = cjson.encode({at, tostring(actor), tostring(action), tostring((select(i, ...)))})
+    digest = redis.sha1hex(digest .. line)
+    redis.call('XADD', 'h:audit', '*', 'line', line, 'digest', digest)
+  end
   redis.call('SET', 'h:audit:head', digest)
 end

@@ -2,6 +2,7 @@
 -- include now
 -- include event
 -- include write
+-- include lines
 local name = 'h:batch:' .. ARGV[1]
 local meta = redis.call('HMGET', name, 'by', 'created', 'iso', 'actor')
 -- in the older form a batch knew its `actor`, and a job was eight words in its list
@@ -17,9 +18,7 @@ local function flush()
     redis.call('ZADD', 'h:jobs:queued', unpack(scores))
   end
   for queue, ids in pairs(lines) do
-    redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
-    redis.call('RPUSH', 'rq:queue:' .. queue, unpack(ids))
-    redis.call('PUBLISH', 'h:wake', queue)
+    line_up_all(queue, ids)
   end
   scores, lines = {}, {}
 end

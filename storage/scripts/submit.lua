@@ -9,6 +9,7 @@
 -- include line
 -- include write
 -- include hand
+-- include estimate
 -- what only few orders need: each of these functions would be made anew at every run
 local function with_more()
 -- include job
@@ -47,16 +48,11 @@ local no = o.app and more.refusal(o.app)
 if not no and o.backup then no = more.backup_refusal(o.backup) end
 if no then return {'app', no[1], no[2]} end
 -- nothing above has written anything; nothing below can refuse
-local estimate = ''                                      -- seconds: the jobs before it, shared by the slots that serve it
-local before
+local estimate, before = '', nil
 if A[11] then
   before = 0
   for i = 14, #A do before = before + redis.call('LLEN', A[i]) end
-  if before < tonumber(A[12]) then
-    estimate = '0'
-  elseif A[13] ~= '' then
-    estimate = string.format('%d', (before - A[12] + 1) / A[11] * A[13] / 1000 + 0.5)
-  end
+  estimate = estimated_s(before, A[11], A[12], A[13])
 end
 if idem then
   redis.call('SET', idem, table.concat({o.body_hash, id, now_text, estimate}, ' '), 'EX', 86400)

@@ -1,4 +1,4 @@
-"""Looks that are answered at once, held against the ordinary way: the same requests, the same answers."""
+"""Looks and orders that are answered at once, held against the ordinary way: the same requests, the same answers."""
 
 import asyncio
 import math
@@ -22,7 +22,7 @@ UNKNOWN = "job-" + "0" * 20
 
 
 class Server:
-    """The application behind what api/server.py does with a GET: it asks for an answer at once before all else."""
+    """The application behind what api/server.py does: it asks for an answer at once before all else."""
 
     def __init__(self, app: Any) -> None:
         self.app, self.at_once, self.ordinary = app, 0, 0
@@ -30,11 +30,17 @@ class Server:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         scope = {**scope, "extensions": {}}
         asking = _Asking(scope)
-        begun = scope["method"] == "GET" and self.app.at_once(asking, lambda: asking.done.set_result(None))
+        body = (await receive())["body"]
+        if scope["method"] == "GET":
+            begun = self.app.at_once.look(asking, asking.ordinarily)
+        else:
+            begun = self.app.at_once.accepts(scope["path"]) and self.app.at_once.accept(
+                asking, body, asking.ordinarily
+            )
         answer = await asking.done if begun else None
         if answer is None:
             self.ordinary += 1
-            await self.app(scope, receive, send)
+            await self.app(scope, _again(body, receive), send)
             return
         self.at_once += 1
         status, lines, body = answer
@@ -50,6 +56,19 @@ class _Asking:
 
     def answer_at_once(self, status: int, lines: bytes, body: bytes) -> None:
         self.done.set_result((status, lines, body))
+
+    def ordinarily(self) -> None:
+        self.done.set_result(None)
+
+
+def _again(body: bytes, receive: Any) -> Any:
+    """Return a `receive` that begins with a body that was read already."""
+    first = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Any:
+        return first.pop() if first else await receive()
+
+    return receive_again
 
 
 class Caller:

@@ -189,17 +189,27 @@ async def app(scope, receive, send):
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
-    body = scope["path"].encode()
+    body, more = scope["path"].encode(), True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body")
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
-def at_once(exchange, otherwise):
-    path = exchange.scope["path"].encode()
-    if path.startswith(b"/look"):
-        tell = otherwise if path == b"/look/none" else lambda: exchange.answer_at_once(200, b"", path)
+class AtOnce:
+    def look(self, exchange, otherwise):
+        return self.tell(exchange, exchange.scope["path"].encode(), otherwise)
+    def accepts(self, path):
+        return path.startswith("/order")
+    def accept(self, exchange, body, otherwise):
+        return self.tell(exchange, b"at once:" + body, otherwise)
+    def tell(self, exchange, body, otherwise):
+        path = exchange.scope["path"]
+        if path.endswith("never") or not path.startswith(("/look", "/order")):
+            return False
+        tell = otherwise if path.endswith("none") else lambda: exchange.answer_at_once(200, b"", body)
         asyncio.get_running_loop().call_later(0.05, tell)
         return True
-    return False
-app.at_once = at_once
+app.at_once = AtOnce()
 """
 
 
@@ -212,6 +222,58 @@ def test_looks_and_what_follows_them_in_the_same_write_are_answered_in_turn(tmp_
             part.partition(b"\r\n\r\n")[2].decode() for part in answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
         ]
         assert bodies == paths
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+
+
+def order(path: str, body: bytes, *more: str) -> bytes:
+    """Return a POST as it goes over the wire."""
+    fields = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *more, "", ""]
+    return "\r\n".join(fields).encode() + body
+
+
+def bodies(answer: bytes) -> list[str]:
+    parts = answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    return [part.partition(b"\r\n\r\n")[2].decode() for part in parts]
+
+
+def test_orders_are_answered_at_once_where_all_of_them_is_there_and_in_turn(tmp_path: Path) -> None:
+    server, number = serve(tmp_path, _LOOKS)
+    look = b"GET /look/one HTTP/1.1\r\nHost: x\r\n\r\n"
+    try:
+        sent = [
+            order("/order/one", b"1"), look, order("/order/none", b"2"), order("/order/never", b"3"),
+            order("/other", b"4"), order("/order/two", b"5"), look,
+        ]  # fmt: skip
+        # what is behind another waits for it, and is then served in the ordinary way
+        assert bodies(ask(number, b"".join(sent))) == [
+            "at once:1", "/look/one", "/order/none2", "/order/never3", "/other4", "/order/two5", "/look/one",
+        ]  # fmt: skip
+        for path, expected in {"one": "at once:1", "none": "/order/none1", "never": "/order/never1"}.items():
+            assert bodies(ask(number, order(f"/order/{path}", b"1"))) == [expected]
+        assert bodies(ask(number, order("/order/one", b""))) == ["at once:"]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+
+
+def test_an_order_that_comes_in_pieces_is_served_in_the_ordinary_way(tmp_path: Path) -> None:
+    server, number = serve(tmp_path, _LOOKS)
+    whole = order("/order/one", b"12345")
+    try:
+        with socket.create_connection(("127.0.0.1", number), 10) as client:
+            for piece in (whole[:20], whole[20:-3], whole[-3:]):
+                client.sendall(piece)
+                time.sleep(0.1)
+            assert bodies(client.recv(65536)) == ["/order/one12345"]
+            client.sendall(whole)
+            time.sleep(0.3)
+            assert bodies(client.recv(65536)) == ["at once:12345"]
+            chunked = b"POST /order/one HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+            client.sendall(chunked)
+            time.sleep(0.3)
+            assert bodies(client.recv(65536)) == ["at once:abc"]
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
