@@ -61,12 +61,13 @@ def on_starting(server: Any) -> None:
     library.read()
     import api.realtime.socketio.mount  # noqa: F401, PLC0415
     from api.app import create_app  # noqa: PLC0415
+    from storage import keyring, objects  # noqa: PLC0415
     from storage.checks import refuse_volatile  # noqa: PLC0415
     from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
-    from storage.objects import read_ahead  # noqa: PLC0415
     from storage.store import Store  # noqa: PLC0415
 
-    read_ahead()
+    keyring.read_ahead()
+    objects.read_ahead()
     create_app(_settings)  # and dropped: it reads all of the code, which each worker would else do for itself
     for listener in _settings.listen:
         (server.log.info if listener.asks else server.log.warning)(_settings.announcement(listener))

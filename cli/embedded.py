@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psutil
 from cryptography import x509
@@ -176,7 +176,7 @@ def s3_server(data: Path, *, pass_fds: tuple[int, ...] = ()) -> Server:
             "S3_ACCESS_KEY_ID": known["access_key"],
             "S3_SECRET_ACCESS_KEY": known["secret_key"],
         },
-        answers=lambda: _s3_answers(ports["s3"]),
+        answers=lambda: is_well(f"http://127.0.0.1:{ports['s3']}/healthz"),
     )  # fmt: skip
 
 
@@ -286,13 +286,17 @@ async def _redis_answers(port: int, password: str) -> bool:
         return False
 
 
-async def _s3_answers(port: int) -> bool:
-    """Tell whether S3 is well; by hand, since it is asked often and an HTTP client takes longer to make than to use."""
+async def is_well(url: str, *, within_s: float = 2.0) -> bool:
+    """Tell whether a GET of `url`, http:// alone, is answered by 2xx within so long.
+
+    By hand, since it is asked often and an HTTP client takes longer to read and make than to use.
+    """
+    where = urlsplit(url)
     try:
-        async with asyncio.timeout(2):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(within_s):
+            reader, writer = await asyncio.open_connection(where.hostname, where.port)
             try:
-                writer.write(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+                writer.write(f"GET {where.path} HTTP/1.0\r\nHost: {where.netloc}\r\n\r\n".encode())
                 return (await reader.readline()).partition(b" ")[2].startswith(b"2")
             finally:
                 writer.close()

@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-import httpx
 import psutil
 
-from cli.embedded import Server, redis_server, s3_server, write_private
+from cli.embedded import Server, is_well, redis_server, s3_server, write_private
 from cli.processes import Process, Processes
 from settings import BadSettings, Listener, Settings
 from storage.errors import Conflict, HostlerError, Invalid, NotConfigured, Unavailable
@@ -245,8 +244,7 @@ async def _run(
     if reading is not None:
         await reading
     await _first_admin(stack.data, stack.url, Settings.from_env(environ), prepare)
-    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-        await stack.until("Hostler is ready", lambda: _is_ready(client, stack.url))
+    await stack.until("Hostler is ready", lambda: is_well(f"{stack.url}/api/health/ready", within_s=5))
     settings = Settings.from_env(environ)
     link = await _sign_in_link(stack, settings) if reading is not None else ""
     stack.say(
@@ -276,13 +274,6 @@ async def _sign_in_link(stack: _Stack, settings: Settings) -> str:
     link = f"{stack.url}/#/enter?token={token}" if token else stack.url
     write_private(stack.data / "sign-in-url", f"{link}\n")
     return link
-
-
-async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
-    try:
-        return (await client.get(f"{url}/api/health/ready")).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 async def _first_admin(data: Path, url: str, settings: Settings, prepare: Prepare) -> None:

@@ -17,6 +17,8 @@ log = logging.getLogger("hostler.scheduler")
 #: A leader that has not renewed for so long has lost the lead; another one asks every RENEW_S seconds.
 LEASE_S = 9.0
 RENEW_S = 3.0
+#: What is done seldom begins so long after the lead was taken: it reads boto3 and asks S3, while all else starts.
+SELDOM_S, SETTLED_S = 10.0, 3.0
 
 
 class Leader:
@@ -63,6 +65,8 @@ class Leader:
 
     async def _keep_doing(self, duty: Duty) -> None:
         """Do one duty again and again; what goes wrong is said, and tried again next time."""
+        if duty.every_s >= SELDOM_S:
+            await asyncio.sleep(SETTLED_S)
         while True:
             try:
                 await duty.run(self._store)

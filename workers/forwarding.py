@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import httpx
-import jwt
 
 from storage.errors import BadGateway, GatewayTimeout, Invalid, NotFound
 from storage.relay import PIECE_BYTES, Ask, Head
@@ -132,6 +131,8 @@ class Forwarder:
             **ask.caller, "iss": "hostler", "aud": ask.app, "iat": now_s, "exp": now_s + IDENTITY_S,
             "jti": secrets.token_urlsafe(12),
         }  # fmt: skip
+        import jwt  # noqa: PLC0415  it takes 6 MiB, and many nodes have no app that is asked anything
+
         token = jwt.encode(claims, identity_key(self._seal, ask.app), algorithm="HS256")
         return [(IDENTITY_HEADER, token)]
 
