@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECT ?= examples/hello-project
 CMD ?=
+PARALLEL ?= 3
 export CMD
 
 .DEFAULT_GOAL := help
@@ -27,8 +28,8 @@ demo: $(STAMP)  ## Run the main job on the embedded stack (PROJECT=path CMD='…
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py "$(PROJECT)" $(if $(CMD),--command "$$CMD")
 
 .PHONY: test
-test: $(STAMP)  ## Run every test, those that hurt processes one after the other beside all others
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+test: $(STAMP)  ## Run every test, those that hurt processes one after the other beside all others (PARALLEL=3)
+	@$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP)  ## Inject every fault of the catalogue (ONLY=F03,F17 SEEDS=5 to choose)
