@@ -86,6 +86,8 @@ def _copy_many(up: Stack, count: int) -> None:
         copy, start_ms = client.register_script(_COPY), int(time.time() * 1000) - count
         for first in range(0, count, 500):
             copy(args=[500, first, start_ms, len(words) // 2, *words, *indexes])
+        while client.info("persistence")["aof_rewrite_in_progress"]:  # of what was filled in just now
+            time.sleep(0.2)
     _check(up, template)
 
 
@@ -172,6 +174,8 @@ FIGURES = [
             NO_LIMIT_NOTE,
             "maxmemory of the embedded Valkey 4 GB instead of a quarter of the machine",
             "HOSTLER_FINISHED_KEEP_COUNT=2000000, so that nothing is archived meanwhile",
+            "a rewrite of the append-only file that filling has set off is waited for; the first recovery point, which "
+            "is due at the start, is under way meanwhile, over all that is stored",
             "the jobs that are looked at are copies of one that ran, of all its keys and index entries, checked "
             "through the API; the bytes are of 1,000 that ran, after RQ's own hashes were deleted, which expire",
         ),
