@@ -4,7 +4,12 @@ local function write_job(A, o, due, estimate, created)
   -- no retries_left: RQ itself must never run it again (R7)
   redis.call('HSET', 'rq:job:' .. A[1], 'created_at', A[7], 'enqueued_at', A[7], 'data', A[6], 'origin', A[3],
     'description', A[9], 'timeout', A[8], 'status', 'queued')
-  if A[10] == '' then                                    -- a plain one, of which there may be many at once
+  if A[10] == '' and estimate == '' then                 -- a plain one of very many
+    redis.call('HSET', 'h:job:' .. A[1], 'state', 'queued', 'actor', A[2], 'queue', A[3], 'attempt', '0', 'spec', A[4],
+      'sig', A[5], 'created', created, 'timeout', A[8], 'wait', '')
+    return
+  end
+  if A[10] == '' then
     redis.call('HSET', 'h:job:' .. A[1], 'state', 'queued', 'actor', A[2], 'queue', A[3], 'attempt', '0', 'spec', A[4],
       'sig', A[5], 'created', created, 'timeout', A[8], 'wait', '', 'estimate', estimate)
     return
