@@ -375,8 +375,8 @@ class Instance:
         self.around.changed()
 
     def _explain(self) -> None:
-        """Put what it printed last beside why it failed."""
-        if self.life.state is State.FAILED:
+        """Put what it printed last beside why it failed, or crashed."""
+        if self.life.state in {State.FAILED, State.CRASHED}:
             lines = "\n".join(logs.last_lines(self.log, LAST_LINES))[-LAST_CHARACTERS:]
             self.life.message = f"{self.life.message}\n{lines}".strip()
 
