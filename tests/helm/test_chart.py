@@ -42,6 +42,7 @@ CONFIGURATIONS = {
     **{path.stem: yaml.safe_load(path.read_text()) for path in FILES},
 }
 #: What the objects of operators look like, as far as the chart makes them; Kubernetes itself does not know them.
+#: upstream.py holds them against what the operators publish.
 CUSTOM = {
     path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "custom").glob("*.json")
 }
