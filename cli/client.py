@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -310,12 +311,20 @@ class _Watched:
         return self._file.fileno()
 
 
+def _tls(url: str) -> ssl.SSLContext:
+    """Return what certificates are checked with; without TLS nobody's, for reading the authorities takes a while."""
+    return (
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if url.startswith("http://") else httpx.create_ssl_context()
+    )
+
+
 def anonymous(url: str, *, transport: httpx.BaseTransport | None = None) -> httpx.Client:
     """Return a client for `url` that says nothing of who is asking; proxies are not asked for this machine."""
     return httpx.Client(
         base_url=url,
         transport=transport,
         timeout=TIMEOUT,
+        verify=_tls(url),
         trust_env=not is_loopback(url),
         headers={"User-Agent": f"hostler/{__version__}", "Accept": "application/json"},
     )

@@ -15,6 +15,7 @@ import falcon.asgi
 import httpx
 import uvicorn
 from falcon.asgi import Request, Response, WebSocket
+from servers import NO_TLS
 from websockets.asyncio.client import ClientConnection, connect
 
 from api import errors
@@ -116,7 +117,9 @@ async def serve(settings: Settings) -> AsyncIterator[Live]:
         await asyncio.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=20) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=20, verify=NO_TLS
+    ) as client:
         yield Live(store, server, port, token, client, around.hub)
     server.should_exit = True
     await task

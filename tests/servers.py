@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import socket
+import ssl
 import subprocess
 import sysconfig
 import tempfile
@@ -19,6 +20,8 @@ import pytest
 import redis
 
 SECRET_KEY = "tests-only-" + "k" * 40
+#: For clients of servers on loopback: to read the authorities for each takes longer than most requests.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def free_port() -> int:

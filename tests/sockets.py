@@ -12,6 +12,7 @@ import httpx
 import socketio
 import uvicorn
 from machines import Machine, machine
+from servers import NO_TLS
 
 from api.app import create_app
 from api.realtime.socketio.mount import Application
@@ -119,7 +120,7 @@ class Site:
     def http(self, **headers: str) -> httpx.AsyncClient:
         """Return a plain client of the same port."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.AsyncClient(base_url=self.url, headers=given, timeout=10, trust_env=False)
+        return httpx.AsyncClient(base_url=self.url, headers=given, timeout=10, trust_env=False, verify=NO_TLS)
 
     async def app(self, instance_id: str = "web", state: str = "running", **more: Any) -> App:
         """Install an app whose node says that it is in `state`."""

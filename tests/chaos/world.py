@@ -27,7 +27,7 @@ import pytest
 import redis
 from checker import TERMINAL, Call, Effect, Findings, violations
 from processes import ROOT, Stack, new_stack, until
-from servers import S3, SECRET_KEY, free_port, start_valkey
+from servers import NO_TLS, S3, SECRET_KEY, free_port, start_valkey
 
 from settings import process_environment
 from storage import bootstrap
@@ -77,7 +77,7 @@ class Client:
     def __init__(self, url: str, key: str, calls: list[Call], words: Callable[[str], str]) -> None:
         self.calls, self._words = calls, words
         self.http = httpx.Client(
-            base_url=url, headers={"X-API-Key": key}, timeout=20, trust_env=False,
+            base_url=url, headers={"X-API-Key": key}, timeout=20, trust_env=False, verify=NO_TLS,
             limits=httpx.Limits(max_connections=64),
         )  # fmt: skip
 
@@ -203,7 +203,7 @@ class World:
             assert process.poll() is None, self.stack.logged(process)
             with suppress(httpx.TransportError):
                 url = f"http://127.0.0.1:{port or self.web_port}/api/health/live"
-                return httpx.get(url, trust_env=False, timeout=2).status_code == 200
+                return httpx.get(url, trust_env=False, verify=NO_TLS, timeout=2).status_code == 200
             return False
 
         until(answers, "the web process answers", patience_s)

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 from processes import PATIENCE_S, ROOT, Stack, new_stack, processes_with, until
-from servers import S3, free_port
+from servers import NO_TLS, S3, free_port
 
 from storage import bootstrap
 from storage.store import Store
@@ -35,7 +35,7 @@ class Fleet:
             s3, PORT=str(self.ports["main"]), HOSTLER_HOST="127.0.0.1", HOSTLER_LISTEN=listen, WEB_CONCURRENCY="1",
         )  # fmt: skip
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
-        self.http = httpx.Client(timeout=PATIENCE_S, trust_env=False)
+        self.http = httpx.Client(timeout=PATIENCE_S, trust_env=False, verify=NO_TLS)
 
     def ask(self, dialect: str, method: str, path: str, body: Any = None) -> Any:
         url = f"http://127.0.0.1:{self.ports[dialect]}{path}"

@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 from processes import Stack, new_stack, until
-from servers import free_port
+from servers import NO_TLS, free_port
 
 from storage import api_keys, users
 from storage.identity import Identity
@@ -26,6 +27,7 @@ pytestmark = [
 ]
 
 TOKEN = "your-secure-token-here"
+get, post = partial(httpx.get, verify=NO_TLS), partial(httpx.post, verify=NO_TLS)
 SLEEPER = "[python3, -c, 'import time; print(\"up\", flush=True); time.sleep(600)']"
 FILE = f"""
 global:
@@ -123,7 +125,7 @@ class Site:
         return int(status), orjson.loads(body)
 
     def process(self, name: str, key: str) -> dict[str, Any]:
-        listed = httpx.get(f"{self.url('cbox')}/api/v1/processes", headers={"X-API-Key": key}).json()
+        listed = get(f"{self.url('cbox')}/api/v1/processes", headers={"X-API-Key": key}).json()
         return next(each for each in listed["processes"] if each["name"] == name)
 
 
@@ -142,7 +144,7 @@ def site() -> Iterator[Site]:
 
 def _answers(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/api/v1/health").status_code == 200
+        return get(f"{url}/api/v1/health").status_code == 200
     return False
 
 
@@ -153,7 +155,7 @@ def key(site: Site) -> str:
 
 def test_the_examples_of_cbox_inits_page(site: Site, key: str) -> None:
     headers = {"X-API-Key": key}
-    answer = httpx.post(f"{site.url('main')}/api/apps/import/cbox", json={"content": FILE}, headers=headers)
+    answer = post(f"{site.url('main')}/api/apps/import/cbox", json={"content": FILE}, headers=headers)
     assert answer.status_code == 202, answer.text
     until(lambda: site.process("php-fpm", key)["scale"] == 2, "php-fpm runs twice")
     first = site.process("php-fpm", key)["instances"]
@@ -185,38 +187,38 @@ def _install(site: Site, key: str, name: str, *arguments: str) -> None:
         "routes": {"process": "backend", "prefix": "/api"},
     }  # fmt: skip
     body = {"manifest": manifest, "start": False}
-    answer = httpx.post(f"{site.url('main')}/api/apps", json=body, headers={"X-API-Key": key})
+    answer = post(f"{site.url('main')}/api/apps", json=body, headers={"X-API-Key": key})
     assert answer.status_code == 202, answer.text
     hub = site.url("squareberg")
 
     def installed() -> bool:
-        shown = httpx.get(f"{site.url('main')}/api/apps/{name}", headers={"X-API-Key": key}).json()
+        shown = get(f"{site.url('main')}/api/apps/{name}", headers={"X-API-Key": key}).json()
         return bool(shown.get("phase") in {"installed", "ready"})
 
     until(installed, f"{name} is installed")
-    assert httpx.get(f"{hub}/registry/{name}").json()["status"] == "stopped"
+    assert get(f"{hub}/registry/{name}").json()["status"] == "stopped"
 
 
 def test_an_app_of_squareberg_is_started_asked_killed_and_stopped(site: Site, key: str) -> None:
     _install(site, key, "hello")
     hub = site.url("squareberg")
-    assert httpx.get(f"{hub}/registry/hello/spec").status_code == 503
-    started = httpx.post(f"{hub}/registry/hello/start", timeout=20)
+    assert get(f"{hub}/registry/hello/spec").status_code == 503
+    started = post(f"{hub}/registry/hello/start", timeout=20)
     assert (started.status_code, started.json()["message"]) == (200, "App 'hello' started.")
-    shown = httpx.get(f"{hub}/registry/hello").json()
+    shown = get(f"{hub}/registry/hello").json()
     assert shown["status"] == "running"
     assert os.path.exists(shown["socket_path"])
-    assert httpx.get(f"{hub}/registry/hello/spec").json()["info"]["title"] == "Hello World"
-    assert httpx.get(f"{hub}/apps/hello/api/anything").json() == {}
+    assert get(f"{hub}/registry/hello/spec").json()["info"]["title"] == "Hello World"
+    assert get(f"{hub}/apps/hello/api/anything").json() == {}
     os.kill(site.process("hello", key)["instances"][0]["pid"], signal.SIGKILL)
-    until(lambda: httpx.get(f"{hub}/registry/hello").json()["status"] == "error", "its end is noticed")
-    assert httpx.get(f"{hub}/registry/hello/spec").status_code == 503
-    assert httpx.post(f"{hub}/registry/hello/start", timeout=20).status_code == 200
+    until(lambda: get(f"{hub}/registry/hello").json()["status"] == "error", "its end is noticed")
+    assert get(f"{hub}/registry/hello/spec").status_code == 503
+    assert post(f"{hub}/registry/hello/start", timeout=20).status_code == 200
     for _ in range(2):
-        stopped = httpx.post(f"{hub}/registry/hello/stop", timeout=20)
+        stopped = post(f"{hub}/registry/hello/stop", timeout=20)
         assert (stopped.status_code, stopped.json()["message"]) == (200, "App 'hello' stopped.")
     assert not os.path.exists(shown["socket_path"])
-    assert httpx.get(f"{hub}/registry/hello").json()["status"] == "stopped"
+    assert get(f"{hub}/registry/hello").json()["status"] == "stopped"
 
 
 def test_an_app_that_cannot_start_answers_500_and_one_that_ignores_sigterm_is_killed(
@@ -224,11 +226,11 @@ def test_an_app_that_cannot_start_answers_500_and_one_that_ignores_sigterm_is_ki
 ) -> None:
     hub = site.url("squareberg")
     _install(site, key, "broken", "broken")
-    failed = httpx.post(f"{hub}/registry/broken/start", timeout=20)
+    failed = post(f"{hub}/registry/broken/start", timeout=20)
     assert failed.status_code == 500, failed.text
     assert "failed to start; check app logs" in failed.json()["detail"]
-    assert httpx.get(f"{hub}/registry/broken").json()["status"] == "error"
+    assert get(f"{hub}/registry/broken").json()["status"] == "error"
     _install(site, key, "stubborn", "stubborn")
-    assert httpx.post(f"{hub}/registry/stubborn/start", timeout=20).status_code == 200
-    assert httpx.post(f"{hub}/registry/stubborn/stop", timeout=20).status_code == 200
-    assert httpx.get(f"{hub}/registry/stubborn").json()["status"] == "stopped"
+    assert post(f"{hub}/registry/stubborn/start", timeout=20).status_code == 200
+    assert post(f"{hub}/registry/stubborn/stop", timeout=20).status_code == 200
+    assert get(f"{hub}/registry/stubborn").json()["status"] == "stopped"

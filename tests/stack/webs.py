@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import httpx
 from processes import ROOT, Stack, until
-from servers import free_port
+from servers import NO_TLS, free_port
 
 
 def start_web(stack: Stack, *, processes: int = 1) -> None:
@@ -18,7 +18,9 @@ def start_web(stack: Stack, *, processes: int = 1) -> None:
     def answers() -> bool:
         assert web.poll() is None, stack.logged(web)
         with suppress(httpx.TransportError):
-            return httpx.get(f"{stack.url}/api/health/live", trust_env=False).status_code == 200
+            return (
+                httpx.get(f"{stack.url}/api/health/live", trust_env=False, verify=NO_TLS).status_code == 200
+            )
         return False
 
     until(answers, "the web answers")
