@@ -2,8 +2,8 @@
 
 `python tests/helm/upstream.py keda.sh_scaledobjects.yaml monitoring.coreos.com_servicemonitors.yaml …`
 
-KEDA at 8b4f083 (2026-08-20) and prometheus-operator at 6adcebc (2026-08-08): no difference. The definitions are not kept
-here; custom/*.json says the same of what the chart makes, in less, and this says whether it still does.
+KEDA at 8b4f083 (2026-08-20) and prometheus-operator at 6adcebc (2026-08-08): no difference. The definitions are not
+kept here; custom/*.json says the same of what the chart makes, in less, and this says whether it still does.
 """
 
 import sys
