@@ -39,12 +39,15 @@ LISTS = (
     ("/api/schedules", "hostler schedules list"),
     ("/api/files", "hostler files ls"),
     ("/api/apps", "hostler apps list"),
+    ("/api/backup-jobs", "hostler backup list"),
     ("/api/releases", "hostler products list"),
     ("/api/workers", "hostler workers list"),
     ("/api/nodes", "hostler nodes list"),
     ("/api/users", "hostler users list"),
     ("/api/keys", "hostler keys list"),
 )
+#: So many fields are named that the server refuses, besides the one that its message is about.
+MOST_PROBLEMS = 3
 _PASSING_STATUS = {429, 502, 503, 504}
 
 
@@ -405,6 +408,19 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+def _others(message: str, details: Any) -> Iterator[str]:
+    """Yield what is wrong besides what the message says: a few fields, and how many more."""
+    problems = details if isinstance(details, dict) else {}
+    others = [
+        f"{name}: {problem}"
+        for name, problem in problems.items()
+        if not message.startswith(name) and str(problem) not in message
+    ]
+    yield from others[:MOST_PROBLEMS]
+    if len(others) > MOST_PROBLEMS:
+        yield f"And {len(others) - MOST_PROBLEMS} more."
+
+
 def _succeeded(answer: httpx.Response) -> httpx.Response:
     """Return a good answer as it is. Raises Failed with what the server says otherwise."""
     if answer.is_success:
@@ -415,8 +431,9 @@ def _succeeded(answer: httpx.Response) -> httpx.Response:
         message = str(body.get("message") or body["error"])
     except (ValueError, KeyError, AttributeError):
         raise Failed(f"{url} answered {answer.status_code}, and not as Hostler does.") from None
-    others = [str(problem) for problem in (body.get("details") or {}).values() if str(problem) not in message]
-    sentence = " ".join([message if message.endswith(".") else f"{message}.", *others])
+    sentence = " ".join(
+        [message if message.endswith(".") else f"{message}.", *_others(message, body.get("details"))]
+    )
     hint = HINTS.get(answer.status_code, "")
     if answer.headers.get("X-Error-Code") == "ROUTE_NOT_FOUND":
         message = f"{url} has no such endpoint; it may be older than this command line, {__version__}."

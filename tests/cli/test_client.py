@@ -116,11 +116,16 @@ def test_the_servers_own_sentence_and_what_it_says_of_fields_are_passed_on() -> 
     body = {
         "error": "Invalid request",
         "message": "timeout: too long",
-        "details": {"timeout": "too long", "env": "bad"},
+        "details": {
+            "timeout": "is too long",
+            "env": "bad",
+            **{f"jobs[{number}].x": "Unknown." for number in range(333)},
+        },
     }
     with client_of(Answers(ok(body, 400))) as client, pytest.raises(Failed) as failed:
         client.get("/x")
-    assert str(failed.value) == "timeout: too long. bad"
+    told = str(failed.value)
+    assert told == "timeout: too long. env: bad jobs[0].x: Unknown. jobs[1].x: Unknown. And 331 more."
 
 
 def test_a_server_that_is_not_hostler_is_told_apart() -> None:
