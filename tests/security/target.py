@@ -38,6 +38,9 @@ LEAKS = re.compile(
     re.IGNORECASE,
 )
 
+#: The whole of an error that Engine.IO answers.
+ENGINE_IO = {"code", "message"}
+
 #: Made once: reading the authorities takes longer than most requests.
 _TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -118,7 +121,8 @@ class Target:
         def answers() -> bool:
             assert self.processes[name].poll() is None, self.logged(name)
             try:
-                return httpx.get(f"http://127.0.0.1:{port}/api/auth/me", trust_env=False).status_code == 401
+                url = f"http://127.0.0.1:{port}/api/auth/me"
+                return httpx.get(url, trust_env=False, verify=_TLS).status_code == 401
             except httpx.TransportError:
                 return False
 
@@ -191,6 +195,16 @@ class Target:
             body = sent.content if hasattr(sent, "_content") else b""  # not what was streamed
             asked = f"{sent.method} {sent.url} {body[:100_000].decode(errors='replace')}"
             self.mistakes.append((asked, answer.status_code, answer.text))
+
+    def judge(self, since: int) -> None:
+        """Hold that all answers to mistakes but the first so many say a sentence, and tell nothing of the inside."""
+        for asked, status, body in self.mistakes[since:]:
+            told = [match[0] for match in LEAKS.finditer(body) if match[0].lower() not in asked.lower()]
+            assert not told, f"{status}: {body} for {asked[:300]}"
+            said = {} if body == "" else json.loads(body)
+            assert body == "" or {"error", "detail", "checks"} & said.keys() or said.keys() == ENGINE_IO, (
+                f"{status}: {body} for {asked[:300]}"
+            )
 
     def redis(self, database: int = 0) -> "redis.Redis[bytes]":
         """Return a plain client on its database: somebody who may write to Redis."""

@@ -15,7 +15,7 @@ from target import ENROLL_SECRET, PASSWORD, REDIS_PASSWORD, ROOT, Target, until
 
 @pytest.mark.proves("A52")
 def test_one_who_takes_too_much_is_refused_and_others_are_not(target: Target, evidence: list[str]) -> None:
-    _, key = target.add_user("greedy", "w")
+    _, key = target.add_user(f"greedy-{secrets.token_hex(4)}", "w")
     greedy, operator = target.client(X_API_Key=key), target.client("operator")
     made = [greedy.post("/api/keys", json={"name": f"k{number}"}).status_code for number in range(101)]
     assert made.count(201) == 99  # one was there before
@@ -69,8 +69,9 @@ def test_no_secret_turns_up_where_others_look(target: Target, outside: Outside, 
         "webhook": {**hook, "secret": canary["schedulehook"]},
     }
     schedule = operator.post("/api/jobs/submit", json=recurring).json()["jobId"]
+    name = f"c-{secrets.token_hex(4)}"
     user = admin.post(
-        "/api/users", json={"username": "c", "email": "c@example.org", "password": canary["password"]}
+        "/api/users", json={"username": name, "email": f"{name}@example.org", "password": canary["password"]}
     ).json()
     target.client().post("/api/auth/login", json={"username": "admin", "password": canary["login"]})
     target.client().post("/api/auth/login", json={"username": canary["login"], "password": "x"})

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from servers import NO_TLS
 from target import Target, free_port, until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -134,7 +135,7 @@ def test_a_page_of_another_site_gets_nothing_through_an_open_port(
         if any(each.method == method for each in guarded)
     ]
     for headers in foreign:
-        with httpx.Client(base_url=url, headers=headers, trust_env=False) as page:
+        with httpx.Client(base_url=url, headers=headers, trust_env=False, verify=NO_TLS) as page:
             for endpoint in asked if headers is foreign[0] else asked[:2] + asked[-1:]:
                 status, said = _asked(page, endpoint)
                 assert status == 403, f"{headers} {endpoint.method} {endpoint.path} answered {status} {said}"

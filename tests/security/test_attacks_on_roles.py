@@ -1,6 +1,7 @@
 """Attacks on authorisation: who may call what, and whose things they may touch."""
 
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -205,7 +206,7 @@ def test_the_last_admin_stays_and_an_operator_makes_no_admin(target: Target, evi
 
 @pytest.mark.proves("A20")
 def test_a_keys_role_falls_with_its_owners(target: Target) -> None:
-    user_id, key = target.add_user("falling", "w")
+    user_id, key = target.add_user(f"falling-{uuid.uuid4().hex[:8]}", "w")
     client = target.client(X_API_Key=key)
     assert client.get("/api/auth/me").json()["role"] == "w"
     assert target.client("admin").put(f"/api/users/{user_id}", json={"role": "r"}).status_code == 200

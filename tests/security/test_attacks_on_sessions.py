@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -197,8 +198,9 @@ def _hear_out(ws: ClientConnection) -> NoReturn:
 def test_a_new_password_ends_sessions_keys_and_open_connections_within_seconds(
     target: Target, evidence: list[str]
 ) -> None:
-    user_id, key = target.add_user("robbed", "w")
-    token = target.login("robbed")["token"]
+    name = f"robbed-{uuid.uuid4().hex[:8]}"
+    user_id, key = target.add_user(name, "w")
+    token = target.login(name)["token"]
     job_id = target.submit("true", delay=3600)
     admin = target.client("admin")
     with (
@@ -305,18 +307,19 @@ def test_no_get_changes_anything(target: Target) -> None:
 
 @pytest.mark.proves("A09")
 def test_guessing_is_slowed_down_whatever_address_is_claimed(target: Target, evidence: list[str]) -> None:
-    target.add_user("guessed", "r")
+    name = f"guessed-{uuid.uuid4().hex[:8]}"
+    target.add_user(name, "r")
     client, answers = target.client(), []
     headers = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Client-IP", "True-Client-IP")
     for number in range(30):
         claimed = dict.fromkeys(headers, f"203.0.113.{number}") | {"Forwarded": f"for=203.0.113.{number}"}
-        body = {"username": "guessed", "password": f"guess {number}"}
+        body = {"username": name, "password": f"guess {number}"}
         answers.append(client.post("/api/auth/login", json=body, headers=claimed))
     statuses = [answer.status_code for answer in answers]
     assert statuses[:5] == [401] * 5
     assert set(statuses[5:]) == {429}
     assert int(answers[-1].headers["retry-after"]) >= 1
-    right = client.post("/api/auth/login", json={"username": "guessed", "password": PASSWORD})
+    right = client.post("/api/auth/login", json={"username": name, "password": PASSWORD})
     assert right.status_code == 429  # nor does the answer tell that this one would have been right
     assert target.login("viewer")["user"]["username"] == "viewer"  # others come in
     evidence.append("5 guesses, then 429 by the real peer; other accounts come in")
@@ -413,7 +416,8 @@ def test_an_agent_enrols_with_the_secret_alone_and_takes_nobodys_name(target: Ta
 @pytest.mark.proves("A14")
 def test_what_is_not_said_is_the_least(target: Target, evidence: list[str]) -> None:
     admin = target.client("admin")
-    body = {"username": "least", "email": "least@example.org", "password": PASSWORD}
+    name = f"least-{uuid.uuid4().hex[:8]}"
+    body = {"username": name, "email": f"{name}@example.org", "password": PASSWORD}
     assert admin.post("/api/users", json=body).json()["role"] == "r"
     assert admin.post("/api/keys", json={"name": "least"}).json()["role"] == "r"
     for name in ("admin", "admin@localhost"):

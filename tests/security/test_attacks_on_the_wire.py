@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from target import LEAKS, Target, drain, statuses
 
-ENGINE_IO = {"code", "message"}  # the whole of an error that Engine.IO answers
 POST = "POST /api/jobs/submit HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
 
 
@@ -69,14 +68,14 @@ def test_a_body_that_is_too_long_is_refused_early(
         head = _head(target, f"Content-Length: {10 << 30}", path=path, content_type=content_type)
         began = time.monotonic()
         raw.sendall(head + start)
-        assert statuses(drain(raw)) == [expected]
+        assert statuses(drain(raw, quiet_s=0.1)) == [expected]
         assert time.monotonic() - began < 5
     with target.connection() as raw:  # endless, in chunks
         head = _head(target, "Transfer-Encoding: chunked", path=path, content_type=content_type)
         head += f"{len(start):x}\r\n".encode() + start + b"\r\n"
         chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
         taken = _pour(raw, head, chunk, 200 << 20)
-        answer = drain(raw)
+        answer = drain(raw, quiet_s=0.1)
         assert statuses(answer) in ([expected], []), answer[:100]  # a reset may overtake the answer
         assert taken < limit + (8 << 20), (
             f"{taken >> 20} MiB were taken"
@@ -404,6 +403,7 @@ def test_an_odd_head_gets_a_plain_refusal(target: Target, evidence: list[str]) -
 
 @pytest.mark.proves("A57")
 def test_no_mistake_is_answered_with_what_is_inside(target: Target, evidence: list[str]) -> None:
+    before = len(target.mistakes)
     operator, admin = target.client("operator"), target.client("admin")
     headers = {"Content-Type": "application/json"}
     for body in (
@@ -451,14 +451,9 @@ def test_no_mistake_is_answered_with_what_is_inside(target: Target, evidence: li
         finally:
             client.delete("h:file:file-00000000000000000000", "h:schedule:schedule-x", "h:worker:odd", "h:user:odd",
                           "h:job:job-00000000000000000000", "h:job:job-11111111111111111111")  # fmt: skip
-    for asked, status, body in target.mistakes:
-        told = [match[0] for match in LEAKS.finditer(body) if match[0].lower() not in asked.lower()]
-        assert not told, f"{status}: {body} for {asked[:300]}"
-        said = {} if body == "" else json.loads(body)
-        assert body == "" or {"error", "detail", "checks"} & said.keys() or said.keys() == ENGINE_IO, (
-            f"{status}: {body} for {asked[:300]}"
-        )
-    evidence.append(f"{len(target.mistakes)} answers of 4xx and 5xx: a code and a sentence, nothing else")
+    target.judge(before)
+    judged = len(target.mistakes) - before
+    evidence.append(f"{judged} answers of 4xx and 5xx: a code and a sentence, nothing else")
 
 
 @pytest.mark.proves("A59")

@@ -180,21 +180,6 @@ async def test_a_worker_that_is_asked_to_stop_finishes_short_jobs_and_hands_long
     assert (await finished(store, late)).state == "completed"
 
 
-async def test_restarts_under_load_lose_nothing_and_run_nothing_twice(stack: Stack, store: Store) -> None:
-    path, note = side_effect(stack, "rolling")
-    ids = [await submit(store, f"{note}; sleep 0.05") for _ in range(120)]
-    worker = stack.worker("rolling-0", "--slots", "3")
-    for number in range(1, 4):
-        await asyncio.sleep(0.5)
-        following = stack.worker(f"rolling-{number}", "--slots", "3")
-        worker.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(worker.wait, 10) == 0
-        worker = following
-    for job_id in ids:
-        assert (await finished(store, job_id)).state == "completed"
-    assert sorted(line.split()[0] for line in path.read_text().splitlines()) == sorted(ids)
-
-
 async def test_a_second_worker_of_a_name_waits_for_the_first_to_leave(stack: Stack, store: Store) -> None:
     first = stack.worker("twin")
     second = stack.start("workers", "--name", "twin")
