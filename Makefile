@@ -47,17 +47,27 @@ test-fleet: $(STAMP)  ## Kill each part of a fleet behind nginx and HAProxy, its
 soak: $(STAMP)  ## Kill a random component every 20 s under 20 jobs/s (MINUTES=20)
 	@$(BIN)/python -m pytest -q -m "" --only F61 --soak-minutes $(or $(MINUTES),20) tests/chaos
 
-.PHONY: lint
-lint: $(STAMP)  ## Check format, style, types and layers
+.PHONY: types
+types: $(STAMP)
+	@$(BIN)/mypy
+
+.PHONY: style
+style: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
 	@PYTHONPATH=. $(BIN)/lint-imports
 
-.PHONY: check
-check: lint  ## Everything that must hold before a commit: lint, generated docs, tests
+.PHONY: generated
+generated: $(STAMP)
 	@$(BIN)/python -m api.openapi --check
 	@$(BIN)/python -m cli.reference --check
+
+.PHONY: lint
+lint: style types  ## Check format, style, types and layers
+
+.PHONY: check
+check: $(STAMP)  ## Everything that must hold before a commit: lint, generated docs, tests
+	@$(MAKE) --no-print-directory --jobs 2 types style generated
 	@$(MAKE) --no-print-directory test
 
 .PHONY: docs
