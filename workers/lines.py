@@ -138,7 +138,7 @@ class RedisLine:
                     self._tag_sets = None
                 elif self._drained and message.startswith(_COMMANDS):
                     return  # it would be given nothing; the end of the draining is told, and polled for
-                wake(message.decode("ascii", "replace"))
+                wake(queues.news(message)[0])
             elif message.startswith(attempts.OFFER):
                 self._hear_offer(message, take)
             elif message.startswith(b"cancel "):
@@ -337,5 +337,5 @@ class RedisLine:
         except (NotFound, Conflict):
             log.info("this worker's registration was already gone", extra={"worker": self.name})
 
-    async def _call(self, call: Call[T]) -> T:
-        return await self.store.call(call)
+    def _call(self, call: Call[T]) -> Awaitable[T]:
+        return self.store.wire.call(call)

@@ -339,6 +339,11 @@ class Output:
                 task.cancel()
                 await asyncio.wait((task,))
         self._spool.close()
+        self._gone = self._cancel = _nothing  # what holds this, too, and would wait for the garbage collector
+
+
+def _nothing() -> None:
+    """Be called by nobody any more."""
 
 
 def _full(data: bytes, start: int) -> int:

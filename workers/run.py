@@ -143,8 +143,8 @@ class Run:
         finally:
             self._free_slot()
             self.span.end(failed="given up")  # unless it has ended
-            for timer in self._timers:
-                timer.cancel()
+            while self._timers:
+                self._timers.pop().cancel()
             await self.output.close()
             if self._directory is not None:
                 self.around.workspace.discard(self._directory)
@@ -152,19 +152,32 @@ class Run:
     def has_exited(self) -> None:
         """Hear that the main process is gone, and with it whatever it left: the slot is free for another."""
         if not self.exited.done():
+            self.exited.set_result(
+                None
+            )  # first, so that the result leaves in one write with the next one's start
             self._free_slot()
-            self.exited.set_result(None)
 
     def _free_slot(self) -> None:
         if self.slot_free.done():
             return
-        if self._directory is not None:  # the slot's next command may be of the same user
+        if (
+            self._directory is not None and not self._removed()
+        ):  # the slot's next command may be of the same user
             try:
                 self.around.platform.withhold_directory(self._directory)
             except OSError as error:
                 log.warning("a directory could not be taken back", extra={"why": str(error)})
         self.slot_free.set_result(None)
         self._slot_freed(self)
+
+    def _removed(self) -> bool:
+        """Remove the directory if nothing is in it, as after most jobs, and nobody will look; tell whether it went."""
+        if self._directory is None or self.offer.spec.get("artifacts"):
+            return False
+        removed = self.around.workspace.remove_empty(self._directory)
+        if removed:
+            self._directory = None
+        return removed
 
     def _begin_unheard(self) -> None:
         if not self._begun:
@@ -224,13 +237,14 @@ class Run:
         """Start the command. Raises HostlerError, OSError."""
         spec = self.offer.spec
         self._working_directory = self.around.workspace.working_directory(spec, directory)
+        home, parent = str(directory), self.span.traceparent or self.cause.traceparent
         command = Command(
             argv=_argv(spec),
             environment={
                 **self.around.environment,
-                "HOME": str(directory),
-                "TMPDIR": str(directory),  # the machine's own is shared, and closed to it under Landlock
-                **cause.Cause(traceparent=self.span.traceparent or self.cause.traceparent).environment,
+                "HOME": home,
+                "TMPDIR": home,  # the machine's own is shared, and closed to it under Landlock
+                **(cause.Cause(traceparent=parent).environment if parent else {}),
                 **{str(name): str(value) for name, value in dict(spec.get("env") or {}).items()},
                 "HOSTLER_JOB_ID": self.offer.job_id,
                 "HOSTLER_ATTEMPT": str(self.offer.attempt),
@@ -253,13 +267,14 @@ class Run:
             await self.exited
             self._reads = False
             for channel, pipe in pipes:  # all that it wrote is in the pipes by now
-                while self._read(channel, pipe):
-                    await asyncio.sleep(0)
+                while size := self._read(channel, pipe):
+                    if size == READ_BYTES:  # it printed much: others have their turn
+                        await asyncio.sleep(0)
         finally:
             self._reads = False
             for _, pipe in pipes:
-                self.around.platform.unwatch(pipe)
-            child.close()
+                if not pipe.closed:
+                    self.around.platform.forget(pipe)
         self.output.end()
         return child.outcome()
 
@@ -278,12 +293,14 @@ class Run:
 
     def _read(self, channel: str, pipe: Pipe) -> int:
         """Read once; answers how many bytes there were."""
+        if pipe.closed:
+            return 0
         data = pipe.read(READ_BYTES)
         if data:
             self.output.feed(channel, data)
             return len(data)
         if data == b"":
-            self.around.platform.unwatch(pipe)
+            self.around.platform.forget(pipe)
         return 0
 
     def _judged(self, outcome: Outcome | None) -> Ending:

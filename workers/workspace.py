@@ -174,15 +174,23 @@ class Workspace:
 
     def discard(self, directory: Path) -> None:
         """Take a job's directory away: at once if it is empty and the disk is quick, else soon, several in one go."""
-        if self._removal_s < SLOW_REMOVAL_S:
-            began = time.perf_counter()
-            with contextlib.suppress(OSError):  # something is in it
-                os.rmdir(directory)
-                self._removal_s += 0.1 * (time.perf_counter() - began - self._removal_s)
-                return
+        if self.remove_empty(directory):
+            return
         self._discarded.append(directory)
         if self._discarding is None or self._discarding.done():
             self._discarding = asyncio.get_running_loop().create_task(self._remove_discarded())
+
+    def remove_empty(self, directory: Path) -> bool:
+        """Remove a job's directory if it is empty and the disk is quick; tell whether that has been done."""
+        if self._removal_s >= SLOW_REMOVAL_S:
+            return False
+        began = time.perf_counter()
+        try:
+            os.rmdir(directory)
+        except OSError:  # something is in it
+            return False
+        self._removal_s += 0.1 * (time.perf_counter() - began - self._removal_s)
+        return True
 
     async def _remove_discarded(self) -> None:
         await asyncio.sleep(DISCARD_EVERY_S)

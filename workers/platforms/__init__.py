@@ -66,6 +66,10 @@ class Obituary:
 class Output(Protocol):
     """The reading end of a command's output, for a selector."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed here."""
+
     def fileno(self) -> int:
         """Return the descriptor to watch."""
 
@@ -143,7 +147,10 @@ class Platform(Protocol):
         """
 
     def unwatch(self, output: Output) -> None:
-        """Watch an output no more, before it is closed. Safe to run twice."""
+        """Watch an output no more for now. Safe to run twice."""
+
+    def forget(self, output: Output) -> None:
+        """Watch an output no more, and close it. Safe to run twice."""
 
     def make_directory(self, path: Path, slot: int) -> None:
         """Make a directory that is not there yet, for the commands of one slot alone.

@@ -37,6 +37,8 @@ _CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 0, 1, 5, 6,
 _SEND_TIMEOUT_S = 5  # a launcher that takes no request for so long is taken for dead
 _END_TIMEOUT_S = 7.0  # the launcher allows itself less (WINDING_UP_S)
 _EVENTS_AT_ONCE = 64
+#: What os.fsencode does, which a job's environment asks for two dozen times.
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _KILLED = Outcome(exit_code=None, signal=signal.SIGKILL, cpu_s=0.0, max_rss_bytes=0)
 
 
@@ -88,7 +90,7 @@ class LinuxPlatform:
         self.warnings = warnings or []
         self._claims: list[slot_users.Claim] = []
         self._users: list[int] = []
-        self._reachable: set[Path] = set()  # parents of job directories that have been looked at
+        self._reachable: set[str] = set()  # parents of job directories that have been looked at
         self._confinement: Confinement | None = None
         if isolation == "uid":
             self._claim_users(slots)
@@ -189,6 +191,11 @@ class LinuxPlatform:
         if self._watched.pop(fd, None) is not None:
             self._ready.unregister(fd)
 
+    def forget(self, output: Output) -> None:
+        """Watch an output no more, and close it. Safe to run twice."""
+        self._watched.pop(output.fileno(), None)
+        output.close()  # nothing else has it open, so that the kernel's list forgets it, too (epoll(7))
+
     def _take(self, reply: tuple[bytes, int, int, int, float, int]) -> None:
         kind, token, number, stage, cpu_s, peak_kib = reply
         child = self._children.get(token)
@@ -251,10 +258,13 @@ class LinuxPlatform:
                 (
                     launcher.SPAWN,
                     self._token,
-                    os.fsencode(command.job_id),
-                    [_encoded(word) for word in command.argv],
-                    {_encoded(name): _encoded(value) for name, value in command.environment.items()},
-                    os.fsencode(command.directory),
+                    command.job_id.encode(_ENCODING, _ERRORS),
+                    [word.encode(_ENCODING, _ERRORS) for word in command.argv],
+                    {
+                        name.encode(_ENCODING, _ERRORS): value.encode(_ENCODING, _ERRORS)
+                        for name, value in command.environment.items()
+                    },
+                    str(command.directory).encode(_ENCODING, _ERRORS),
                     self._users[command.slot] if self._users else -1,
                     -1 if command.memory_limit_bytes is None else command.memory_limit_bytes,
                 )
@@ -287,16 +297,17 @@ class LinuxPlatform:
         Raises OSError, and IsolationUnavailable when those commands could not reach it.
         """
         if self._users:
-            self._see_that_reachable(path.parent)
+            self._see_that_parent_is_reachable(path)
         os.mkdir(path, 0o700)
         if self._users:
             os.chown(path, self._users[slot], self._users[slot], follow_symlinks=False)
 
-    def _see_that_reachable(self, directory: Path) -> None:
-        if directory not in self._reachable:
-            if why := _why_unreachable(directory):
+    def _see_that_parent_is_reachable(self, path: Path) -> None:
+        parent = os.path.dirname(path)  # a path's own parent is another path, which takes longer
+        if parent not in self._reachable:
+            if why := _why_unreachable(Path(parent)):
                 raise IsolationUnavailable(why)
-            self._reachable.add(directory)
+            self._reachable.add(parent)
 
     def prepare_directory(self, path: Path, slot: int) -> None:
         """Give a directory, made if it is missing, and all that lies in it to the commands of one slot alone.
@@ -307,7 +318,7 @@ class LinuxPlatform:
         path.chmod(0o700)
         if not self._users:
             return
-        self._see_that_reachable(path.parent)
+        self._see_that_parent_is_reachable(path)
         user = self._users[slot]
         os.chown(path, user, user, follow_symlinks=False)
         for _, folders, files, fd in os.fwalk(
@@ -445,14 +456,6 @@ class LinuxPlatform:
 def make_undumpable() -> None:
     """Close this process's memory and environment to other processes of its user (PR_SET_DUMPABLE)."""
     ctypes.CDLL(None).prctl(launcher.PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-
-
-def _encoded(word: str) -> bytes:
-    """Do what os.fsencode does, which a job's environment asks for two dozen times, at a third of its cost."""
-    return word.encode(_ENCODING, _ERRORS)
 
 
 def _raise(error: OSError) -> None:

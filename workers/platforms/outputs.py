@@ -12,6 +12,11 @@ class Pipe:
     def __init__(self) -> None:
         self._fd = -1
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed here, or is not open yet."""
+        return self._fd < 0
+
     def open(self) -> int:
         """Make the pipe and return its writing end, which the caller closes."""
         self._fd, end = os.pipe()
@@ -42,6 +47,11 @@ class Stream:
     def __init__(self) -> None:
         self._ours, self.writing_end = socket.socketpair()
         self._ours.setblocking(False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed here."""
+        return self._ours.fileno() < 0
 
     def fileno(self) -> int:
         """Return the descriptor to watch, -1 when it is closed."""

@@ -184,6 +184,11 @@ class PortablePlatform:
         if output.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(output.fileno())
 
+    def forget(self, output: Output) -> None:
+        """Watch an output no more, and close it. Safe to run twice."""
+        self.unwatch(output)
+        output.close()
+
     def make_directory(self, path: Path, slot: int) -> None:
         """Make a directory that no other user can enter. Raises OSError."""
         path.mkdir(mode=0o700)
