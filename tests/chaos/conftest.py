@@ -46,17 +46,9 @@ def bare_world(chaos_s3: S3) -> Iterator[World]:
 
 @pytest.fixture
 def world(shared_world: World) -> Iterator[World]:
-    """The shared Hostler, with nothing of earlier tests left; workers that a test starts end with it."""
-    before = list(shared_world.stack.processes)
-    shared_world.begin()
-    yield shared_world
-    shared_world.tell()
-    started = [process for process in shared_world.stack.processes if process not in before]
-    if started:
-        shared_world.stack.end(*started)
-    for client in shared_world.clients:
-        client.http.close()
-    shared_world.clients.clear()
+    """The shared Hostler, with nothing of earlier tests left."""
+    with shared_world.story():
+        yield shared_world
 
 
 @pytest.fixture

@@ -19,13 +19,19 @@ from world import Client, World, new_world, proxied, together
 from settings import process_environment
 
 
-@pytest.fixture
-def own_world() -> Iterator[World]:
-    """A Hostler for one test, which may spoil its Redis for good."""
+@pytest.fixture(scope="module")
+def other_world() -> Iterator[World]:
+    """A Hostler apart from the shared one."""
     world = new_world(HOSTLER_SLOTS="4")
     yield world
-    world.tell()
     world.end()
+
+
+@pytest.fixture
+def own_world(other_world: World) -> Iterator[World]:
+    """A Hostler whose Redis may lose what earlier tests wrote, but not who its admin is."""
+    with other_world.story():
+        yield other_world
 
 
 @pytest.mark.proves("F32")

@@ -271,6 +271,19 @@ class World:
 
     # The story of one test
 
+    @contextmanager
+    def story(self) -> Iterator[None]:
+        """Tell one test's story, with nothing of earlier ones left; processes that it starts end with it."""
+        before = list(self.stack.processes)
+        self.begin()
+        yield
+        self.tell()
+        if started := [process for process in self.stack.processes if process not in before]:
+            self.stack.end(*started)
+        for client in self.clients:
+            client.http.close()
+        self.clients.clear()
+
     def begin(self) -> None:
         """Forget what earlier tests did."""
         self.calls.clear()
