@@ -24,6 +24,7 @@ if (
     import boto3
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 log = logging.getLogger("hostler.storage")
 T = TypeVar("T")
@@ -37,6 +38,9 @@ PARTS_IN_FLIGHT = 2
 PARTS_AT_ONCE = 4
 #: What one read of a download fetches.
 READ_BYTES = MIB
+#: A long download is asked for in spans of this, which end where the parts did that we uploaded. The store works on the
+#: next one while one is read: as long as its reader takes so much a second, for no connection shall wait for long.
+SPAN_BYTES, FAST_BYTES_A_S = PART_BYTES, 4 * MIB
 #: Blocking calls at once.
 THREADS = 16
 #: How many keys one DeleteObjects takes.
@@ -167,9 +171,15 @@ class Objects:
         Raises Conflict when the store's own tag of it is not `etag` any more, where that is given.
         """
         wanted: dict[str, str] = {} if etag is None else {"IfMatch": f'"{etag}"'}
-        if first is not None:
-            wanted["Range"] = f"bytes={first}-{'' if last is None else last}"
-        return Reading(self, key, await self._run(self._open, key, **wanted))
+        if first is None or last is None:
+            if first is not None:
+                wanted["Range"] = f"bytes={first}-"
+            return Reading(self, key, await self._run(self._open, key, **wanted))
+        end = _end_of_span(first, last)
+        wanted["Range"] = f"bytes={first}-{end}"
+        answer = await self._run(self._get, key, **wanted)
+        rest = (end + 1, last, answer["ETag"]) if end < last else None
+        return Reading(self, key, answer["Body"], end + 1 - first, rest)
 
     async def sha256(self, key: str, *, etag: str) -> str:
         """Return the SHA-256 of an object in hex. Raises Conflict when its tag is not `etag` any more."""
@@ -380,10 +390,13 @@ class Objects:
             answer.get("ContentType", "application/octet-stream"),
         )
 
-    def _open(self, key: str, **wanted: Any) -> "StreamingBody":
+    def _get(self, key: str, **wanted: Any) -> "GetObjectOutputTypeDef":
         client = self._client()
         with _in_our_words(key):
-            return client.get_object(Bucket=self.bucket, Key=key, **wanted)["Body"]
+            return client.get_object(Bucket=self.bucket, Key=key, **wanted)
+
+    def _open(self, key: str, **wanted: Any) -> "StreamingBody":
+        return self._get(key, **wanted)["Body"]
 
     @staticmethod
     def _read(body: "StreamingBody", key: str) -> bytes:
@@ -461,39 +474,104 @@ class Objects:
         return time.perf_counter() - began
 
 
-class Reading:
-    """An object being read: iterate, then `close`; the next chunk is fetched while one is used."""
+def _end_of_span(first: int, last: int) -> int:
+    """Return where the span ends that begins at `first`; what is no longer than one is not divided."""
+    return last if last - first < SPAN_BYTES else first - first % SPAN_BYTES + SPAN_BYTES - 1
 
-    def __init__(self, objects: Objects, key: str, body: "StreamingBody") -> None:
+
+class Reading:
+    """An object being read: iterate, then `close`; the next chunk is fetched while one is used.
+
+    `left` are the bytes that `body` has, where that is known; `rest` is what follows them: its first byte, its last one
+    and the object's tag.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        key: str,
+        body: "StreamingBody",
+        left: int | None = None,
+        rest: tuple[int, int, str] | None = None,
+    ) -> None:
         self._objects = objects
         self._key = key
         self._body = body
+        self._left, self._rest = left, rest
         self._next: asyncio.Future[bytes] | None = None
+        self._ahead: asyncio.Future[StreamingBody] | None = None
+        self._taken, self._since_s = 0, 0.0  # of this span, and since when
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        pending = self._next or self._fetch()
-        self._next = pending
-        chunk = await pending
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._fetch())
+        chunk = await self._next
         if not chunk:
             await self.close()
             raise StopAsyncIteration
-        self._next = self._fetch()
+        self._look_ahead(len(chunk))
+        self._next = asyncio.ensure_future(self._fetch())
         return chunk
 
-    def _fetch(self) -> "asyncio.Future[bytes]":
-        return asyncio.ensure_future(self._objects._run(Objects._read, self._body, self._key))
+    def _look_ahead(self, taken: int) -> None:
+        """Have the next span opened for a reader that will soon want it."""
+        if self._rest is None or self._ahead is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        if not self._taken:
+            self._since_s = now
+        elif self._taken >= (now - self._since_s) * FAST_BYTES_A_S:
+            self._ahead = asyncio.ensure_future(self._open(*self._rest))
+        self._taken += taken
+
+    async def _open(self, first: int, last: int, etag: str) -> "StreamingBody":
+        wanted = {"IfMatch": etag, "Range": f"bytes={first}-{_end_of_span(first, last)}"}
+        return await self._objects._run(self._objects._open, self._key, **wanted)
+
+    async def _fetch(self) -> bytes:
+        if self._left == 0:
+            if self._rest is None:
+                return b""
+            return await self._go_on(*self._rest)
+        return await self._read()
+
+    async def _go_on(self, first: int, last: int, etag: str) -> bytes:
+        """Return the first chunk of the next span."""
+        ahead, self._ahead = self._ahead, None
+        end = _end_of_span(first, last)
+        self._left, self._rest = end + 1 - first, (end + 1, last, etag) if end < last else None
+        self._taken = 0
+        if ahead is not None:
+            try:
+                self._body = await ahead
+                return await self._read()
+            except Unavailable:  # it may have waited for longer than the store has patience
+                self._body.close()
+        self._body = await self._open(first, last, etag)
+        return await self._read()
+
+    async def _read(self) -> bytes:
+        chunk = await self._objects._run(Objects._read, self._body, self._key)
+        if self._left is not None:
+            self._left -= len(chunk)
+        return chunk
 
     async def close(self) -> None:
-        """Give the connection up. Safe to run twice."""
+        """Give the connections up. Safe to run twice."""
         pending, self._next = self._next, None
         if pending is not None and not pending.done():
             await asyncio.wait([pending])
         if pending is not None and not pending.cancelled():
             pending.exception()  # nobody else will ask
         self._body.close()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            await asyncio.wait([ahead])
+            if not ahead.cancelled() and ahead.exception() is None:
+                ahead.result().close()
 
 
 class _Sending:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from urllib3.exceptions import ProtocolError
 
 from settings import Settings
 from storage.errors import Conflict, NotFound, TooLarge, Unavailable
@@ -173,6 +174,57 @@ async def test_a_range_is_that_slice(objects, first, last):
     await reading.close()
 
 
+@pytest.fixture
+def short_spans(monkeypatch):
+    monkeypatch.setattr("storage.objects.SPAN_BYTES", 1 << 20)
+    monkeypatch.setattr("storage.objects.READ_BYTES", 1 << 18)
+
+
+@pytest.mark.parametrize("fast_bytes_a_s", [0, 1 << 60])
+async def test_a_long_range_comes_in_spans_as_if_in_one(objects, short_spans, monkeypatch, fast_bytes_a_s):
+    monkeypatch.setattr("storage.objects.FAST_BYTES_A_S", fast_bytes_a_s)
+    data = os.urandom(3 * len(BLOCK))
+    await objects.put("o", data)
+    for first, last in ((0, len(data) - 1), (999_999, 2_500_000), (1 << 20, (1 << 21) - 1)):
+        reading = await objects.open("o", first=first, last=last)
+        assert b"".join([chunk async for chunk in reading]) == data[first : last + 1]
+
+
+async def test_a_span_that_was_opened_ahead_and_lost_meanwhile_is_opened_again(
+    objects, short_spans, monkeypatch
+):
+    monkeypatch.setattr("storage.objects.FAST_BYTES_A_S", 0)
+    await objects.put("o", BLOCK * 3)
+    reading = await objects.open("o", first=0, last=3 * len(BLOCK) - 1)
+    read = [await anext(reading) for _ in range(3)]
+    (await reading._ahead).close()
+    reading._ahead = asyncio.get_running_loop().create_future()
+    reading._ahead.set_result(Lost())
+    read += [chunk async for chunk in reading]
+    assert b"".join(read) == BLOCK * 3
+
+
+class Lost:
+    """A body whose connection the store has closed."""
+
+    def read(self, amount: int) -> bytes:
+        raise ProtocolError(f"None of {amount} bytes came.")
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+async def test_what_replaces_an_object_does_not_follow_its_first_spans(objects, short_spans, monkeypatch):
+    monkeypatch.setattr("storage.objects.FAST_BYTES_A_S", 1 << 60)
+    await objects.put("o", BLOCK * 3)
+    reading = await objects.open("o", first=0, last=3 * len(BLOCK) - 1)
+    assert await anext(reading)
+    await objects.put("o", BLOCK * 3 + b"new")
+    with pytest.raises(Conflict):
+        [chunk async for chunk in reading]
+    await reading.close()
+
+
 async def test_reading_can_stop_in_the_middle_any_number_of_times(objects):
     await objects.put("o", BLOCK * 2)
     for _ in range(40):  # more than there are connections
@@ -180,6 +232,17 @@ async def test_reading_can_stop_in_the_middle_any_number_of_times(objects):
         assert await anext(reading)
         await reading.close()
         await reading.close()
+
+
+async def test_what_was_opened_ahead_is_closed_with_the_rest(objects, short_spans, monkeypatch):
+    monkeypatch.setattr("storage.objects.FAST_BYTES_A_S", 0)
+    await objects.put("o", BLOCK * 2)
+    for _ in range(40):  # more than there are connections
+        reading = await objects.open("o", first=0, last=2 * len(BLOCK) - 1)
+        assert [await anext(reading) for _ in range(2)]
+        ahead = reading._ahead
+        await reading.close()
+        assert (await ahead)._raw_stream.closed
 
 
 async def test_an_object_that_was_replaced_is_not_read_as_the_old_one(objects):
