@@ -559,6 +559,21 @@ def test_a_command_gains_no_privilege(isolated):
         assert b"Groups:\t \n" in status
 
 
+def test_a_program_that_landlock_forbids_gives_way_to_the_next_one_in_path(folder, tmp_path):
+    need("landlock")
+    own = tmp_path / "own"  # as a developer's shims are, in a home directory
+    own.mkdir()
+    (own / "echo").write_text("#!/bin/sh\necho forbidden\n")
+    (own / "echo").chmod(0o755)
+    bench = Bench("landlock", folder)
+    try:
+        for _ in range(2):
+            outcome, printed, _ = bench.run("echo", "found", environment={"PATH": f"{own}:{PATH}"})
+            assert (outcome.exit_code, printed) == (0, b"found\n")
+    finally:
+        bench.close()
+
+
 def test_behind_landlock_only_the_system_is_read_and_only_the_directory_written(folder):
     need("landlock")
     outside = folder / "outside"

@@ -122,11 +122,15 @@ class Request:
             program = self.program()
             try:
                 return self.spawn(program, fds)
-            except FileNotFoundError:  # also where the interpreter that its first line names is missing
-                again = self.program(anew=True)
-                if again == program:
-                    raise
-                return self.spawn(again, fds)
+            except (FileNotFoundError, PermissionError):
+                # also where the interpreter that its first line names is missing, or Landlock forbids a program, of
+                # which access(2) knows nothing: execvp(3) goes on with the next one
+                for another in self.others(program):
+                    with contextlib.suppress(FileNotFoundError, PermissionError):
+                        pid = self.spawn(another, fds)
+                        self.remember(another)
+                        return pid
+                raise
 
     def spawn(self, program: bytes, fds: list[int]) -> int:
         """Start `program` as the command."""
@@ -141,33 +145,42 @@ class Request:
             resetids=self.uid >= 0,
         )
 
-    def program(self, *, anew: bool = False) -> bytes:
-        """Return the path of the command's program, the one that execvp(3) would take."""
-        name = self.argv[0]
-        if b"/" in name:
-            return name
-        path = self.environment.get(b"PATH", os.fsencode(os.defpath))
-        key = name, path, self.uid
-        known = self.programs.get(key)
-        if known is not None and known[1] > time.monotonic() and not anew:
+    def program(self) -> bytes:
+        """Return the path of the program, the one that execvp(3) would try first. Raises FileNotFoundError."""
+        if b"/" in self.argv[0]:
+            return self.argv[0]
+        known = self.programs.get(self.sought)
+        if known is not None and known[1] > time.monotonic():
             return known[0]
+        found = self.found(os.X_OK) or self.found(os.F_OK)  # one that is there, to fail for that reason
+        if not found:
+            raise FileNotFoundError(2, "not found")
+        self.remember(found[0])
+        return found[0]
+
+    @property
+    def sought(self) -> tuple[bytes, bytes, int]:
+        """Return what decides which program it is."""
+        return self.argv[0], self.environment.get(b"PATH", os.fsencode(os.defpath)), self.uid
+
+    def remember(self, program: bytes) -> None:
+        """Keep where the program was found for a moment."""
         if len(self.programs) >= MOST_PROGRAMS:
             self.programs.clear()
-        found = self.search(name, path)
-        if found.startswith(b"/"):  # else it depends on the job's directory
-            self.programs[key] = found, time.monotonic() + PROGRAM_KNOWN_S
-        return found
+        if program.startswith(b"/"):  # else it depends on the job's directory
+            self.programs[self.sought] = program, time.monotonic() + PROGRAM_KNOWN_S
 
-    @staticmethod
-    def search(name: bytes, path: bytes) -> bytes:
-        """Return the first file of that name that this process's real user may execute. Raises FileNotFoundError."""
-        found = [folder + b"/" + name for folder in path.split(b":") if folder]
-        # if none may be executed, then one that is there, to fail for that reason
-        for mode in (os.X_OK, os.F_OK):
-            for program in found:
-                if os.access(program, mode):  # access(2) asks for the real user
-                    return program
-        raise FileNotFoundError(2, "not found")
+    def found(self, mode: int) -> list[bytes]:
+        """Return the files of that name to which this process's real user has access, in the order of PATH."""
+        name, path, _ = self.sought
+        programs = [folder + b"/" + name for folder in path.split(b":") if folder]
+        return [
+            program for program in programs if os.access(program, mode)
+        ]  # access(2) asks for the real user
+
+    def others(self, tried: bytes) -> list[bytes]:
+        """Return the programs that execvp(3) would go on with."""
+        return [] if b"/" in self.argv[0] else [each for each in self.found(os.X_OK) if each != tried]
 
 
 class Job:
