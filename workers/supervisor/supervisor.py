@@ -370,14 +370,17 @@ class Supervisor:
         supervised = self.supervised(instance_id)
         manifest = supervised.wish.manifest
         routes = manifest.routes.process if manifest is not None and manifest.routes is not None else None
-        name = process or routes or next((each.name for each in supervised.wish.processes), "")
+        listening = [each.name for each in supervised.wish.processes if each.socket or each.port is not None]
+        name = process or routes or next(iter(listening), "")
+        if not name:
+            raise NotFound(f"No process of app {instance_id!r} has a socket or a port.")
         if supervised.wish.process(name) is None:
             raise NotFound(f"App {instance_id!r} has no process {name!r}.")
-        instance = supervised.instances.get((name, index))
-        if instance is None or instance.kept is None:
-            raise NotRunning(f"App {instance_id!r} is not running.")
-        if instance.socket is None and instance.port is None:
+        if name not in listening:
             raise NotFound(f"Process {name!r} of app {instance_id!r} has neither a socket nor a port.")
+        instance = supervised.instances.get((name, index))
+        if instance is None or instance.kept is None or (instance.socket is None and instance.port is None):
+            raise NotRunning(f"App {instance_id!r} is not running.")
         return Address(socket=instance.socket, port=instance.port, uid=self.user(instance_id))
 
     def release(self, instance_id: str) -> Path:

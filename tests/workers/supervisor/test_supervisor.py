@@ -577,16 +577,23 @@ async def test_an_app_tells_its_watchers_what_it_wants(
 
 
 async def test_an_app_that_is_stopped_has_no_address(node: Running, control: FakeControl) -> None:
-    node.install("a", {"web": {"command": SERVE, "port": 0}}, desired="stopped")
+    node.install(
+        "a",
+        {"setup": {"command": SLEEP, "type": "oneshot"}, "web": {"command": SERVE, "port": 0}},
+        desired="stopped",
+    )
     await soon(lambda: "a" in control.told, "it is known")
     assert node.now is not None
-    with pytest.raises(NotRunning):
-        node.now.address("a", "web", 0)
+    for process in ("web", ""):  # the first that listens
+        with pytest.raises(NotRunning):
+            node.now.address("a", process, 0)
     for process in ("none", "../x"):
         with pytest.raises(NotFound):
             node.now.address("a", process, 0)
         with pytest.raises(NotFound):
             node.now.log_file("a", process, 0)
+    with pytest.raises(NotFound, match="'setup' of app 'a' has neither a socket nor a port"):
+        node.now.address("a", "setup", 0)
 
 
 async def test_an_app_that_was_taken_over_still_tells_its_watchers(
