@@ -41,7 +41,8 @@ def change(
     """Ask for a change of an app and see it through. Raises Failed."""
     with hinting(app_id):
         answer = ask(client, "POST", f"/api/apps/{segment(app_id)}/{action}", body=body)
-    see_through(client, answer, done, detach=detach, as_json=as_json)
+    process = body.get("process")
+    see_through(client, answer, done, process=process, detach=detach, as_json=as_json)
 
 
 def ask(client: Client, method: str, path: str, **how: Any) -> dict[str, Any]:
@@ -56,7 +57,15 @@ def fetch(client: Client, app_id: str) -> dict[str, Any]:
         return dict(client.get(f"/api/apps/{segment(app_id)}"))
 
 
-def see_through(client: Client, answer: dict[str, Any], done: str, *, detach: bool, as_json: bool) -> None:
+def see_through(
+    client: Client,
+    answer: dict[str, Any],
+    done: str,
+    *,
+    process: str | None = None,
+    detach: bool,
+    as_json: bool,
+) -> None:
     """Show the log of a job that was accepted until it ends, then what has become of its app. Raises Failed."""
     app_id, job_id = answer["instanceId"], answer["jobId"]
     if detach:
@@ -83,7 +92,8 @@ def see_through(client: Client, answer: dict[str, Any], done: str, *, detach: bo
             f"{app_id} needs its configuration: hostler apps config {app_id} {keys}", style="yellow"
         )
     else:
-        rendering.say(f"{app_id} is {done}; its status is {shown['status']}.", style="green")
+        what, whose = (f"{process} of {app_id}", "the app's") if process else (app_id, "its")
+        rendering.say(f"{what} is {done}; {whose} status is {shown['status']}.", style="green")
 
 
 def _failure(job: dict[str, Any], app_id: str, shown: dict[str, Any] | None) -> Failed:
@@ -101,6 +111,7 @@ def _failure(job: dict[str, Any], app_id: str, shown: dict[str, Any] | None) -> 
 #: What a refusal says, and the command that helps.
 _HINTS = (
     ("There is no app", "hostler apps list"),
+    ("has no process", "hostler apps show {app}"),
     ("is installed already", "hostler apps update {app}"),
     ("needs its configuration", "hostler apps config {app} KEY=VALUE"),
     ("There is no product", "hostler products list"),
@@ -113,11 +124,10 @@ _HINTS = (
 
 @contextlib.contextmanager
 def hinting(app_id: str) -> Iterator[None]:
-    """Add the command that helps to a refusal that does not name one."""
+    """Add to a refusal the command that helps."""
     try:
         yield
     except Failed as error:
-        if not error.hint:
-            fitting = (hint for words, hint in _HINTS if words in str(error))
-            error.hint = next(fitting, "").format(app=app_id)
+        fitting = (hint.format(app=app_id) for words, hint in _HINTS if words in str(error))
+        error.hint = next(fitting, error.hint)
         raise

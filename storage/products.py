@@ -137,7 +137,9 @@ async def _keep(store: Store, release: Release, file: str = "") -> Release:
     if outcome == "exists":
         kept = await get(store, release.product, release.version)
         if _substance(kept) != _substance(release):
-            raise Conflict(f"Release {release.version} of {release.product!r} has been published already.")
+            raise Conflict(
+                f"Release {release.version} of {release.product!r} has been published already; give it another version."
+            )
         return kept
     return release
 

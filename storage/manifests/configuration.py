@@ -85,7 +85,7 @@ def check(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
         raise Invalid("config: larger than 64 KiB", details={"config": "larger than 64 KiB"})
     if schema is None:
         if config:
-            message = "This product takes no configuration."
+            message = "This product takes no configuration; its manifest has no [config]."
             raise Invalid(message, details={"config": message})
         return
     from jsonschema import Draft202012Validator  # noqa: PLC0415  see above
