@@ -1,4 +1,5 @@
 // Charts over time, by uPlot; this module and uPlot itself are fetched when the first one is drawn.
+import { shortTime } from './kit.js';
 import uPlot from './vendor/uplot.js';
 
 const sheet = document.createElement('link');
@@ -40,7 +41,7 @@ function hint(series, format) {
         const { idx, left } = plot.cursor;
         tip.hidden = idx == null || left < 0;
         if (tip.hidden) return;
-        const at = new Date(plot.data[0][idx] * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+        const at = shortTime(plot.data[0][idx] * 1000);
         tip.textContent = [at, ...series.map(({ name }, index) => { const value = plot.data[index + 1][idx]; return `${name} ${value == null ? '–' : format ? format(value) : value}`; })].join('  ·  ');
         tip.style.left = `${Math.min(left + 10, plot.over.clientWidth - tip.offsetWidth)}px`;
       },

@@ -317,11 +317,13 @@ setInterval(() => { if (!document.hidden) now.set(Date.now()); }, 1000);
 
 const absolute = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'long' });
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+const minute = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
 const day = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' });
 const moment = new Intl.DateTimeFormat(undefined, { weekday: 'short', hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
 const numbers = new Intl.NumberFormat();
 
 export const fullTime = (at) => absolute.format(at);
+export const shortTime = (at) => minute.format(new Date(at));
 export const clockTime = (at) => clock.format(at);
 export const dayTime = (at) => moment.format(at);
 export const count = (value) => (value == null ? '–' : numbers.format(value));

@@ -267,8 +267,8 @@ export function LogView({ lines, version, live, waiting, download, filename, too
       ${wanted && html`<span class="small soft nowrap" role="status">${hits.length ? `${count(hit + 1)} of ${hits.length === 10_000 ? '10,000 or more' : count(hits.length)}` : 'not found'}</span>
         <button class="button icon tiny" aria-label="Previous" onClick=${() => step(-1)} disabled=${!hits.length}><${Icon} name="up" /></button><button class="button icon tiny" aria-label="Next" onClick=${() => step(1)} disabled=${!hits.length}><${Icon} name="down" /></button>`}
       <span class="acts" style=${{ marginLeft: 'auto' }}>${tools}
-        <button class="button tiny" aria-pressed=${times} onClick=${toggleTimes} title="Show when each line came (t)"><${Icon} name="clock" />Times</button>
-        <button class="button tiny" aria-pressed=${follow} onClick=${() => setFollow(!follow)} title="Stay at the end (f)"><${Icon} name="download" />Follow</button>
+        <button class="button tiny" aria-pressed=${times} onClick=${toggleTimes} title="Show when each line came (t)"><${Icon} name="clock" /><span class="label">Times</span></button>
+        <button class="button tiny" aria-pressed=${follow} onClick=${() => setFollow(!follow)} title="Stay at the end (f)"><${Icon} name="download" /><span class="label">Follow</span></button>
         ${download && html`<a class="button icon tiny" href=${download} download=${filename} aria-label="Download the log" title="Download the log"><${Icon} name="file" /></a>`}</span></div>
     <div class="log-lines" ref=${box} tabIndex="0" role="log" aria-label="Log" aria-live="off">
       ${rows.length === 0 ? html`<div class="empty soft">${waiting}</div>` : html`<div class="log-space" style=${{ height: rows.length * HEIGHT + 8 }}>${rows.slice(range[0], range[1]).map((row, index) => html`<${Line} key=${`${row.kind ?? ''}${row.n}`} row=${row} top=${(range[0] + index) * HEIGHT + 4}

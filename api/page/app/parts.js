@@ -1,6 +1,6 @@
 // The components that pages are made of: badges, times, dialogs, toasts, lists that are windows on their rows.
 import {
-  Refusal, ago, fullTime, html, lasted, me, now, signal, typing, useCallback, useEffect, useId, useLayoutEffect, useMemo, useRead, useRef, useSignal,
+  Refusal, ago, count, fullTime, html, lasted, me, now, signal, typing, useCallback, useEffect, useId, useLayoutEffect, useMemo, useRead, useRef, useSignal,
   useState, useKeys,
 } from './kit.js';
 
@@ -224,7 +224,7 @@ export const Facts = ({ of }) => html`<dl class="facts">${of.filter(Boolean).fil
 const FactRow = ({ name, value }) => html`<dt>${name}</dt><dd>${value}</dd>`;
 
 export function Segments({ options, value, onChange, label }) {
-  return html`<div class="segments" role="group" aria-label=${label}>${options.map(([name, text, number]) => html`<button key=${name} type="button" aria-pressed=${value === name} onClick=${() => onChange(name)}>${text}${number != null && html`<span class="n">${number}</span>`}</button>`)}</div>`;
+  return html`<div class="segments" role="group" aria-label=${label}>${options.map(([name, text, number]) => html`<button key=${name} type="button" aria-pressed=${value === name} onClick=${() => onChange(name)}>${text}${number != null && html`<span class="n">${count(number)}</span>`}</button>`)}</div>`;
 }
 
 export function Search({ value, onChange, placeholder, wait_ms = 200 }) {

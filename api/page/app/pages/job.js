@@ -19,7 +19,7 @@ function Known({ job, reload }) {
   const command = job.command || (job.argv ?? []).join(' ');
   const file = `/api/jobs/${encodeURIComponent(id)}/log`;
   const { query } = useSignal(route);
-  const tools = html`<button class="button tiny" aria-pressed=${query.view === 'terminal'} title="Show cursor movements, progress bars and whole screens as a terminal does" onClick=${() => refine({ view: query.view === 'terminal' ? '' : 'terminal' })}><${Icon} name="terminal" />Terminal</button>`;
+  const tools = html`<button class="button tiny" aria-pressed=${query.view === 'terminal'} title="Show cursor movements, progress bars and whole screens as a terminal does" onClick=${() => refine({ view: query.view === 'terminal' ? '' : 'terminal' })}><${Icon} name="terminal" /><span class="label">Terminal</span></button>`;
   return html`<${Head} back=${['Jobs', '#/jobs']} title=${job.name || command.split('\n')[0].slice(0, 100) || id} badge=${html`<${Badge} status=${status}>${status === 'failed' && job.exitCode ? `exit code ${job.exitCode}` : undefined}<//>`}>
       ${operator && !over && html`<${Act} kind="danger" icon="ban" disabled=${job.cancelRequested} do=${() => cancel(job)}>Cancel<//>`}
       ${operator && over && html`<${Act} kind="primary" icon="again" do=${async () => { location.hash = to('jobs', await retry(job)); }}>Run again<//>`}

@@ -1,5 +1,5 @@
 // Schedules: what recurs, when it comes next, and the coming day as a strip.
-import { dayTime, html, link, plural, remove, to, useMay, useRead, useSignal, now } from '../kit.js';
+import { dayTime, html, link, plural, remove, shortTime, to, useMay, useRead, useSignal, now } from '../kit.js';
 import { Act, Actor, Card, Empty, Head, Icon, List, Read, Time, confirm, toast } from '../parts.js';
 
 const DAY_MS = 86_400_000;
@@ -35,7 +35,6 @@ function Strip({ schedules }) {
   const hours = [3, 6, 9, 12, 15, 18, 21];
   const shown = schedules.map((schedule) => [schedule, (schedule.nextRuns ?? [schedule.nextAt]).filter((time) => Date.parse(time) - from < DAY_MS && Date.parse(time) >= from)]).filter(([, runs]) => runs.length).slice(0, 12);
   if (!shown.length) return html`<span class="soft">Nothing is due within a day.</span>`;
-  const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
-  return html`<div class="grid" style=${{ gap: 10 }}>${shown.map(([schedule, runs]) => html`<div key=${schedule.scheduleId}><div class="small soft cut">${schedule.name || schedule.command}</div><div class="strip" style=${{ height: 24 }} role="img" aria-label=${`${schedule.name || schedule.command}: ${runs.length === RUNS ? `${RUNS} runs or more` : plural(runs.length, 'run')} within 24 hours, the first ${clock(runs[0])}`}>${hours.map((hour) => html`<u key=${hour} style=${{ left: `${(100 * hour) / 24}%` }}></u>`)}${runs.map((time) => html`<i key=${time} title=${clock(time)} style=${{ left: at(time) }}></i>`)}${runs.length === RUNS && html`<b title="and on" style=${{ left: at(runs.at(-1)) }}></b>`}</div></div>`)}
-    <div class="strip-scale" aria-hidden="true"><span>now</span>${[6, 12, 18].map((hour) => html`<span key=${hour}>${clock(from + hour * 3_600_000)}</span>`)}<span>${clock(from + DAY_MS)}</span></div></div>`;
+  return html`<div class="grid" style=${{ gap: 10 }}>${shown.map(([schedule, runs]) => html`<div key=${schedule.scheduleId}><div class="small soft cut">${schedule.name || schedule.command}</div><div class="strip" style=${{ height: 24 }} role="img" aria-label=${`${schedule.name || schedule.command}: ${runs.length === RUNS ? `${RUNS} runs or more` : plural(runs.length, 'run')} within 24 hours, the first ${shortTime(runs[0])}`}>${hours.map((hour) => html`<u key=${hour} style=${{ left: `${(100 * hour) / 24}%` }}></u>`)}${runs.map((time) => html`<i key=${time} title=${shortTime(time)} style=${{ left: at(time) }}></i>`)}${runs.length === RUNS && html`<b title="and on" style=${{ left: at(runs.at(-1)) }}></b>`}</div></div>`)}
+    <div class="strip-scale" aria-hidden="true"><span>now</span>${[6, 12, 18].map((hour) => html`<span key=${hour}>${shortTime(from + hour * 3_600_000)}</span>`)}<span>${shortTime(from + DAY_MS)}</span></div></div>`;
 }
