@@ -35,7 +35,6 @@ _OF_NOTE = frozenset({
     b"x-api-key", b"x-worker-token", b"cookie", b"x-request-id", b"range", b"traceparent", b"idempotency-key",
     b"expect",
 })  # fmt: skip
-_JSON = (b"content-type", b"application/json")
 _BEARER = b"Bearer "
 _LINES = (
     b"x-request-id: %b\r\nx-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
@@ -99,15 +98,20 @@ class AtOnce:
         scope = exchange.scope
         endpoint = self._accepting.get(scope["path"])
         known = self._known(endpoint, scope)
-        if endpoint is None or known is None or scope["query_string"] or _JSON not in scope["headers"]:
-            return False
-        wanted = _wanted(endpoint, body)
-        if wanted is None:
+        if endpoint is None or known is None or scope["query_string"] or not _is_json(scope["headers"]):
             return False
         asking = _Asking(
             self, endpoint, known, exchange, otherwise, partial(self._promised, endpoint), _request_id()
         )
-        return together.order(self._store, known, wanted, asking.request_id, asking.told)
+        try:
+            wanted = _wanted(endpoint, body)
+            return wanted is not None and together.order(
+                self._store, known, wanted, asking.request_id, asking.told
+            )
+        except (
+            Exception
+        ):  # a body that nobody thought of; it is in the middle of what the connection has read
+            return False  # whatever it is, the ordinary way meets it again, and tells of it
 
     def _known(self, endpoint: Endpoint | None, scope: Any) -> Known | None:
         """Return the caller, if it is known to this process, may call the endpoint, and says nothing else of note."""
@@ -183,13 +187,13 @@ class _Asking:
         """Write the answer; else have the request served, told what is known of its caller by now."""
         if isinstance(rated, Rated) and rated.allowed:
             try:
-                body = self.renders(said)
-            except Exception:  # what was done is done: others are told in the same callback, and nothing is repeated
+                if (body := self.renders(said)) is not None:
+                    self.at_once.answer(self, rated, body)
+                    return
+            except Exception:
+                # what was done is done and not repeated, and others are told in the same callback
                 log.exception("an answer could not be written", extra={"request_id": self.request_id})
-                rated, body = HostlerError("This was done; the answer to it could not be written."), None
-            if isinstance(rated, Rated) and body is not None:
-                self.at_once.answer(self, rated, body)
-                return
+                rated = HostlerError("This was done; the answer to it could not be written.")
         if isinstance(rated, Rated):  # it was counted
             self.exchange.scope["extensions"][ADMITTED] = Admission(self.known.identity, *rated)
         elif isinstance(rated, HostlerError):
@@ -230,6 +234,11 @@ def _credential(headers: list[tuple[bytes, bytes]]) -> str | None:
         elif name in _OF_NOTE:
             return None
     return None if found is None else found.decode("latin-1")
+
+
+def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Tell whether a request says once what its body is, and that in the usual words."""
+    return [value for name, value in headers if name == b"content-type"] == [b"application/json"]
 
 
 def _may(endpoint: Endpoint, known: Known) -> bool:

@@ -99,6 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if clock is None or clock.loop is not self.loop:
             clock = _clocks[self.server_state] = _Clock(self.loop)
         self._clock = clock
+        self._serving: Exchange | None = None  # whose turn it is; those behind it wait in the pipeline
         self._at_once: Any = getattr(self.config.app, "at_once", None)  # api/at_once.py
         self._held: Callable[[], None] | None = (
             None  # serves a request of which the body may be there in a moment
@@ -111,8 +112,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._clock.watch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clock, and tell the request that is being served, which may not be the last one that came."""
         self._clock.watched.discard(self)
+        if self._serving is not None and not self._serving.response_complete:
+            self._serving.disconnected = True
+            self._serving.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -194,9 +198,10 @@ class GuardedProtocol(HttpToolsProtocol):
         scope["raw_path"] = self.root_path.encode("ascii") + raw_path if self.root_path else raw_path
         before = self.cycle
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        self.cycle = Exchange(self, keep_alive=keep_alive)
-        scope["extensions"] = {WHOLE: self.cycle.answer}  # type: ignore[dict-item]  # one the standard does not know
+        self.cycle = exchange = Exchange(self, keep_alive=keep_alive)
+        scope["extensions"] = {WHOLE: exchange.answer}  # type: ignore[dict-item]  # one the standard does not know
         if before is None or before.response_complete:
+            self._serving = exchange
             # this one, whatever else has come by the time that it turns out to be served in the ordinary way
             start = partial(self._start_asgi_task, self.cycle, self.app)
             if self._may_be_an_order():
@@ -275,7 +280,9 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            exchange, app = self.pipeline.pop()
+            self._serving = exchange  # type: ignore[assignment]  # all that wait there are Exchanges
+            self._start_asgi_task(exchange, app)
         elif self.cycle.more_body:
             self._linger_bytes = LINGER_LIMIT_BYTES
             self._await(_Phase.LINGER, LINGER_S)
@@ -287,8 +294,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.transport.is_closing():
             return  # of a head that was refused
         super().on_message_complete()
-        if self._held is not None and self._at_once.accept(self.cycle, self.cycle.body, self._held):
-            self._held = None
+        if self._held is not None:
+            start, self._held = self._held, None  # by now: what is behind it in this read is another's
+            if not self._at_once.accept(self.cycle, self.cycle.body, start):
+                start()
         self._in_head = True
         if self._phase is _Phase.LINGER:
             self.cycle.more_body = False

@@ -71,7 +71,21 @@ def _environment(value: dict[str, str]) -> None:
         _size(32 * KIB)(content)
 
 
+#: JSON is written and read up to some 250 levels, and answers put metadata a few levels further down.
+_MOST_LEVELS = 100
+
+
+def _nests(value: Any, levels: int) -> bool:
+    """Tell whether there is more of a JSON value than so many levels of objects and lists."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests(each, levels - 1) for each in inner)
+
+
 def _metadata(value: dict[str, Any]) -> None:
+    if _nests(value, _MOST_LEVELS):
+        raise ValidationError(f"Must not be nested deeper than {_MOST_LEVELS} levels.")
     if len(orjson.dumps(value)) > 16 * KIB:
         raise ValidationError("Must be at most 16 KiB as JSON.")
 

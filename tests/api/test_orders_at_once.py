@@ -46,7 +46,11 @@ ORDINARY: dict[str, Any] = {
     "an unknown field": {"command": "true", "nonsense": 1},
     "no object": [],
     "no number": {"command": "true", "timeout": "x"},
+    "metadata without a bottom": {"command": "true", "metadata": {"x": orjson.loads("[" * 300 + "]" * 300)}},
 }
+
+
+JSON = ("Content-Type", "application/json")
 
 
 @pytest.fixture
@@ -106,18 +110,18 @@ async def test_what_is_not_plain_goes_the_ordinary_way(caller: Caller, name: str
 
 
 @pytest.mark.parametrize(
-    ("more", "body"),
+    ("headers", "body"),
     [
-        ({"Idempotency-Key": "once"}, b'{"command":"true"}'),
-        ({"Content-Type": "text/plain"}, b'{"command":"true"}'),
-        ({}, b'{"command"'),
-        ({}, b""),
+        ([JSON, ("Idempotency-Key", "once")], b'{"command":"true"}'),
+        ([("Content-Type", "text/plain")], b'{"command":"true"}'),
+        ([JSON, ("Content-Type", "text/plain")], b'{"command":"true"}'),
+        ([JSON], b'{"command"'),
+        ([JSON], b""),
     ],
 )
 async def test_what_is_said_beside_an_order_is_heard(
-    caller: Caller, more: dict[str, str], body: bytes
+    caller: Caller, headers: list[tuple[str, str]], body: bytes
 ) -> None:
-    headers = {"Content-Type": "application/json", **more}
     answers = [
         await way.post(SUBMIT, content=body, headers=headers) for way in (caller.ordinary, caller.client)
     ]
@@ -218,6 +222,26 @@ async def test_an_answer_that_cannot_be_written_is_no_second_job(
     answer = await caller.client.post(SUBMIT, json={"command": "true"})
     assert answer.status_code == 500
     assert redis_client.zcard("h:jobs") == 2
+
+
+async def test_an_answer_that_fails_keeps_no_other_order_waiting(
+    caller: Caller, redis_client: redis.Redis
+) -> None:
+    at_once = caller.hostler.app.at_once  # type: ignore[attr-defined]
+    observe, failed = at_once._observe, list[str]()
+
+    def fail_once(*about: Any) -> None:
+        if not failed:
+            failed.append("yes")
+            raise RuntimeError("The connection is closed.")
+        observe(*about)
+
+    at_once._observe = fail_once
+    async with asyncio.timeout(20):
+        orders = (caller.client.post(SUBMIT, json={"command": "true"}) for _ in range(3))
+        answers = await asyncio.gather(*orders)
+    assert [each.status_code for each in answers] == [500, 201, 201]
+    assert redis_client.zcard("h:jobs") == 1 + 3
 
 
 async def test_the_first_of_a_turn_is_handed_to_a_worker_that_idles_and_the_rest_wait_their_turn(

@@ -206,9 +206,15 @@ class AtOnce:
         path = exchange.scope["path"]
         if path.endswith("never") or not path.startswith(("/look", "/order")):
             return False
-        tell = otherwise if path.endswith("none") else lambda: exchange.answer_at_once(200, b"", body)
+        tell = otherwise if path.endswith("none") else lambda: self.answer(exchange, body)
         asyncio.get_running_loop().call_later(0.05, tell)
         return True
+    def answer(self, exchange, body):
+        try:
+            exchange.answer_at_once(200, b"", b"%d failed ok" % self.failed if body == b"/look/failed" else body)
+        except Exception:
+            self.failed += 1
+    failed = 0
 app.at_once = AtOnce()
 """
 
@@ -233,6 +239,10 @@ def order(path: str, body: bytes, *more: str) -> bytes:
     return "\r\n".join(fields).encode() + body
 
 
+#: What `ask` waits for no longer than until it is answered.
+END = b"GET /ok HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
 def bodies(answer: bytes) -> list[str]:
     parts = answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
     return [part.partition(b"\r\n\r\n")[2].decode() for part in parts]
@@ -247,12 +257,16 @@ def test_orders_are_answered_at_once_where_all_of_them_is_there_and_in_turn(tmp_
             order("/other", b"4"), order("/order/two", b"5"), look,
         ]  # fmt: skip
         # what is behind another waits for it, and is then served in the ordinary way
-        assert bodies(ask(number, b"".join(sent))) == [
-            "at once:1", "/look/one", "/order/none2", "/order/never3", "/other4", "/order/two5", "/look/one",
+        assert bodies(ask(number, b"".join([*sent, END]))) == [
+            "at once:1", "/look/one", "/order/none2", "/order/never3", "/other4", "/order/two5", "/look/one", "/ok",
         ]  # fmt: skip
-        for path, expected in {"one": "at once:1", "none": "/order/none1", "never": "/order/never1"}.items():
-            assert bodies(ask(number, order(f"/order/{path}", b"1"))) == [expected]
-        assert bodies(ask(number, order("/order/one", b""))) == ["at once:"]
+        for path, expected in {"one": "at once:", "none": "/order/none", "never": "/order/never"}.items():
+            assert bodies(ask(number, order(f"/order/{path}", b"ok"))) == [f"{expected}ok"]
+        assert bodies(ask(number, order("/order/one", b"", "Connection: close"))) == ["at once:"]
+        # nor does one behind an order that is refused take its place, whatever it is
+        for behind, expected in ((order("/order/two", b"2"), "/order/two2"), (look, "/look/one")):
+            answer = ask(number, order("/order/never", b"1") + behind + END)
+            assert bodies(answer) == ["/order/never1", expected, "/ok"]
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
@@ -274,6 +288,19 @@ def test_an_order_that_comes_in_pieces_is_served_in_the_ordinary_way(tmp_path: P
             client.sendall(chunked)
             time.sleep(0.3)
             assert bodies(client.recv(65536)) == ["at once:abc"]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+
+
+def test_what_is_under_way_when_the_connection_ends_fails_no_callback(tmp_path: Path) -> None:
+    server, number = serve(tmp_path, _LOOKS)
+    try:
+        for first in (b"GET /look/one HTTP/1.1\r\nHost: x\r\n\r\n", order("/order/one", b"1")):
+            assert status(ask(number, first + order("/other", b"2") + b"this is no HTTP\r\n\r\n")) == 400
+        time.sleep(0.1)
+        failed = ask(number, b"GET /look/failed HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert bodies(failed) == ["0 failed ok"]
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
