@@ -461,7 +461,9 @@ def import_cbox(
     else:
         _tell_import(answer)
     if failed:
-        raise Failed(f"Not installed: {', '.join(failed)}.", hint=f"hostler apps show {failed[0]}")
+        raise Failed(
+            f"Not installed, or not well: {', '.join(failed)}.", hint=f"hostler apps show {failed[0]}"
+        )
 
 
 def _tell_import(answer: dict[str, Any]) -> None:

@@ -43,6 +43,9 @@ class Supervisor(Protocol):
     async def apply(self, app: App) -> None:
         """Have an app be as it is described here."""
 
+    def observed(self, instance_id: str) -> list[Instance]:
+        """Return the instances of an app as they are now."""
+
     async def until(
         self, instance_id: str, predicate: Callable[[Sequence[Instance]], bool], timeout_s: float
     ) -> bool:
@@ -171,7 +174,7 @@ class Flow:
 
         as_ready = replace(app, phase=Phase.READY)
         if not await self.supervisor.until(self.app_id, decided, updating.patience_s(app.manifest)):
-            return "It did not get healthy in time."
+            return updating.why_late(self.supervisor.observed(self.app_id))
         if not found[0] and any(each.health is None for each in app.processes):
             await self.supervisor.until(
                 self.app_id, lambda all_of_it: decided(all_of_it) and bool(found[0]), updating.STEADY_S

@@ -109,6 +109,14 @@ def why_not_well(app: App, instances: Sequence[Instance]) -> str | None:
     return None if open_still else ""
 
 
+def why_late(instances: Sequence[Instance]) -> str:
+    """Return what is said when it is not well in time: what one of its instances waits for, where one does."""
+    for each in instances:
+        if each.state == "starting" and each.message:
+            return f"{each.process!r} did not get well in time: {each.message}"
+    return "it did not get well in time."
+
+
 def _why(process: Process, instance: Instance) -> str:
     ending = instance.message or (
         "it is not healthy"

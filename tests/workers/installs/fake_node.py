@@ -115,10 +115,12 @@ class FakeSupervisor:
         app = self.applied.get(instance_id)
         if app is None or instance_id in self.holding:
             return []
-        sick = (self.places(instance_id).release() / "sick").exists()
-        state, code = ("crashed", 9) if sick else ("running", None)
+        release = self.places(instance_id).release()
+        state, code, message = ("crashed", 9, "") if (release / "sick").exists() else ("running", None, "")
+        if (release / "waits").exists():
+            state, message = "starting", "It waits for 'db'."
         return [
-            Instance(f"{each.name}-{index}", each.name, index, state, exit_code=code)
+            Instance(f"{each.name}-{index}", each.name, index, state, exit_code=code, message=message)
             for each in app.processes if app.wanted(each).running for index in range(app.wanted(each).scale)
         ]  # fmt: skip
 

@@ -29,6 +29,15 @@ async def test_an_installed_app_runs_the_release_that_current_leads_to(node: Nod
     assert node.supervisor.applied["thing"].version == "1.0"
 
 
+async def test_an_app_that_is_not_well_in_time_says_what_it_waits_for(node: Node) -> None:
+    await node.thing("1.0", waits="")
+    ending = await node.install()
+    assert ending.outcome == "failed"
+    said = "'thing' is installed, but 'main' did not get well in time: It waits for 'db'."
+    assert ending.facts["message"] == said
+    assert (await node.app()).phase is Phase.READY, "it goes on waiting"
+
+
 async def test_two_instances_of_a_product_live_side_by_side(node: Node) -> None:
     await node.thing("1.0")
     await node.install()
