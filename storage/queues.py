@@ -60,6 +60,12 @@ def key(queue: str) -> str:
     return RQ_PREFIX + queue
 
 
+def news(message: bytes) -> tuple[str, int]:
+    """Return what a word on `h:wake` says: the queue that got work, or `tagsets`, and how many jobs."""
+    queue, _, many = message.decode("utf-8", "replace").partition(" ")
+    return queue, int(many) if many.isdecimal() and len(many) < 6 else 1
+
+
 def tags_of(queue: str) -> frozenset[str]:
     """Return the tags that a worker needs to serve `queue`."""
     if node_of(queue) is not None:

@@ -44,7 +44,7 @@ h:recovery, h:rebuild   how recovery points stand; who loads one into this datab
 h:relay:session:<node>, h:relay:asks:<node>      who answers for the apps of a node, and what waits for it
 h:relay:{open,ask,answer}:<id>                   one question to an app: whether it is open, sealed pieces each way
 h:ready:<queue>         "<registration> <worker>" of those that listen and found it empty, who may be handed jobs
-h:wake, h:out:<id>, h:control:<worker>           channels: work is there, a job's output, a word to one worker
+h:wake, h:out:<id>, h:control:<worker>           channels: work is there (how much), a job's output, a word to a worker
 h:applogs:<id>          channel: lines of an app, a JSON array a message
 rq:*                    RQ's own layout; it follows, and h:* is the truth
 """

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import hiredis
 import orjson
 
-from storage import logs
+from storage import logs, queues
 from storage.calls import command, text
 from storage.errors import Unavailable
 from storage.logs import Entry, Snapshot
@@ -91,8 +91,8 @@ class Listener(Protocol):
     def logged(self, lines: "AppLines") -> None:
         """Take lines that an app printed."""
 
-    def woken(self, queue: str) -> None:
-        """Take the news that a queue got work, or that the tag sets changed (`tagsets`)."""
+    def woken(self, queue: str, many: int) -> None:
+        """Take the news that a queue got so many jobs, or that the tag sets changed (`tagsets`)."""
 
     def lost_touch(self) -> None:
         """Take the news that some may have been missed just now."""
@@ -350,7 +350,7 @@ class Watch:
         elif channel.startswith(_APP_LOG):
             self._logged(text(channel[len(_APP_LOG) :]), message)
         elif channel == _WAKE:
-            self._listener.woken(text(message))
+            self._listener.woken(*queues.news(message))
         elif (future := self._marks.pop(int(message), None)) is not None and not future.done():
             future.set_result(self._arrived)
 

@@ -75,13 +75,11 @@ async def get_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | N
 async def next_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | None:
     """Return the next job for the agent that calls, or None. Raises Denied, Unavailable."""
     holder = holder_of(context, query["worker_id"])
-    held, sets = await _hold(context, holder)
-    taken = await _claim(context, holder, held, sets)
-    if taken is not None or not query["wait"]:
-        return taken
+    if not query["wait"]:
+        return await _claim(context, holder, *await _hold(context, holder))
     gone = downloads.left(context.request)
     try:
-        return await _wait(context, holder, held, min(query["wait"], MOST_WAIT_S), gone)
+        return await _wait(context, holder, min(query["wait"], MOST_WAIT_S), gone)
     except (Ended, _Silent):  # this process stops, so that the agent asks the next one; or the agent is dead
         return None
     finally:
@@ -89,7 +87,7 @@ async def next_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | 
 
 
 async def _wait(
-    context: Context, holder: Holder, held: Held, wait_s: float, gone: "asyncio.Future[None]"
+    context: Context, holder: Holder, wait_s: float, gone: "asyncio.Future[None]"
 ) -> dict[str, Any] | None:
     """Take a job as soon as there is one; nothing for a client that has left, which would never see it.
 
@@ -100,19 +98,20 @@ async def _wait(
     served: set[str] = set()
     async with hub.wake_up(served.__contains__) as waiter:
         gone.add_done_callback(lambda _: waiter.leave())
-        while not gone.done():
-            try:
-                sets = await _tag_sets_unless_silent(context, holder, held)
+        try:
+            held, sets = await _hold(context, holder)
+            while not gone.done():
                 served.update(queues.served(sets, held.tags))
                 if (taken := await _claim(context, holder, held, sets)) is not None:
                     return taken
-            except BaseException:
-                waiter.wake()  # what it was woken for is still there: its leaving wakes the others
-                raise
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or hub.watch is None:  # raises Ended once the process stops
-                break
-            await waiter.wait(min(left_s, LOOK_S * random.uniform(0.8, 1.2)))  # noqa: S311  jitter
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or hub.watch is None:  # raises Ended once the process stops
+                    break
+                await waiter.wait(min(left_s, LOOK_S * random.uniform(0.8, 1.2)))  # noqa: S311  jitter
+                sets = await _tag_sets_unless_silent(context, holder, held)
+        except BaseException:
+            waiter.wake()  # what it was woken for is still there: its leaving wakes the others
+            raise
     return None
 
 

@@ -200,6 +200,7 @@ def _facts(body: dict[str, Any]) -> dict[str, str | int]:
     body=schemas.HeartbeatBody(),
     returns=BeatAnswer(),
     raises=(Invalid, Denied, NotFound, Conflict, Unavailable),
+    carries=True,
 )
 async def heartbeat(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Say that a worker lives; this renews the leases of all jobs it holds.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -312,17 +313,16 @@ class Hub:
         for feed in (*self._of_app.get(lines.instance_id, ()), *self._of_app.get(None, ())):
             feed.put(lines, lines.size_bytes)
 
-    def woken(self, queue: str) -> None:
-        """Wake who has waited longest for that queue; everybody when the tag sets changed."""
+    def woken(self, queue: str, many: int = 1) -> None:
+        """Wake who has waited longest for that queue, one for each job; everybody when the tag sets changed."""
         if queue == "tagsets":
             self._wake_all()
             return
-        for waiter in self._waiters:
-            if not waiter.is_woken and waiter.serves(queue):
-                waiter.wake()
-                self._waiters.remove(waiter)
-                self._waiters.append(waiter)
-                return
+        fit = (waiter for waiter in self._waiters if not waiter.is_woken and waiter.serves(queue))
+        for waiter in list(itertools.islice(fit, many)):
+            waiter.wake()
+            self._waiters.remove(waiter)
+            self._waiters.append(waiter)
 
     def _wake_all(self) -> None:
         for waiter in self._waiters:

@@ -23,7 +23,7 @@ class Listener:
     def logged(self, lines: Any) -> None:
         raise AssertionError(lines)
 
-    def woken(self, queue: str) -> None:
+    def woken(self, queue: str, many: int) -> None:
         raise AssertionError(queue)
 
     def lost_touch(self) -> None:

@@ -1,6 +1,7 @@
 """The hub tells every client everything in order, forgets none silently, and costs nothing while nobody watches."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import engine
@@ -9,7 +10,9 @@ import redis
 
 from api.realtime import hub as hubs
 from api.realtime.hub import Ended, Feed, Hub
+from storage import batches, queues
 from storage.errors import NotFound
+from storage.jobs import Order
 from storage.store import Store
 from storage.watch import Event, Output
 
@@ -162,6 +165,32 @@ async def test_work_for_one_that_has_left_wakes_the_next(hub, store):
             assert await first.wait(5)
             assert not second.is_woken
         assert second.is_woken
+
+
+async def test_as_many_wake_up_as_there_are_jobs(hub, store):
+    async with contextlib.AsyncExitStack() as waiting:
+        waiters = [await waiting.enter_async_context(hub.wake_up(lambda queue: True)) for _ in range(5)]
+        await batches.submit(store, "t", [Order(command="true") for _ in range(3)])
+        async with asyncio.timeout(20):
+            while sum(each.is_woken for each in waiters) < 3:
+                await asyncio.sleep(0.005)
+        assert sum(each.is_woken for each in waiters) == 3
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (b"jobs.normal", ("jobs.normal", 1)),
+        (b"jobs.a+b.high 32", ("jobs.a+b.high", 32)),
+        (b"tagsets", ("tagsets", 1)),
+        (b"", ("", 1)),
+        (b"jobs.normal x", ("jobs.normal", 1)),
+        (b"jobs.normal 99999999999", ("jobs.normal", 1)),
+        (b"\xff\xfe 2", ("\ufffd\ufffd", 2)),
+    ],
+)
+def test_news_of_work_is_read_whoever_wrote_it(message, said):
+    assert queues.news(message) == said
 
 
 async def test_finished_waits_for_the_end(hub, store):
