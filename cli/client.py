@@ -38,7 +38,8 @@ LISTS = (
     ("/api/jobs", "hostler jobs list"),
     ("/api/schedules", "hostler schedules list"),
     ("/api/files", "hostler files ls"),
-    ("/api/apps", "hostler apps list"),
+    ("/api/apps/", "hostler apps list"),
+    ("/api/apps", "hostler products list"),  # what is to be installed
     ("/api/backup-jobs", "hostler backup list"),
     ("/api/releases", "hostler products list"),
     ("/api/workers", "hostler workers list"),

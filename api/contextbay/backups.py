@@ -11,10 +11,9 @@ from api.contextbay import backup_schemas as schemas
 from api.contextbay.backup_schemas import promised
 from api.dialect import CONTEXTBAY_ROWS
 from api.endpoint import Context, Group, HTTPStatus, Role
-from storage import backups, relay
+from storage import backups
 from storage.backups import Backup
 from storage.errors import BadGateway, Conflict, Denied, Invalid, NotFound, Unavailable
-from storage.relay import Ask
 
 group = Group("Backups", "/api/backup-jobs", CONTEXTBAY_ROWS, module="backups")
 
@@ -190,15 +189,9 @@ async def download_backup_record(
     store = context.store
     backup = await backups.get(store, id)
     record = await backups.restorable(store, id, rid)
-    node = await backups.any_node_with_engine(store, backup.node)
+    parts = await backups.archives.opened(store, backup, record)
     resp.content_type = "application/zstd"
     resp.downloadable_as = f"{backup.id}-{record.id}.tar.zst"
-    parts = relay.stream(store, node, Ask(app=id, kind="archive", path=rid))
-    try:
-        await anext(parts)  # the head; what is wrong from the beginning is told by a status
-    except BaseException:
-        await parts.aclose()
-        raise
     resp.stream = _while_wanted(parts, req)
 
 

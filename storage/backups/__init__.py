@@ -1,11 +1,10 @@
 """Backups: what is kept of which node and when, the records that prove it, and the work on them."""
 
-from storage.backups import reports, retention
+from storage.backups import archives, reports, retention
 from storage.backups.changes import (
     DATA_STAY_DAYS,
     ENGINE,
     again,
-    any_node_with_engine,
     change,
     create,
     delete,
@@ -34,7 +33,7 @@ from storage.backups.times import overdue, unproven
 
 __all__ = [
     "DATA_STAY_DAYS", "ENGINE", "Backup", "Drill", "Record", "RecordState", "Retention", "again",
-    "any_node_with_engine", "change", "create", "delete", "drill", "every", "fire_due", "get", "look_after",
+    "archives", "change", "create", "delete", "drill", "every", "fire_due", "get", "look_after",
     "newest_good", "overdue", "page", "record", "records", "recover", "reports", "restorable", "restore", "retention",
     "run", "shown_source", "sweep", "unproven", "verify",
 ]  # fmt: skip

@@ -243,6 +243,11 @@ def _no_node(problem: str) -> Invalid:
 
 async def any_node_with_engine(store: Store, preferred: str) -> str:
     """Return the preferred node if it is there, or else another one that can read backups. Raises Conflict."""
+    return (await nodes_with_engine(store, preferred))[0]
+
+
+async def nodes_with_engine(store: Store, preferred: str) -> list[str]:
+    """Return the nodes that can read backups, the preferred one first if it is there. Raises Conflict for none."""
     found = [
         each.id
         for each in await fleet.workers(store)
@@ -250,7 +255,7 @@ async def any_node_with_engine(store: Store, preferred: str) -> str:
     ]
     if not found:
         raise Conflict("No node that has restic is online.")
-    return preferred if preferred in found else min(found)
+    return sorted(found, key=lambda name: (name != preferred, name))
 
 
 # What is done

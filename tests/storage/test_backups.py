@@ -1,5 +1,7 @@
 """Backups as they are remembered: what is wished, what may happen to them, and which records stay."""
 
+import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -8,11 +10,23 @@ import pytest
 from engine import claim, reap, register, settle
 
 from settings import Settings
-from storage import attempts, backups, checks, jobs
+from storage import attempts, backups, checks, jobs, relay
 from storage.attempts import Claim, Holder
-from storage.backups import Backup, Drill, Record, RecordState, Retention, changes, firing, reports, times
+from storage.backups import (
+    Backup,
+    Drill,
+    Record,
+    RecordState,
+    Retention,
+    archives,
+    changes,
+    firing,
+    reports,
+    times,
+)
 from storage.calls import command, text
-from storage.errors import Conflict, Denied, Invalid, NotFound, Stale
+from storage.errors import Conflict, Denied, Invalid, NotFound, Stale, Unavailable
+from storage.relay import Ask, Head
 from storage.seal import Forged
 from storage.store import Store
 
@@ -605,3 +619,30 @@ def test_the_only_good_record_stays_whatever_else_there_is() -> None:
     assert kept([good, *bad, a_record(9)], last=1) == [9]
     assert kept([good], daily=0) == [0]
     assert replace(good, state=RecordState.CORRUPT).good is False
+
+
+async def test_an_archive_comes_of_another_node_where_its_own_has_just_gone_away(
+    store: Store, node: Holder, settings: Settings
+) -> None:
+    backup = await made(store)
+    record = await ran(store, node, backup)  # "w" counts as online, and answers nothing
+    with pytest.raises(Unavailable, match="Node w is offline"):
+        await archives.opened(store, backup, record)
+    await register(store, "other", metadata=ENGINE)
+
+    async def archive(ask: Ask) -> AsyncGenerator[Head | bytes, None]:
+        yield Head(200, ())
+        yield f"{ask.kind} {ask.path}".encode()
+
+    theirs = Store(settings)
+    serving = asyncio.create_task(relay.serve(theirs, "other", archive))
+    try:
+        async with asyncio.timeout(30):
+            while not await store.call(command("EXISTS", "h:relay:session:other")):
+                await asyncio.sleep(0.02)
+            parts = await archives.opened(store, backup, record)
+            assert [each async for each in parts] == [f"archive {record.id}".encode()]
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        await theirs.close()
