@@ -24,6 +24,14 @@ SECRET_KEY = "tests-only-" + "k" * 40
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+def pauses(first_s: float = 0.01, longest_s: float = 0.1) -> Iterator[float]:
+    """Yield how long to sleep before looking again: the longer it takes, the less looking shall slow it down."""
+    pause_s = first_s
+    while True:
+        yield pause_s
+        pause_s = min(longest_s, pause_s * 1.2)
+
+
 def free_port() -> int:
     """Return a TCP port on loopback that nobody listens on."""
     with socket.socket() as probe:

@@ -27,7 +27,7 @@ import pytest
 import redis
 from checker import TERMINAL, Call, Effect, Findings, violations
 from processes import ROOT, Stack, new_stack, until
-from servers import NO_TLS, S3, SECRET_KEY, free_port, start_valkey
+from servers import NO_TLS, S3, SECRET_KEY, free_port, pauses, start_valkey
 
 from settings import process_environment
 from storage import bootstrap
@@ -143,11 +143,11 @@ class Client:
 
     def reaches(self, job_id: str, *states: str, patience_s: float = RECOVERY_S) -> dict[str, Any]:
         """Wait until a job is in one of `states`, and return it."""
-        deadline = time.monotonic() + patience_s
+        deadline, pause = time.monotonic() + patience_s, pauses()
         while (job := self.job(job_id)).get("status") not in states:
             assert job.get("status") not in TERMINAL, f"{job_id} ended as {job}"
             assert time.monotonic() < deadline, f"{job_id} is not {states} after {patience_s} s, but {job}"
-            time.sleep(0.02)
+            time.sleep(next(pause))
         return job
 
     def ended(self, job_id: str, *, patience_s: float = RECOVERY_S) -> dict[str, Any]:

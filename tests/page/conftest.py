@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from servers import pauses
 
 PATIENCE_S = 40
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -33,10 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
     """Wait for a condition and return what it answered."""
-    deadline = time.monotonic() + patience_s
+    deadline, pause = time.monotonic() + patience_s, pauses(0.03)
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"This did not come true within {patience_s} s: {what}."
-        time.sleep(0.05)
+        time.sleep(next(pause))
     return answer
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import redis
+from servers import pauses
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 40.0
@@ -54,10 +55,10 @@ def free_port() -> int:
 
 def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
     """Wait for a condition and return what it answered."""
-    deadline = time.monotonic() + patience_s
+    deadline, pause = time.monotonic() + patience_s, pauses()
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"This did not come true within {patience_s} s: {what}."
-        time.sleep(0.03)
+        time.sleep(next(pause))
     return answer
 
 

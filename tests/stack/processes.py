@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from servers import S3, SECRET_KEY, Valkey, start_valkey
+from servers import S3, SECRET_KEY, Valkey, pauses, start_valkey
 
 from settings import Settings, process_environment
 from storage import jobs, logs
@@ -132,31 +132,31 @@ def _bare_environment() -> dict[str, str]:
 
 def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
     """Wait for a condition and return what it answered."""
-    deadline = time.monotonic() + patience_s
+    deadline, pause = time.monotonic() + patience_s, pauses()
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"This did not come true within {patience_s} s: {what}."
-        time.sleep(0.02)
+        time.sleep(next(pause))
     return answer
 
 
 async def soon(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
     """Wait for a condition and return what it answered, while the loop goes on."""
-    deadline = time.monotonic() + patience_s
+    deadline, pause = time.monotonic() + patience_s, pauses()
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"This did not come true within {patience_s} s: {what}."
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(next(pause))
     return answer
 
 
 async def reaches(store: Store, job_id: str, *states: str, patience_s: float = PATIENCE_S) -> Job:
     """Wait until a job is in one of `states`; a final one that is not among them ends the wait."""
-    deadline = time.monotonic() + patience_s
+    deadline, pause = time.monotonic() + patience_s, pauses()
     while (job := await jobs.get(store, job_id)).state not in states:
         assert not job.finished, f"{job_id} ended as {job.state}, {job.reason}: {job.facts}"
         assert time.monotonic() < deadline, (
             f"{job_id} is still {job.state} ({job.wait}) after {patience_s} s."
         )
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(next(pause))
     return job
 
 
