@@ -7,7 +7,7 @@ their texts are marshmallow's own.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, missing
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing
 
 _Take = Callable[[Any], Any]
 
@@ -22,8 +22,9 @@ _AS_IT_IS: Mapping[type[fields.Field[Any]], type] = {
 
 def loader(schema: Schema) -> _Take:
     """Return a function that reads data as `schema.load` does. It raises ValidationError."""
-    if not _plain(schema, "pre_load", "post_load", "validates"):
+    if not _plain(schema, "pre_load", "post_load", "validates") or schema.unknown not in {RAISE, EXCLUDE}:
         return schema.load
+    tolerant = schema.unknown == EXCLUDE
     by_key = {field.data_key or name: (name, field) for name, field in schema.load_fields.items()}
     defaults = {
         name: field.load_default for name, field in by_key.values() if field.load_default is not missing
@@ -40,6 +41,8 @@ def loader(schema: Schema) -> _Take:
             result = constant.copy()
             for key, value in data.items():
                 if key not in by_key:
+                    if tolerant:
+                        continue
                     return schema.load(data)
                 name, field = by_key[key]
                 result[name] = field.deserialize(value, key, data)
@@ -47,7 +50,7 @@ def loader(schema: Schema) -> _Take:
                 if name not in result:
                     result[name] = default()
             for check in checks:
-                check(result, partial=None, many=False, unknown=RAISE)
+                check(result, partial=None, many=False, unknown=schema.unknown)
         except ValidationError:
             return schema.load(data)
         return result
@@ -81,7 +84,6 @@ def _plain(schema: Schema, *hooks: str) -> bool:
     odd_checks = any(many or more.get("pass_original") for _, many, more in schema._hooks["validates_schema"])
     return (
         not any(schema._hooks[hook] for hook in hooks)
-        and schema.unknown == RAISE
         and not (dotted or odd_checks or schema.many or schema.partial)
         and type(schema).handle_error is Schema.handle_error
         and type(schema).get_attribute is Schema.get_attribute

@@ -87,16 +87,20 @@ async def question(store: Store, presented: Presented | None) -> Question:
         return Question()
     if presented.secret.startswith(api_keys.PREFIX) and presented.by in {"bearer", "key"}:
         return Question("key", api_keys.digest_of(presented.secret))
-    chosen = Question("key", api_keys.digest_of_chosen(store.seal, presented.secret))
     if presented.by == "key":
-        return chosen
+        return _chosen(store, presented)
     try:
         claims: Claims = await sessions.read(store, presented.secret)
     except Unauthenticated:
-        return chosen if presented.by == "bearer" else Question()
+        return _chosen(store, presented) if presented.by == "bearer" else Question()
     if presented.by in {"worker", "cookie"} and (presented.by == "worker") != (claims.kind == "worker"):
         return Question()
     return Question(claims.kind, claims.subject, claims.token_id, claims.family, claims.generation)
+
+
+def _chosen(store: Store, presented: Presented) -> Question:
+    """Return the question about a key that somebody has chosen by themselves."""
+    return Question("key", api_keys.digest_of_chosen(store.seal, presented.secret))
 
 
 def _identity(
