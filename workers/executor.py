@@ -158,7 +158,8 @@ class Executor:
         """Return how many jobs to claim now."""
         ahead = min(4 * self._slots, int(self._slots * AHEAD_S / self._mean_run_s))
         wanted = len(self._free) + ahead - len(self._held)
-        if not self._free and wanted < ahead / 2:  # several at once cost little more than one
+        idle = len(self._free) > len(self._held)  # once what is held has been started
+        if not idle and wanted < ahead / 2:  # several at once cost little more than one
             return 0
         return wanted
 
@@ -207,9 +208,9 @@ class Executor:
     def _slot_freed(self, began: float, run: Run) -> None:
         self._free.append(run.slot)
         self._mean_run_s += 0.2 * (time.monotonic() - began - self._mean_run_s)
-        self._fill()
         if self._more and self._wanted() > 0:
-            self._work.set()
+            self._work.set()  # first, so that the claim leaves in one write with what is started and settled now
+        self._fill()
         self._expect()
 
     def _expect(self) -> None:
