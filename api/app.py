@@ -20,6 +20,7 @@ from api import auth, errors, listeners, measuring
 from api.at_once import AtOnce
 from api.direct import Direct, endpoints
 from api.endpoint import Endpoint, Group, mount
+from api.exchange import BEGUN
 from api.realtime.hub import Hub
 from integrations import tracing
 from integrations.tracing import OFF, Tracing
@@ -96,10 +97,13 @@ class _Around:
 
     def begin(self, req: Request) -> str:
         """Give a request what its endpoint needs; answers the id by which it is known."""
-        offered = req.get_header("X-Request-Id")
-        request_id = offered if offered and _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
+        begun: tuple[str, float] | None = req.scope.get("extensions", {}).get(BEGUN)
+        if begun is None:
+            offered = req.get_header("X-Request-Id")
+            chosen = offered if offered and _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
+            begun = chosen, time.perf_counter()
+        request_id, req.context.began = begun
         req.context.request_id = request_id
-        req.context.began = time.perf_counter()
         if self._traces.tracing.on:
             self._trace(req, request_id)
         else:

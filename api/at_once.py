@@ -18,7 +18,7 @@ import orjson
 from falcon.uri import parse_query_string
 
 from api.endpoint import Endpoint, load
-from api.exchange import ADMITTED
+from api.exchange import ADMITTED, BEGUN
 from api.measuring import Requests
 from storage import admission, together
 from storage.admission import Admission, Known
@@ -194,10 +194,12 @@ class _Asking:
                 # what was done is done and not repeated, and others are told in the same callback
                 log.exception("an answer could not be written", extra={"request_id": self.request_id})
                 rated = HostlerError("This was done; the answer to it could not be written.")
+        extensions = self.exchange.scope["extensions"]
+        extensions[BEGUN] = self.request_id, self.began  # a job may have been made that names it
         if isinstance(rated, Rated):  # it was counted
-            self.exchange.scope["extensions"][ADMITTED] = Admission(self.known.identity, *rated)
+            extensions[ADMITTED] = Admission(self.known.identity, *rated)
         elif isinstance(rated, HostlerError):
-            self.exchange.scope["extensions"][ADMITTED] = rated
+            extensions[ADMITTED] = rated
         self.otherwise()
 
 

@@ -20,6 +20,9 @@ WHOLE = "hostler.whole"
 #: The extension in a scope that holds what is known of the caller already: its Admission, or what Redis failed with.
 ADMITTED = "hostler.admitted"
 
+#: The extension in a scope that holds the id that a request has been given already, and when it came (perf_counter, s).
+BEGUN = "hostler.begun"
+
 #: A head waits for a body of up to this size, to leave in one piece with it.
 _TOGETHER_BYTES = 64 * 1024
 

@@ -14,6 +14,7 @@ from test_at_once import Caller, a_caller
 from test_direct import shown
 from whole import Hostler
 
+from api import measuring
 from storage import api_keys, attempts, fleet
 from storage.calls import command
 from storage.wire import listen
@@ -216,12 +217,18 @@ async def test_an_answer_that_cannot_be_written_is_no_second_job(
     caller: Caller, redis_client: redis.Redis
 ) -> None:
     def fail(*_: Any) -> None:
+        time.sleep(0.02)
         raise AssertionError("It is not as the schema has it.")
 
     caller.hostler.app.at_once._check = fail  # type: ignore[attr-defined]
     answer = await caller.client.post(SUBMIT, json={"command": "true"})
     assert answer.status_code == 500
-    assert redis_client.zcard("h:jobs") == 2
+    _, job_id = redis_client.zrange("h:jobs", 0, -1)
+    # what is told of the request is one story, though two ways had their part in it
+    request_id = answer.headers["x-request-id"]
+    assert orjson.loads(redis_client.hget(f"h:job:{job_id.decode()}", "spec"))["cause"] == request_id  # type: ignore[arg-type]
+    took_s, _, counted, _ = measuring.requests()._latest["POST", SUBMIT, 500]
+    assert (counted, took_s >= 0.02) == (request_id, True)
 
 
 async def test_an_answer_that_fails_keeps_no_other_order_waiting(
