@@ -173,7 +173,9 @@ class Flow:
             return found[0] is not None
 
         as_ready = replace(app, phase=Phase.READY)
-        if not await self.supervisor.until(self.app_id, decided, updating.patience_s(app.manifest)):
+        while not await self.supervisor.until(self.app_id, decided, updating.patience_s(app.manifest)):
+            if updating.under_way(app.manifest, self.supervisor.observed(self.app_id)):
+                continue
             return updating.why_late(self.supervisor.observed(self.app_id))
         if not found[0] and any(each.health is None for each in app.processes):
             await self.supervisor.until(

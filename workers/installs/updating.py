@@ -109,6 +109,13 @@ def why_not_well(app: App, instances: Sequence[Instance]) -> str | None:
     return None if open_still else ""
 
 
+def under_way(manifest: Manifest, instances: Sequence[Instance]) -> bool:
+    """Tell whether a oneshot process, such as a migration, is at work that others wait for: that takes its time."""
+    awaited = {name for each in manifest.processes for name in each.depends_on}
+    once = {each.name for each in manifest.processes if each.type == "oneshot"} & awaited
+    return any(each.process in once and each.state == "running" for each in instances)
+
+
 def why_late(instances: Sequence[Instance]) -> str:
     """Return what is said when it is not well in time: what one of its instances waits for, where one does."""
     for each in instances:

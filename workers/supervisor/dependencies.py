@@ -34,7 +34,9 @@ def _process(app: "Supervised", process: Process) -> Obstacle:
     if (why := _failed(app, process)) is not None:
         return Obstacle(f"It depends on {name}, which has failed: {why}", hopeless=True)
     stopped = not app.held and not app.wish.wanted(process).running
-    return Obstacle(f"It waits for {name}{', which is stopped' if stopped else ''}.")
+    return Obstacle(
+        f"It waits for {name}{', which is stopped' if stopped else ''}.", under_way=_under_way(app, process)
+    )
 
 
 def _whole(app: "Supervised") -> Obstacle:
@@ -43,7 +45,20 @@ def _whole(app: "Supervised") -> Obstacle:
         if why is not None:
             return Obstacle(f"It depends on {name}, which has failed: {why}", hopeless=True)
     stopped = app.wish.desired == "stopped"
-    return Obstacle(f"It waits for {name}{', which is stopped' if stopped else ''}.")
+    return Obstacle(
+        f"It waits for {name}{', which is stopped' if stopped else ''}.",
+        under_way=any(_under_way(app, each) for each in app.wish.processes),
+    )
+
+
+def _under_way(app: "Supervised", process: Process) -> bool:
+    """Tell whether a process is a oneshot at work, or waits for one."""
+    if process.type == "oneshot" and any(
+        instance.life.alive for (name, _), instance in app.instances.items() if name == process.name
+    ):
+        return True
+    found = [unready(app, each) for each in process.depends_on]
+    return any(each is not None and each.under_way for each in found)
 
 
 def _failed(app: "Supervised", process: Process) -> str | None:

@@ -41,10 +41,15 @@ LAST_LINES, LAST_CHARACTERS = 10, 1000
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """What keeps an instance from being started; `hopeless` if it does not go away before somebody sees to it."""
+    """What keeps an instance from being started.
+
+    `hopeless` if it does not go away before somebody sees to it; `under_way` while a oneshot process is at work on it,
+    which takes its time.
+    """
 
     why: str
     hopeless: bool = False
+    under_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +176,7 @@ class Instance:
         if obstacle is not None and obstacle.hopeless:
             return self._give_up(obstacle.why, Blocked.HOPELESS)
         if obstacle is not None:
-            return self._wait(now, obstacle.why)
+            return self._wait(now, obstacle)
         try:
             if self._dirty:
                 await self.around.sweep()
@@ -180,7 +185,7 @@ class Instance:
             what = await self._described()
             self.kept = await self.around.processes.start(what)
         except DiskFull as error:
-            return self._wait(now, f"{error} It is started once there is room again.")
+            return self._wait(now, Obstacle(f"{error} It is started once there is room again."))
         except Conflict:
             self.kept = await self.around.processes.adopt(self._record)
             if self.kept is None:
@@ -202,8 +207,9 @@ class Instance:
         self.around.changed()
         return RETRY_S
 
-    def _wait(self, now: float, why: str) -> float:
-        if self._waiting_since is None:
+    def _wait(self, now: float, obstacle: Obstacle) -> float:
+        why = obstacle.why
+        if self._waiting_since is None or obstacle.under_way:
             self._waiting_since = now
         if why != self.life.message:
             self.life.wait(why)

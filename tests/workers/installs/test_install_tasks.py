@@ -3,17 +3,18 @@
 import asyncio
 import errno
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fake_node import PRODUCTS, Around, Node, leftovers
 
 from storage import apps, manifests
-from storage.apps import Phase
+from storage.apps import Instance, Phase
 from storage.errors import Conflict, NotFound
 from storage.watch import events_after
 from workers import archives
-from workers.installs import tasks
+from workers.installs import tasks, updating
 from workers.installs.tasks import TASKS
 
 
@@ -36,6 +37,16 @@ async def test_an_app_that_is_not_well_in_time_says_what_it_waits_for(node: Node
     said = "'thing' is installed, but 'main' did not get well in time: It waits for 'db'."
     assert ending.facts["message"] == said
     assert (await node.app()).phase is Phase.READY, "it goes on waiting"
+
+
+def test_a_migration_that_others_wait_for_may_take_its_time() -> None:
+    once, web = {"command": "true", "type": "oneshot"}, {"command": "true", "depends_on": ["migrate"]}
+    running = [Instance("migrate-0", "migrate", 0, "running"), Instance("web-0", "web", 0, "starting")]
+    over = [replace(running[0], state="completed"), running[1]]
+    awaited = manifests.load({"id": "shop", "processes": {"migrate": once, "web": web}})
+    assert [updating.under_way(awaited, each) for each in (running, over)] == [True, False]
+    alone = manifests.load({"id": "shop", "processes": {"migrate": once, "web": {"command": "true"}}})
+    assert not updating.under_way(alone, running)
 
 
 async def test_two_instances_of_a_product_live_side_by_side(node: Node) -> None:

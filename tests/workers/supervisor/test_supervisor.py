@@ -34,7 +34,7 @@ from storage.apps import Phase
 from storage.errors import NotFound, NotRunning
 from workers.installs import updating
 from workers.installs.releases import Note, Releases
-from workers.supervisor import ending, processes, state, supervised
+from workers.supervisor import ending, instance, processes, state, supervised
 from workers.supervisor import supervisor as module
 from workers.supervisor.supervisor import Supervisor
 
@@ -326,6 +326,31 @@ async def test_who_depends_on_what_has_failed_fails_at_once_and_is_taken_up_with
     await node.again()  # a later worker knows, too, who is not to blame
     control.change("base", wishes=wished(control.apps["base"], "setup", restarts=1))
     await soon(has(control, "shop", web_0="running", api_0="running"), "they go on by themselves")
+
+
+async def test_a_oneshot_at_work_is_waited_for_longer_than_what_is_not_there(
+    node: Running, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance, "DEPENDENCY_PATIENCE_S", 0.1)
+    node.install(
+        "a",
+        {
+            "web": {"command": SLEEP, "depends_on": ["api"]},
+            "api": {"command": SLEEP, "depends_on": ["migrate"]},
+            "migrate": {
+                "command": shell("until test -e $HOSTLER_DATA_DIR/go; do sleep 0.1; done"),
+                "type": "oneshot",
+            },
+            "other": {"command": SLEEP, "depends_on": ["base"]},
+        },
+    )
+    late = {"web_0": "starting", "api_0": "starting", "migrate_0": "running", "other_0": "failed"}
+    await soon(has(control, "a", **late), "only what is not there is given up")
+    assert node.now is not None
+    (node.now.places("a").data / "go").touch()
+    await soon(lambda: control.state("a", "web-0") == "running", "it starts after the oneshot")
+    node.install("base", {"web": {"command": SLEEP}})
+    await soon(lambda: control.state("a", "other-0") == "running", "what was given up is taken up")
 
 
 async def test_apps_that_wait_for_one_another_say_so_and_fail(node: Running, control: FakeControl) -> None:
