@@ -90,6 +90,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._head_bytes = 0
+        self._framing_bytes = 0  # what came since the head, or a piece of the body: sizes of chunks, and trailers
         self._long_left = 0  # what a LongBody will read
         self._in_head = True
         self._linger_bytes = 0  # what may still come of a body that nobody wants
@@ -125,8 +126,10 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._phase is not _Phase.HEAD:
                 self._await(_Phase.HEAD, HEAD_DEADLINE_S)
             self._head_bytes += len(data)
-        elif self._phase is _Phase.BODY:
-            self._await(_Phase.BODY, BODY_IDLE_S)
+        else:
+            self._framing_bytes += len(data)
+            if self._phase is _Phase.BODY:
+                self._await(_Phase.BODY, BODY_IDLE_S)
         super().data_received(data)
         if self._held is not None:
             self._start_held()
@@ -136,6 +139,8 @@ class GuardedProtocol(HttpToolsProtocol):
             LongBody(self, exchange, left).take_over()
         if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
             self._refuse(431, "Request Header Fields Too Large")
+        elif not self._in_head and self._framing_bytes > HEAD_LIMIT_BYTES:
+            self.transport.close()  # an answer may be under way
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -152,6 +157,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one field of a head, and note what decides where the message ends and whom it is for."""
+        if not self._in_head:  # what comes after a body says nothing of who asks, or for what (RFC 9110, 6.5.1)
+            return
         name = name.lower()
         self.headers.append((name, value))
         self._fields_bytes += len(name) + len(value)
@@ -169,7 +176,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """End a head; refuse it where it is too long or ambiguous, else begin to serve it."""
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._head_bytes, self._framing_bytes = False, 0, 0
         self._await(
             _Phase.BODY, BODY_IDLE_S
         )  # called off at once where there is none: the message is then complete
@@ -246,6 +253,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Hand on a piece of a body; count what comes of one that nobody wants."""
+        self._framing_bytes = 0
         if self.cycle is None or self.transport.is_closing():
             return  # of a head that was refused
         super().on_body(body)

@@ -35,8 +35,9 @@ async def app(scope, receive, send):
         body += message.get("body", b"")
         if not message.get("more_body"):
             break
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    said = b"late" if b"x-late" in dict(scope["headers"]) else b"ok"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
+    await send({"type": "http.response.body", "body": said})
 """
 
 
@@ -157,6 +158,21 @@ def test_a_body_that_never_comes_is_given_up(port: int) -> None:
     answer = ask(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
     assert not answer.endswith(b"ok")
     assert time.monotonic() - began < 3
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
+
+
+def test_what_comes_after_a_body_is_no_header(port: int) -> None:
+    assert ask(port, CHUNKED + b"X-Late: 1\r\n\r\n").endswith(b"ok")
+
+
+@pytest.mark.parametrize("line", [b"a" * 65536, b"a" * 1000 + b"\r\nX-B: "])
+def test_what_comes_after_a_body_comes_to_an_end(port: int, line: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(CHUNKED + b"X-A: ")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            connection.sendall(line * (64 * 1024 * 1024 // len(line)))
 
 
 async def test_a_websocket_outlives_the_clock_of_its_handshake(port: int) -> None:
