@@ -29,6 +29,7 @@ demo: $(STAMP)  ## Run the main job on the embedded stack (PROJECT=path CMD='…
 
 .PHONY: test
 test: $(STAMP)  ## Run every test, those that hurt processes one after the other beside all others (PARALLEL=3)
+	@$(BIN)/python -m compileall -q -j 0 api cli integrations scheduler storage workers settings.py # once, not at each start
 	@$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: chaos

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from settings import Settings, __version__
@@ -116,6 +115,8 @@ def test_every_manifest_fits_the_kubernetes_schema(manifests, version):
 
 
 def test_every_object_of_an_operator_fits_its_schema(manifests):
+    import jsonschema  # takes two seconds, which everybody who collects tests would spend
+
     for manifest in manifests:
         if manifest["kind"] in CUSTOM:
             jsonschema.validate(manifest, CUSTOM[manifest["kind"]])
