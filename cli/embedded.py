@@ -74,6 +74,7 @@ class Server:
     process: Process
     environ: Mapping[str, str]  # for those who use it
     answers: Callable[[], Awaitable[bool]]
+    loads: Callable[[], Awaitable[bool]] | None = None  # whether it still reads what it keeps
 
 
 def redis_conf(port: int, password: str, *, socket: bool = False) -> str:
@@ -130,7 +131,8 @@ def redis_server(data: Path, *, pass_fds: tuple[int, ...] = ()) -> Server:
             if near
             else f"redis://:{password}@127.0.0.1:{port}/0"
         },
-        answers=lambda: _redis_answers(port, password),
+        answers=lambda: _redis_says(port, password, b"+PONG"),
+        loads=lambda: _redis_says(port, password, b"-LOADING"),
     )
 
 
@@ -272,14 +274,15 @@ def _remove_sockets(ports: Mapping[str, int]) -> None:
             Path(f"/tmp/seaweedfs-{socket_name}.sock").unlink(missing_ok=True)  # noqa: S108
 
 
-async def _redis_answers(port: int, password: str) -> bool:
-    """Tell whether Redis answers a PING; one that is still loading its data does not."""
+async def _redis_says(port: int, password: str, beginning: bytes) -> bool:
+    """Tell whether Redis answers a PING so: with +PONG, or with -LOADING while it reads its data."""
     try:
         async with asyncio.timeout(2):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 writer.write(f"AUTH {password}\r\nPING\r\n".encode())
-                return await reader.readline() == b"+OK\r\n" and await reader.readline() == b"+PONG\r\n"
+                welcome, said = await reader.readline(), await reader.readline()
+                return welcome == b"+OK\r\n" and said.startswith(beginning)
             finally:
                 writer.close()
     except OSError:  # TimeoutError among them

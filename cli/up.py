@@ -182,10 +182,23 @@ class _Stack:
         with contextlib.suppress(OSError, ValueError):  # nobody reads us any more, which is no reason to end
             print(text, file=self.output, flush=True)
 
-    async def until(self, what: str, condition: Callable[[], Awaitable[bool]]) -> None:
-        """Wait for `condition`. Raises Unavailable when a process keeps ending, or the time is over."""
-        deadline = time.monotonic() + READY_WITHIN_S
+    async def until(
+        self,
+        what: str,
+        condition: Callable[[], Awaitable[bool]],
+        loads: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        """Wait for `condition`, and as long as it takes while it `loads`.
+
+        Raises Unavailable when a process keeps ending, or the time is over.
+        """
+        deadline, told = time.monotonic() + READY_WITHIN_S, False
         while not await condition():
+            if loads is not None and await loads():
+                deadline = time.monotonic() + READY_WITHIN_S
+                if not told:
+                    self.say("Redis reads its data; the more it keeps, the longer that takes.")
+                told = True
             name, ends = self.processes.most_ends()
             if ends >= ENDS_BEFORE_GIVING_UP:
                 raise Unavailable(f"'{name}' ended {ends} times before {what}; its own words are above.")
@@ -236,7 +249,7 @@ async def _run(
     # Hostler's own processes want Redis when they start; they read their code while S3 is still about to answer
     for server in stack.servers:
         if server.process.name == "redis":
-            await stack.until("redis answers", server.answers)
+            await stack.until("redis answers", server.answers, server.loads)
     for process in specify(workers, environ):
         stack.processes.start(process)
     for server in stack.servers:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import io
+import itertools
 import json
 import os
 import signal
@@ -13,12 +14,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
 
 from cli import up as module
 from cli.up import hostler_processes, up
+from storage.errors import Unavailable
 from workers.supervisor import processes as apps
 from workers.supervisor.places import of as places_of
 from workers.supervisor.processes import Kept
@@ -392,3 +395,27 @@ def test_a_port_of_a_dialect_that_cannot_be_opened_stops_the_start(
         code = up(port=0, data=tmp_path / "data", workers=0, listen=listen, environ=ELSEWHERE, output=said)
     assert code == 1
     assert complaint in said.getvalue()
+
+
+async def test_a_server_that_reads_its_data_is_waited_for_as_long_as_that_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READY_WITHIN_S", 0.2)
+    monkeypatch.setattr(module, "POLL_S", 0.06)
+    output = io.StringIO()
+    processes = SimpleNamespace(most_ends=lambda: ("redis", 0))
+    stack = module._Stack(
+        data=tmp_path, url="", output=output, processes=processes, servers=[], keep_apps=False  # type: ignore[arg-type]
+    )  # fmt: skip
+    answers = itertools.chain([False] * 5, [True], itertools.repeat(False))
+
+    async def condition() -> bool:
+        return next(answers)
+
+    async def loads() -> bool:
+        return True
+
+    await stack.until("redis answers", condition, loads)
+    assert output.getvalue().count("Redis reads its data") == 1
+    with pytest.raises(Unavailable, match="still not so that redis answers"):
+        await stack.until("redis answers", condition)
