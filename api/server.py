@@ -147,7 +147,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._fields_bytes = self._hosts = self._lengths = self._long_left = 0
-        self._odd_coding = False
+        self._odd_coding = self._has_body = False
 
     def on_url(self, url: bytes) -> None:
         """Refuse a URI that is too long."""
@@ -170,6 +170,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.expect_100_continue = self.expect_100_continue or value.lower() == b"100-continue"
         else:
             self._lengths += 1
+            self._has_body |= name == b"transfer-encoding" or value.strip(b"0") != b""
             if name == b"content-length" and value.isdigit() and int(value) >= LONG_BYTES:
                 self._long_left = int(value)  # of which the rest of this read is still the parser's
             self._odd_coding |= name == b"transfer-encoding" and value.lower() != b"chunked"
@@ -249,6 +250,7 @@ class GuardedProtocol(HttpToolsProtocol):
             and (self._hosts == 1 or version == "1.0")  # RFC 9112, section 3.2
             and self._lengths <= 1
             and not self._odd_coding
+            and not (self._has_body and self.parser.should_upgrade())  # which the parser takes for the next message
         )
 
     def on_body(self, body: bytes) -> None:

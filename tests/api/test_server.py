@@ -102,6 +102,11 @@ def test_an_ordinary_request_is_answered(port: int) -> None:
     assert status(ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
 
 
+def test_an_upgrade_that_nobody_knows_is_passed_over(port: int) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
+    assert status(ask(port, head)) == 200
+
+
 def test_a_body_that_arrives_in_two_pieces_is_read_whole(port: int) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab"
     assert status(ask(port, head, then=b"cd", pause_s=0.2)) == 200
@@ -123,6 +128,10 @@ def test_a_body_that_arrives_in_two_pieces_is_read_whole(port: int) -> None:
             400,
         ),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nabcd",
+            400,
+        ),
     ],
     ids=[
         "headers",
@@ -132,6 +141,7 @@ def test_a_body_that_arrives_in_two_pieces_is_read_whole(port: int) -> None:
         "length and chunked",
         "chunked twice",
         "two lengths",
+        "upgrade with a body",
     ],
 )
 def test_a_head_that_is_too_much_or_ambiguous_is_refused_and_closed(
