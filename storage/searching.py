@@ -9,7 +9,7 @@ import orjson
 
 from storage import jobs
 from storage.calls import script, text
-from storage.errors import NotFound
+from storage.errors import NotFound, Unavailable
 from storage.jobs import Job
 from storage.store import Store
 
@@ -36,8 +36,13 @@ async def search(
     worker: str | None = None,
     tags: Sequence[str] = (),
 ) -> Found:
-    """Return the newest jobs whose name, command, id, worker or tags contain every one of `words`, in any case."""
+    """Return the newest jobs whose name, command, id, worker or tags contain every one of `words`, in any case.
+
+    A whole id finds its job however old it is, where nothing else is asked for.
+    """
     wanted = words.lower().split()
+    if not (state or worker or tags) and (named := await _named(store, words.strip())) is not None:
+        return Found([named][offset : offset + limit], 1)
     indexes = ([f"h:jobs:{state}"] if state else []) + ([f"h:jobs:worker:{worker}"] if worker else [])
     keys = [*indexes, *(f"h:jobs:tag:{tag}" for tag in tags)] or ["h:jobs"]
     ids: list[str] = []
@@ -65,6 +70,13 @@ def _fits(job_id: str, spec: bytes | None, worker: bytes | None, wanted: list[st
     said = [told.get("name"), told.get("command"), *(told.get("argv") or ()), *(told.get("tags") or ())]
     shown = " ".join([job_id, text(worker), *(str(each) for each in said if each)]).lower()
     return all(word in shown for word in wanted)
+
+
+async def _named(store: Store, job_id: str) -> Job | None:
+    try:
+        return await jobs.get(store, job_id) if jobs.ID.fullmatch(job_id) else None
+    except (NotFound, Unavailable, ValueError):  # no such job, or where old ones are kept does not answer
+        return None
 
 
 async def _present(store: Store, job_id: str) -> Job | None:

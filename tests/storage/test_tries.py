@@ -39,6 +39,18 @@ async def test_words_find_jobs_by_what_was_asked_and_nothing_by_how_a_record_is_
         assert (await searching.search(store, word, limit=10, offset=0)).total == 0, word
 
 
+async def test_a_whole_id_finds_its_job_however_old_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "LOOKED_AT", 0)
+    job_id = await submit(store)
+    found = await searching.search(store, f" {job_id} ", limit=10, offset=0)
+    assert ([job.id for job in found.jobs], found.total) == ([job_id], 1)
+    assert (await searching.search(store, job_id, limit=10, offset=10)).jobs == []
+    assert (await searching.search(store, job_id, limit=10, offset=0, state="failed")).total == 0
+    assert (await searching.search(store, "job-00000000000000000000", limit=10, offset=0)).total == 0
+
+
 async def test_the_overview_counts_what_there_is(store: Store, redis_client: redis.Redis) -> None:
     holder = await register(store, slots=2)
     for _ in range(3):
