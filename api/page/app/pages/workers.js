@@ -1,14 +1,30 @@
 // Workers and nodes: who is there, what each does, and what each is for.
-import { ask, bytes, html, link, plural, to, useEffect, useMay, useRead, useRef, useState } from '../kit.js';
+import { ask, bytes, get, html, link, plural, to, useEffect, useMay, useRead, useRef, useState } from '../kit.js';
 import { Act, Badge, Card, Empty, Head, List, Read, Search, Spark, Tags, Time, confirm, toast } from '../parts.js';
 
 const about = (event) => event.type.startsWith('worker.') || event.type === 'job.started' || event.type === 'job.completed';
 const POINTS = 60;
-const loads = new Map();
+const STEP_MS = 5000;
 
-/** What each worker ran, looked at every few seconds while a page shows it. */
+/** What each worker ran before the page was opened, by what the jobs say that ended last and those that run. */
+async function past(workers) {
+  const [ended, running] = await Promise.all(['sort=-completedAt', 'status=running'].map((words) => get(`/api/jobs/list?limit=1000&${words}`)));
+  const until = Date.now();
+  const known = ended.hasMore ? Date.parse(ended.jobs.at(-1).completedAt) : 0;  // of what ended before that nothing was read
+  const spans = new Map(workers.map(({ workerId }) => [workerId, []]));
+  for (const job of [...ended.jobs, ...running.jobs]) if (job.startedAt) spans.get(job.workerId)?.push([Date.parse(job.startedAt), job.completedAt ? Date.parse(job.completedAt) : Infinity]);
+  const points = Math.min(POINTS - 1, Math.floor((until - known) / STEP_MS));
+  return new Map(workers.map(({ workerId, slots }) => [workerId, Array.from({ length: points }, (_, index) => {
+    const at = until - (points - index) * STEP_MS;
+    const ran = spans.get(workerId).filter(([began, ended_]) => began <= at && at < ended_).length;
+    return Math.min(1, ran / Math.max(1, slots));
+  })]));
+}
+
+/** What each worker ran in the past five minutes, looked at every few seconds while a page shows it. */
 export function useLoads(workers) {
   const [, redraw] = useState(0);
+  const loads = useRef(new Map()).current;
   const latest = useRef(workers);
   latest.current = workers;
   const there = Boolean(workers);
@@ -23,8 +39,14 @@ export function useLoads(workers) {
       redraw((number) => number + 1);
     };
     note();
-    const timer = setInterval(note, 5000);
-    return () => clearInterval(timer);
+    let over = false;
+    past(latest.current).then((before) => {
+      if (over) return;
+      for (const [id, list] of before) loads.set(id, [...list, ...(loads.get(id) ?? [])].slice(-POINTS));
+      redraw((number) => number + 1);
+    }, () => {});  // then it begins now
+    const timer = setInterval(note, STEP_MS);
+    return () => { over = true; clearInterval(timer); };
   }, [there]);
   return (id) => loads.get(id) ?? [0];
 }
@@ -51,7 +73,7 @@ export default function Workers() {
           { name: 'Worker', show: (each) => html`<a class="strong" href=${to('workers', each.workerId)}>${each.workerId}</a><div class="faint small">${each.hostname} ${each.kind === 'agent' ? ', an agent' : ''}</div>` },
           { name: 'State', show: (each) => html`<${Badge} status=${each.draining && each.status === 'online' ? 'draining' : each.status} />${each.offlineReason && html`<div class="faint small">${each.offlineReason}</div>`}` },
           { name: 'Slots', named: true, show: (each) => html`<a class="soft" href=${link('/jobs', { worker: each.workerId, status: 'running' })}>${each.running} of ${each.slots}</a>` },
-          { name: 'Load', show: (each) => html`<div style=${{ width: 120 }}><${Spark} values=${load(each.workerId)} most=${1} label=${`Share of the slots of ${each.workerId} in use, while this page was open`} /></div>` },
+          { name: 'Load', show: (each) => html`<div style=${{ width: 120 }}><${Spark} values=${load(each.workerId)} most=${1} label=${`Share of the slots of ${each.workerId} in use, in the past five minutes`} /></div>` },
           { name: 'Tags', show: (each) => html`<${Tags} of=${each.tags} />` },
           { name: 'Machine', show: (each) => html`<span class="soft nowrap">${each.cpuCount ? plural(each.cpuCount, 'core') : ''}${each.totalMemoryMb ? `, ${bytes(each.totalMemoryMb * 1024 * 1024)}` : ''}</span>` },
           { name: 'Seen', named: true, show: (each) => html`<span class="soft nowrap"><${Time} at=${each.lastHeartbeat} /></span>` },
