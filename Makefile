@@ -30,7 +30,7 @@ demo: $(STAMP)  ## Run the main job on the embedded stack (PROJECT=path CMD='…
 .PHONY: test
 test: $(STAMP)  ## Run every test, those that hurt processes one after the other beside all others (PARALLEL=3)
 	@$(BIN)/python -m compileall -q -j 0 api cli integrations scheduler storage workers settings.py # once, not at each start
-	@$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP)  ## Inject every fault of the catalogue (ONLY=F03,F17 SEEDS=5 to choose)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from groups import pytest_xdist_make_scheduler  # noqa: F401  pytest finds this hook here
 from scoreboard import (  # noqa: F401  pytest finds its hooks and fixtures here
     chance,
     evidence,

@@ -11,22 +11,9 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import groups
 import pytest
 
-#: Rooms whose tests start whole stacks and hurt them, and who goes one after the other: their patience is seconds.
-_OF_PROCESSES = {"stack": "processes", "chaos": "processes", "security": "security"}
-#: What takes longest begins first; if it came last, one process would be busy while the others have nothing left.
-_LONGEST = (
-    "processes",
-    "security",
-    "page",
-    "packages",
-    "workers/",
-    "test_demo.py",
-    "cli/",
-    "model/",
-    "api/executor/",
-)
 _RESULTS: dict[str, list[tuple[str, float, str]]] = {}
 
 
@@ -53,20 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if only & {word for each in ids_of(item) for word in (each, each[0])}]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
-    # with `--dist loadgroup`: what starts and kills processes keeps to one of those that run tests
-    for item in items:
-        where = item.path.relative_to(Path(__file__).parent)
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_OF_PROCESSES.get(where.parts[0], str(where))))
-    if getattr(config.option, "loadgroup", False):
-        items.sort(key=_place)
-
-
-def _place(item: pytest.Item) -> int:
-    """Return when the group of a test begins, compared with others."""
-    mark = item.get_closest_marker("xdist_group")
-    group = "" if mark is None else str(mark.args[0])
-    return next((at for at, prefix in enumerate(_LONGEST) if group.startswith(prefix)), len(_LONGEST))
+    groups.put_in_order(config, items)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -22,7 +22,7 @@ from tls import tls_front
 
 from settings import Settings
 
-pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("packages")]
+pytestmark = pytest.mark.stack
 
 PATIENCE_S = 60
 #: What Heroku and Kubernetes give a process between SIGTERM and SIGKILL.

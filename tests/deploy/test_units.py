@@ -96,7 +96,6 @@ def test_a_worker_has_the_time_to_hand_its_jobs_back_and_leaves_apps_alone() -> 
 
 
 @pytest.mark.stack
-@pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("setpriv") is None,
     reason="needs root and util-linux's setpriv",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from deploy.slug import ROOT, environ_of, uv
 
-pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("packages")]
+pytestmark = pytest.mark.stack
 
 
 @dataclass
