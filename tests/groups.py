@@ -8,15 +8,16 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-#: Beginnings of paths: all that lies there keeps to one process. What hurts processes has a patience of seconds.
+#: Beginnings of paths: all that lies there keeps to one process. What hurts processes has a patience of seconds, so
+#: that no more than two such groups run at a time; they take about as long as each other, and as all the rest.
 _TOGETHER = {
-    "tests/stack/": "processes", "tests/chaos/": "processes", "tests/deploy/test_units.py": "processes",
-    "tests/security/": "security", "tests/page/": "page",
-    "tests/deploy/test_wheel.py": "packages", "tests/deploy/test_slug.py": "packages",
+    "tests/chaos/": "faults",
+    "tests/stack/": "processes", "tests/deploy/test_units.py": "processes", "tests/security/": "processes",
+    "tests/page/": "page", "tests/deploy/test_wheel.py": "packages", "tests/deploy/test_slug.py": "packages",
 }  # fmt: skip
 #: If these came last, one process would be busy while the others have nothing left.
 _FIRST = (
-    "processes", "security", "page", "packages", "tests/test_demo.py", "tests/workers/", "tests/cli/", "tests/model/",
+    "faults", "processes", "page", "packages", "tests/test_demo.py", "tests/workers/", "tests/cli/", "tests/model/",
     "tests/api/executor/",
 )  # fmt: skip
 
