@@ -41,7 +41,9 @@ MASTER_CHECK_S = 1.0
 #: What is read on of a body that was answered before its end, so that its sender hears the answer and no reset.
 LINGER_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
-#: How often deadlines are looked at.
+#: How often the time that answers tell is renewed, and whether the server shall end is looked at.
+HOUSEKEEPING_S = 0.5
+#: Deadlines are looked at no more often than this.
 TICK_S = 0.25
 #: Fields that say whom a message is for and where it ends.
 _DECIDING = frozenset({b"host", b"expect", b"content-length", b"transfer-encoding"})
@@ -63,22 +65,23 @@ class _Clock:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.watched: set[GuardedProtocol] = set()
-        self.ticks = False
+        self.looks_at = inf  #: no deadline is earlier than this, but for what the pause between two looks takes
+        self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, connection: "GuardedProtocol") -> None:
-        """Look at a connection's deadline from now on."""
-        self.watched.add(connection)
-        if not self.ticks:
-            self.ticks = True
-            self.loop.call_later(TICK_S, self._tick)
+    def expect(self, due: float) -> None:
+        """Look at the deadlines of all connections by `due`, which is earlier than the next look."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.looks_at = due
+        self._timer = self.loop.call_at(max(due, self.loop.time() + TICK_S), self._look)
 
-    def _tick(self) -> None:
-        now = self.loop.time()
+    def _look(self) -> None:
+        now, self._timer, self.looks_at = self.loop.time(), None, inf
         for connection in [each for each in self.watched if each.due <= now]:
             connection.out_of_time()
-        self.ticks = bool(self.watched)
-        if self.ticks:
-            self.loop.call_later(TICK_S, self._tick)
+        due = min((each.due for each in self.watched), default=inf)
+        if due < self.looks_at:
+            self.expect(due)
 
 
 _clocks: WeakKeyDictionary[ServerState, _Clock] = WeakKeyDictionary()
@@ -109,8 +112,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
         super().connection_made(transport)
+        self._clock.watched.add(self)
         self._await(_Phase.HEAD, HEAD_DEADLINE_S)
-        self._clock.watch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock, and tell the request that is being served, which may not be the last one that came."""
@@ -334,6 +337,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _await(self, phase: _Phase, patience_s: float) -> None:
         self._phase, self.due = phase, self.loop.time() + patience_s
+        if self.due < self._clock.looks_at:
+            self._clock.expect(self.due)
 
     def _refuse(self, status: int, phrase: str) -> None:
         if self.transport.is_closing():
@@ -362,6 +367,11 @@ class FramesProtocol(WebSocketsSansIOProtocol):
 
 class _Server(Server):
     """Uvicorn's server, which lets long polls and streams go before it waits for connections to end."""
+
+    async def main_loop(self) -> None:
+        """Wait until it shall end, waking less often than uvicorn does, ten times a second."""
+        while not await self.on_tick(0):
+            await asyncio.sleep(HOUSEKEEPING_S)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Tell the application that it ends, then close down; it hears of it otherwise only when all have left."""
