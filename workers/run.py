@@ -18,9 +18,11 @@ from workers.platforms import Output as Pipe
 from workers.workspace import Workspace
 
 READ_BYTES = 64 * 1024
-#: A command that prints again so soon after the last read is one that floods: its next read waits as long, so that it
-#: brings many lines and not a few, unless the pipe is filling up.
-FLOOD_S = 0.001
+#: A command that prints again so soon after the last read is one that floods: its next read waits for half as long, and
+#: for twice as long as before with each that finds more, so that it brings many lines and not a few, unless the pipe is
+#: filling up.
+FLOOD_S = 0.002
+LONGEST_PAUSE_S = 0.004
 #: How long a file that cannot be fetched for now is tried before the job is handed back.
 FETCH_PATIENCE_S = 60.0
 
@@ -84,6 +86,7 @@ class Run:
         self._mistake: Exception | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._read_at = {"o": 0.0, "e": 0.0}
+        self._pause_s = {"o": 0.0, "e": 0.0}
         self._reads = True
 
     def _span(self, held_s: float) -> Span:
@@ -282,10 +285,12 @@ class Run:
         """Read what there is; let more of it gather where it comes in a flood."""
         loop = asyncio.get_running_loop()
         before, self._read_at[channel] = self._read_at[channel], loop.time()
-        size = self._read(channel, pipe)
-        if 0 < size < READ_BYTES // 2 and self._read_at[channel] - before < 2 * FLOOD_S and self._reads:
+        pause_s = self._pause_s[channel]
+        floods = self._read_at[channel] - before < pause_s + FLOOD_S
+        self._pause_s[channel] = pause_s = min(2 * pause_s or FLOOD_S / 2, LONGEST_PAUSE_S) if floods else 0.0
+        if 0 < self._read(channel, pipe) < READ_BYTES // 2 and floods and self._reads:
             self.around.platform.unwatch(pipe)
-            loop.call_later(FLOOD_S, self._hear_on, channel, pipe)
+            loop.call_later(pause_s, self._hear_on, channel, pipe)
 
     def _hear_on(self, channel: str, pipe: Pipe) -> None:
         if self._reads:
