@@ -45,6 +45,7 @@ class Groups(LoadScopeScheduling):
         return group_of(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)  # with -p no:xdist nobody knows of it
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups | None:
     return Groups(config, log) if config.getvalue("dist") == "loadgroup" else None
 
