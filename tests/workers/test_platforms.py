@@ -445,12 +445,12 @@ def test_the_next_worker_reads_how_the_jobs_of_a_killed_one_ended(folder, mark, 
 
 
 def test_a_job_that_died_before_its_worker_is_told_from_one_that_died_with_it(folder, mark, linux):
-    with owner(linux.kind, folder, mark, "echo ready; sleep 0.3; kill -SEGV $$") as (process, launcher_pid):
+    with owner(linux.kind, folder, mark, "echo ready; sleep 1.5; kill -SEGV $$") as (process, launcher_pid):
         process.send_signal(signal.SIGSTOP)
         main = next(pid for pid in alive(mark) if pid != process.pid)
         os.kill(launcher_pid, signal.SIGSTOP)
         os.kill(child_of(launcher_pid), signal.SIGSTOP)
-        await_true(lambda: Path(f"/proc/{main}/stat").read_text().rpartition(")")[2].split()[0] == "Z", 5)
+        await_true(lambda: Path(f"/proc/{main}/stat").read_text().rpartition(")")[2].split()[0] == "Z", 20)
         process.kill()
         process.wait()
         os.kill(child_of(launcher_pid), signal.SIGCONT)

@@ -81,9 +81,9 @@ async def end(line: FakeLine) -> tuple[str, str, int | None, dict[str, Any]]:
 
 
 async def test_a_timeout_is_told_in_the_log_and_as_the_reason(line: FakeLine, begin: Any) -> None:
-    begin("echo on; sleep 600", timeout_s=0.2)
+    begin("echo on; sleep 600", timeout_s=1.5)
     assert (await end(line))[:3] == ("failed", "timeout", 143)
-    assert line.of("job").text == b"on\n[hostler] timed out after 0.2 s\n"
+    assert line.of("job").text == b"on\n[hostler] timed out after 1.5 s\n"
 
 
 async def test_a_file_that_is_gone_fails_the_job(
