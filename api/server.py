@@ -65,7 +65,8 @@ class _Clock:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.watched: set[GuardedProtocol] = set()
-        self.looks_at = inf  #: no deadline is earlier than this, but for what the pause between two looks takes
+        #: No deadline is earlier than this, but for what the pause between two looks takes.
+        self.looks_at = inf
         self._timer: asyncio.TimerHandle | None = None
 
     def expect(self, due: float) -> None:
@@ -93,7 +94,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._head_bytes = 0
-        self._framing_bytes = 0  # what came since the head, or a piece of the body: sizes of chunks, and trailers
+        # what came since the head, or a piece of the body: sizes of chunks, and trailers
+        self._framing_bytes = 0
         self._long_left = 0  # what a LongBody will read
         self._in_head = True
         self._linger_bytes = 0  # what may still come of a body that nobody wants
@@ -160,7 +162,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one field of a head, and note what decides where the message ends and whom it is for."""
-        if not self._in_head:  # what comes after a body says nothing of who asks, or for what (RFC 9110, 6.5.1)
+        # what comes after a body says nothing of who asks, or for what (RFC 9110, 6.5.1)
+        if not self._in_head:
             return
         name = name.lower()
         self.headers.append((name, value))
@@ -253,7 +256,8 @@ class GuardedProtocol(HttpToolsProtocol):
             and (self._hosts == 1 or version == "1.0")  # RFC 9112, section 3.2
             and self._lengths <= 1
             and not self._odd_coding
-            and not (self._has_body and self.parser.should_upgrade())  # which the parser takes for the next message
+            # a body behind an upgrade is what the parser takes for the next message
+            and not (self._has_body and self.parser.should_upgrade())
         )
 
     def on_body(self, body: bytes) -> None:
