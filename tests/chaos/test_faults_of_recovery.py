@@ -186,6 +186,9 @@ def test_a_control_plane_that_lost_redis_is_rebuilt_while_its_apps_go_on(
         return str(get("/api/apps/drill")["status"])
 
     until(lambda: status_of_app() == "running", "the app runs")
+    until(
+        lambda: not get("/api/jobs/list?status=running")["jobs"], "no job is at work, its install among them"
+    )
     (pid,) = processes_with(b"HOSTLER_INSTANCE=drill/", below=str(world.stack.directory)) or (0,)
     assert pid
     before = {path: get(path) for path in PAGES}

@@ -195,6 +195,8 @@ async def test_every_event_of_cubys_reaches_every_kind_of_client(site: Site) -> 
         clients.tell(emit=name, event="subscribe:logs", args=[{"productId": "shop"}])
     await asyncio.gather(*(clients.hear(name, "ack") for name in NAMES))
     await node.say("shop", "web", "a line")
+    # what an app prints comes by another way than that it is gone, which ends following it
+    await soon(lambda: _all(clients, "product:log"), "all hear what it prints")
     await site.store.call(apps.say(node.holder, "system.status", {"message": "Fetching Node.js"}))
     await apps.change(site.store, "test", app.instance_id, "uninstall")
     await node.carry_out()
