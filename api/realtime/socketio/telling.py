@@ -274,9 +274,9 @@ class Telling:
             followed: set[str] = session.state.setdefault("logs", set())
             if len(followed) >= MOST_LOGS:
                 raise TooMany(f"A connection follows at most {MOST_LOGS} logs.")
-            if not self._apps:  # else they are kept up to date
+            if not (found := self._instances(name)):  # the news of it may be on its way
                 await self._read(None)
-            found = self._instances(name)
+                found = self._instances(name)
             if not found:
                 raise NotFound(f"There is no product {name!r}.")
             followed.add(name)
