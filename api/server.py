@@ -41,8 +41,6 @@ MASTER_CHECK_S = 1.0
 #: What is read on of a body that was answered before its end, so that its sender hears the answer and no reset.
 LINGER_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
-#: How often the time that answers tell is renewed, and whether the server shall end is looked at.
-HOUSEKEEPING_S = 0.5
 #: Deadlines are looked at no more often than this.
 TICK_S = 0.25
 #: Fields that say whom a message is for and where it ends.
@@ -371,11 +369,6 @@ class FramesProtocol(WebSocketsSansIOProtocol):
 
 class _Server(Server):
     """Uvicorn's server, which lets long polls and streams go before it waits for connections to end."""
-
-    async def main_loop(self) -> None:
-        """Wait until it shall end, waking less often than uvicorn does, ten times a second."""
-        while not await self.on_tick(0):
-            await asyncio.sleep(HOUSEKEEPING_S)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Tell the application that it ends, then close down; it hears of it otherwise only when all have left."""
