@@ -229,9 +229,9 @@ async def outlook(store: Store, priority: str, tags: Sequence[str]) -> Outlook |
     return (await _picture(store)).outlook(priority, tuple(tags))
 
 
-def outlook_at_hand(store: Store, priority: str) -> Outlook | None:
-    """Return the outlook of a job without tags, as this process knows it. Raises LookupError where that is too old."""
+def outlook_at_hand(store: Store, priority: str, tags: Sequence[str]) -> Outlook | None:
+    """Return the outlook of a job, as this process knows it. Raises LookupError where that is too old."""
     known = store.cache.get("fleet")
     if not isinstance(known, _Picture) or not known.fresh:
         raise LookupError("Nobody has looked at the fleet lately.")
-    return known.outlook(priority, ())
+    return known.outlook(priority, tuple(tags))

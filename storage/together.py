@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import orjson
 from hiredis import ReplyError
 
-from storage import fleet, scripts
+from storage import fleet, queues, scripts
 from storage.admission import Known
 from storage.attempts import rq_time
 from storage.calls import Call, Word, command, script
@@ -37,6 +38,8 @@ Told = Callable[[Rated | HostlerError | None, Any], None]
 _Look = tuple[asyncio.Future[Any], Told]
 _Ordered = tuple[str, Described, Told]
 
+#: The options that an order shares with all of its queue.
+_OF_QUEUE = {"tags", "tag_set"}
 #: So many looks, and so many orders, share one admission at most; the orders take Redis some 2 ms.
 _MOST_LOOKS, _MOST_ORDERS = 1000, 32
 
@@ -61,12 +64,12 @@ def order(store: Store, known: Known, wanted: Order, request_id: str, told: Told
     Answers False, and does nothing, for an order that is not plain, and where nobody has looked at the fleet lately.
     """
     try:
-        outlook = fleet.outlook_at_hand(store, wanted.priority)
+        outlook = fleet.outlook_at_hand(store, wanted.priority, wanted.tags)
     except LookupError:
         return False
     job_id = store.new_id("job")
     words = described(store, wanted, job_id=job_id, request_id=request_id)
-    if words.options:
+    if words.options and orjson.loads(words.options).keys() - _OF_QUEUE:
         return False
     about = known.words, words.queue
     orders = _gathered(store, about, _MOST_ORDERS, partial(_accept, store, known, words.queue, outlook))
@@ -125,18 +128,10 @@ def _accept(
     store: Store, known: Known, queue: str, outlook: Outlook | None, orders: Sequence[_Ordered]
 ) -> None:
     """Have one turn's orders accepted, those of one queue."""
+    tags = sorted(queues.tags_of(queue))
     slots, free, mean_ms, *lists = outlook.words() if outlook is not None else ("", "", "")
-    words: list[Word] = [
-        len(orders),
-        known.identity.actor,
-        rq_time(),
-        queue,
-        slots,
-        free,
-        mean_ms,
-        len(lists),
-    ]
-    words += lists
+    words: list[Word] = [len(orders), known.identity.actor, rq_time(), queue]
+    words += (len(tags), *tags, queues.tag_set(tags), slots, free, mean_ms, len(lists), *lists)
     for job_id, job, _ in orders:
         words += (job_id, job.spec, job.signature, job.rq_data, job.timeout_s, job.description)
     asking = store.wire.send(script("accept", *_of(store, known), *words))

@@ -26,6 +26,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "a command": {"command": "echo hello"},
     "an argv": {"argv": ["echo", "ä", ""]},
     "an urgent one": {"command": "true", "priority": "high"},
+    "one with tags": {"command": "true", "tags": ["linux", "gpu", "linux"], "priority": "low"},
     "one with more to it": {
         "command": "true", "env": {"A": "b"}, "name": "build", "metadata": {"x": [1, None]}, "timeout": 5,
         "workingDirectory": "a/b", "artifacts": ["*.txt"], "fileUrl": None,
@@ -34,7 +35,6 @@ PLAIN: dict[str, dict[str, Any]] = {
 
 #: Bodies that are not.
 ORDINARY: dict[str, Any] = {
-    "tags": {"command": "true", "tags": ["gpu"]},
     "retries": {"command": "true", "retries": 2, "backoff": {"delay": 1}},
     "a delay": {"command": "true", "delay": 5},
     "a webhook": {"command": "true", "webhook": "https://192.0.2.1/x"},
@@ -101,6 +101,20 @@ async def test_both_ways_make_the_same_job(caller: Caller, redis_client: redis.R
     made, expected = (records(redis_client, each.json()["jobId"]) for each in (second, first))
     assert made == expected
     assert len(made["lined"]) == len(made["events"]) == len(made["audited"]) == 1
+
+
+async def test_orders_of_one_turn_go_to_their_own_queues(caller: Caller, redis_client: redis.Redis) -> None:
+    asked = [["gpu"], [], ["a", "b"], ["gpu"], ["b", "a"]]
+    answers = await asyncio.gather(
+        *(caller.client.post(SUBMIT, json={"command": "true", "tags": tags}) for tags in asked)
+    )
+    ids = [each.json()["jobId"].encode() for each in answers]
+    assert redis_client.lrange("rq:queue:jobs.gpu.normal", 0, -1) == [ids[0], ids[3]]
+    assert redis_client.lrange("rq:queue:jobs.a+b.normal", 0, -1) == [ids[2], ids[4]]
+    assert redis_client.lrange("rq:queue:jobs.normal", 0, -1)[-1] == ids[1]
+    assert set(redis_client.zrange("h:jobs:tag:b", 0, -1)) == {ids[2], ids[4]}
+    assert redis_client.smembers("h:tagsets") == {b"gpu", b"a+b"}
+    assert caller.server.at_once == 5
 
 
 @pytest.mark.parametrize("name", ORDINARY)

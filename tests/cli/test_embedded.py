@@ -89,7 +89,20 @@ def redis_up(data: Path) -> Iterator[tuple[Server, int]]:
 def s3_up(data: Path) -> Iterator[tuple[Server, int]]:
     server = prepared(s3_server, data)
     with running(server) as child:
+        for port in json.loads((data / "s3" / "hostler.json").read_text())["ports"].values():
+            await_open(port)  # they open one after the other, some after it answers
         yield server, child.pid
+
+
+def await_open(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+            return
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"port {port} does not open"
+            time.sleep(0.02)
 
 
 def s3_client(server: Server, **changes: str) -> Any:

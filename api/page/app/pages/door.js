@@ -29,6 +29,7 @@ function SetUp() {
 }
 
 export default function Door() {
-  const { data } = useRead('/api/auth/setup');
+  const { data, loading } = useRead('/api/auth/setup');
+  if (loading) return html`<main class="door" aria-busy="true"></main>`;  // no field that is gone in a moment
   return html`<main class="door">${data?.needed ? html`<${SetUp} />` : html`<${SignIn} />`}</main>`;
 }
