@@ -84,9 +84,7 @@ class AtOnce:
         call = self._asked(endpoint.path, scope["query_string"])
         if call is None:
             return False
-        asking = _Asking(
-            self, endpoint, known, exchange, otherwise, partial(self._shown, endpoint, call), _request_id()
-        )
+        asking = _Asking(self, endpoint, known, exchange, otherwise, partial(self._shown, endpoint, call))
         return together.look(self._store, known, call, asking.told)
 
     def accepts(self, path: str) -> bool:
@@ -100,18 +98,16 @@ class AtOnce:
         known = self._known(endpoint, scope)
         if endpoint is None or known is None or scope["query_string"] or not _is_json(scope["headers"]):
             return False
-        asking = _Asking(
-            self, endpoint, known, exchange, otherwise, partial(self._promised, endpoint), _request_id()
-        )
+        asking = _Asking(self, endpoint, known, exchange, otherwise, partial(self._promised, endpoint))
         try:
             wanted = _wanted(endpoint, body)
             return wanted is not None and together.order(
                 self._store, known, wanted, asking.request_id, asking.told
             )
-        except (
-            Exception
-        ):  # a body that nobody thought of; it is in the middle of what the connection has read
-            return False  # whatever it is, the ordinary way meets it again, and tells of it
+        except Exception:
+            # a body that is wrong, perhaps as nobody thought of, in the middle of what the connection has read: the
+            # ordinary way meets it again, and tells of it
+            return False
 
     def _known(self, endpoint: Endpoint | None, scope: Any) -> Known | None:
         """Return the caller, if it is known to this process, may call the endpoint, and says nothing else of note."""
@@ -180,7 +176,7 @@ class _Asking:
     exchange: Answering
     otherwise: Callable[[], None]
     renders: Callable[[Any], bytes | None]
-    request_id: str
+    request_id: str = field(default_factory=partial(secrets.token_hex, 8))
     began: float = field(default_factory=time.perf_counter)
 
     def told(self, rated: Rated | HostlerError | None, said: Any) -> None:
@@ -203,19 +199,12 @@ class _Asking:
         self.otherwise()
 
 
-def _request_id() -> str:
-    return secrets.token_hex(8)
-
-
 def _wanted(endpoint: Endpoint, body: bytes) -> Order | None:
-    """Return what a body orders; None for one that is not as it should be, or asks for more than a plain job."""
+    """Return what a body orders; None for one that asks for more than a plain job. Raises for one that is wrong."""
     if endpoint.accepting is None or endpoint.body is None or not 0 < len(body) <= endpoint.body_limit_bytes:
         return None
-    try:
-        value = orjson.loads(body)
-        return endpoint.accepting.orders(load(endpoint.body, value)) if isinstance(value, dict) else None
-    except (orjson.JSONDecodeError, HostlerError):
-        return None
+    value = orjson.loads(body)
+    return endpoint.accepting.orders(load(endpoint.body, value)) if isinstance(value, dict) else None
 
 
 def _size_bytes(reply: Any) -> int:
