@@ -17,7 +17,8 @@ from workers.platforms import Child, Command, CommandNotStarted, Outcome, Platfo
 from workers.platforms import Output as Pipe
 from workers.workspace import Workspace
 
-READ_BYTES = 64 * 1024
+#: After so much of what an ended command has left, others have their turn.
+TURN_BYTES = 64 * 1024
 #: A command that prints again so soon after the last read is one that floods: its next read waits for half as long, and
 #: for twice as long as before with each that finds more, so that it brings many lines and not a few, unless the pipe is
 #: filling up.
@@ -271,7 +272,7 @@ class Run:
             self._reads = False
             for channel, pipe in pipes:  # all that it wrote is in the pipes by now
                 while size := self._read(channel, pipe):
-                    if size == READ_BYTES:  # it printed much: others have their turn
+                    if size >= TURN_BYTES:
                         await asyncio.sleep(0)
         finally:
             self._reads = False
@@ -288,7 +289,10 @@ class Run:
         pause_s = self._pause_s[channel]
         floods = self._read_at[channel] - before < pause_s + FLOOD_S
         self._pause_s[channel] = pause_s = min(2 * pause_s or FLOOD_S / 2, LONGEST_PAUSE_S) if floods else 0.0
-        if 0 < self._read(channel, pipe) < READ_BYTES // 2 and floods and self._reads:
+        size = self._read(channel, pipe)
+        if size > pipe.room_bytes // 2:  # it fills up, and would keep the command waiting
+            pipe.widen()
+        elif size and floods and self._reads:
             self.around.platform.unwatch(pipe)
             loop.call_later(pause_s, self._hear_on, channel, pipe)
 
@@ -300,7 +304,7 @@ class Run:
         """Read once; answers how many bytes there were."""
         if pipe.closed:
             return 0
-        data = pipe.read(READ_BYTES)
+        data = pipe.read(pipe.room_bytes)
         if data:
             self.output.feed(channel, data)
             return len(data)

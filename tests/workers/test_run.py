@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from storage.errors import NotFound
 from workers import platforms
 from workers import run as module
 from workers.lines import IntegrityError, Offer
+from workers.platforms import outputs
 from workers.run import Circumstances, Run
 from workers.workspace import Workspace
 
@@ -251,3 +253,17 @@ async def test_a_directory_that_cannot_be_made_fails_the_job(
     ending = await end(line)
     assert ending[:2] == ("failed", "invalid")
     assert "No space left on device" in ending[3]["message"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux makes pipes wider")
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_command_that_fills_its_pipe_gets_a_wider_one_where_the_system_has_one_left(
+    line: FakeLine, begin: Any, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    if refused:
+        monkeypatch.setattr(outputs, "WIDE_BYTES", (1 << 31) + 1)  # more than any pipe may hold
+    run = begin("echo beside >&2; dd if=/dev/zero bs=65536 count=8 status=none")  # each write fills a pipe
+    assert (await end(line))[:3] == ("completed", "", 0)
+    assert line.of("job").text.replace(b"beside\n", b"") == bytes(8 * 65536)
+    rooms = (run.child.stdout.room_bytes, run.child.stderr.room_bytes)
+    assert rooms == (outputs.ROOM_BYTES if refused else outputs.WIDE_BYTES, outputs.ROOM_BYTES)

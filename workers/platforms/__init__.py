@@ -70,11 +70,18 @@ class Output(Protocol):
     def closed(self) -> bool:
         """Whether it was closed here."""
 
+    @property
+    def room_bytes(self) -> int:
+        """Return how much can lie in it, waiting to be read."""
+
     def fileno(self) -> int:
         """Return the descriptor to watch."""
 
     def read(self, size: int) -> bytes | None:
         """Return up to `size` bytes without waiting: None when there is nothing yet, b"" at the end."""
+
+    def widen(self) -> None:
+        """Have room for more where that is possible. Safe to run twice."""
 
     def close(self) -> None:
         """Let go of it."""

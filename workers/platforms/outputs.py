@@ -2,15 +2,23 @@
 
 import os
 import socket
+import sys
+from contextlib import suppress
+
+if sys.platform == "linux":
+    import fcntl
+
+#: What a pipe has room for by itself, and what it gets for a command that fills it faster than it is read.
+ROOM_BYTES, WIDE_BYTES = 64 * 1024, 256 * 1024
 
 
 class Pipe:
     """The reading end of a pipe."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_widened", "room_bytes")
 
     def __init__(self) -> None:
-        self._fd = -1
+        self._fd, self._widened, self.room_bytes = -1, False, ROOM_BYTES
 
     @property
     def closed(self) -> bool:
@@ -34,6 +42,15 @@ class Pipe:
         except BlockingIOError:
             return None
 
+    def widen(self) -> None:
+        """Have room for more, where the system allows it: who writes then waits for the reader less often."""
+        if self._widened or self.closed:
+            return
+        self._widened = True
+        if sys.platform == "linux":
+            with suppress(OSError):  # what one user's pipes may have together is limited
+                self.room_bytes = fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, WIDE_BYTES)
+
     def close(self) -> None:
         """Let go of it. Safe to run twice."""
         if self._fd >= 0:
@@ -43,6 +60,8 @@ class Pipe:
 
 class Stream:
     """The reading end of a socket pair, for Windows, where a selector watches nothing else."""
+
+    room_bytes = ROOM_BYTES
 
     def __init__(self) -> None:
         self._ours, self.writing_end = socket.socketpair()
@@ -65,6 +84,9 @@ class Stream:
             return None
         except ConnectionError:
             return b""
+
+    def widen(self) -> None:
+        """Stay as it is."""
 
     def close(self) -> None:
         """Let go of it. Safe to run twice."""
