@@ -33,7 +33,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One attempt as handed out: `lines` is how many lines of log the job already has."""
+    """One attempt as handed out: `lines` is how many lines of log the job already has, `owner` who submitted it."""
 
     job_id: str
     attempt: int
@@ -41,6 +41,7 @@ class Claim:
     spec: bytes
     signature: str
     lines: int
+    owner: str = ""
 
     def read_spec(self, seal: Seal) -> dict[str, Any]:
         """Return what shall be done. Raises Forged unless Hostler itself wrote it for this very job."""
@@ -124,8 +125,8 @@ def claim(
         _registered(holder, reply)
         drains(reply[3:] == [b"1"])
         claims = [
-            Claim(text(job), int(attempt), text(queue), spec, text(signature), int(lines))
-            for job, attempt, queue, spec, signature, lines in reply[1]
+            Claim(text(job), int(attempt), text(queue), spec, text(signature), int(lines), text(owner))
+            for job, attempt, queue, spec, signature, lines, owner in reply[1]
         ]
         return claims, [text(job) for job in reply[2]]
 
@@ -146,10 +147,10 @@ def offered(holder: Holder, message: bytes) -> Claim | None:
     given, and both would be taken for its holder.
     """
     head, _, spec = message.removeprefix(OFFER).partition(b"\n")
-    job_id, attempt, queue, signature, registration = head.decode("ascii").split(" ")
+    job_id, attempt, queue, signature, owner, registration = head.decode("ascii").split(" ")
     if registration != holder.registration:
         return None
-    return Claim(job_id, int(attempt), queue, spec, signature, 0)
+    return Claim(job_id, int(attempt), queue, spec, signature, 0, owner)
 
 
 def begin(holder: Holder, job_id: str, attempt: int) -> Call[bool]:

@@ -26,13 +26,14 @@ TAG_SETS = command("SMEMBERS", "h:tagsets")
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One attempt to carry out: what to do (`spec`), and how many lines of log the job already has."""
+    """One attempt to carry out: what to do (`spec`), how many lines of log the job already has, who submitted it."""
 
     job_id: str
     attempt: int
     spec: Mapping[str, Any]
     lines: int
     held_ahead: bool = False
+    owner: str = ""
 
 
 class IntegrityError(Conflict):
@@ -207,7 +208,7 @@ class RedisLine:
             raise Invalid(
                 f"The task {spec['task']!r} was in queue {claim.queue!r}, where it does not belong."
             )
-        return Offer(claim.job_id, claim.attempt, spec, claim.lines, held_ahead)
+        return Offer(claim.job_id, claim.attempt, spec, claim.lines, held_ahead, claim.owner)
 
     async def _refuse(self, claim: Claim, why: str) -> None:
         facts = {"message": why}

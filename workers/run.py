@@ -120,7 +120,7 @@ class Run:
             return
         try:
             self._begin_unheard()
-            self._directory = self.around.workspace.make(self.slot)
+            self._directory = self.around.workspace.make(self.slot, self.offer.owner)
             self._spawn(self._directory)
         except Exception as error:  # `carry_out` tells it, or whoever awaits that
             self._mistake = error
@@ -151,7 +151,7 @@ class Run:
                 self._timers.pop().cancel()
             await self.output.close()
             if self._directory is not None:
-                self.around.workspace.discard(self._directory)
+                self.around.workspace.discard(self._directory, self.slot)
 
     def has_exited(self) -> None:
         """Hear that the main process is gone, and with it whatever it left: the slot is free for another."""
@@ -175,10 +175,10 @@ class Run:
         self._slot_freed(self)
 
     def _removed(self) -> bool:
-        """Remove the directory if nothing is in it, as after most jobs, and nobody will look; tell whether it went."""
+        """Let go of the directory if nothing is in it, as after most jobs, and nobody will look; tell whether so."""
         if self._directory is None or self.offer.spec.get("artifacts"):
             return False
-        removed = self.around.workspace.remove_empty(self._directory)
+        removed = self.around.workspace.take_back(self._directory, self.slot)
         if removed:
             self._directory = None
         return removed
@@ -204,7 +204,7 @@ class Run:
         if self._mistake is not None:
             raise self._mistake
         if self.child is None:
-            self._directory = self.around.workspace.make(self.slot)
+            self._directory = self.around.workspace.make(self.slot, self.offer.owner)
             if not await self._fill(self._directory):
                 return Ending("released")
             if self.why_stopped is None:

@@ -31,6 +31,9 @@ ARTIFACTS_LIMIT_BYTES = 2 * 1024**3
 SLOW_REMOVAL_S = 0.00015
 #: A directory that was made in advance is used for so long: who tidies the machine may take older empty ones away.
 SPARE_S = 3600.0
+#: A directory that is to serve several commands has been made so long before the first of them: longer than any file
+#: system takes between two times that it can tell apart, so that whatever a command does to it shows.
+REST_S = 2.5
 #: Directories of jobs that have ended wait so long for others.
 DISCARD_EVERY_S = 0.1
 #: The file in a worker's directory that is locked for as long as the worker lives.
@@ -51,6 +54,16 @@ class Found:
     path: Path
 
 
+@dataclass(slots=True)
+class _Kept:
+    """A directory that serves one job of a slot after the other while they are of one owner and leave it alone."""
+
+    path: Path
+    made_s: float
+    facts: tuple[int, ...]  # about it as it was made
+    lent: bool = False
+
+
 class Workspace:
     """The directories of one worker's jobs, below its own work directory."""
 
@@ -63,25 +76,66 @@ class Workspace:
         self._root, self._platform = root.resolve(), platform
         self._discarded: list[Path] = []
         self._spares: dict[int, tuple[float, Path]] = {}  # by slot, and when it was made
+        self._kept: dict[int, _Kept] = {}  # by slot
+        self._owners: dict[int, str] = {}  # of the last job of each slot
+        # elsewhere what a command has left behind may live on, and could reach the files of the next one
+        self._keeps = platform.isolation == "uid"
         self._removal_s = 0.0  # how long it took to remove an empty directory, lately
         self._discarding: asyncio.Task[None] | None = None
         self._names = (f"job-{secrets.token_hex(4)}-{number}" for number in itertools.count())
 
-    def make(self, slot: int) -> Path:
-        """Return a fresh directory that belongs to the commands of `slot`. Raises OSError, HostlerError."""
+    def make(self, slot: int, owner: str = "") -> Path:
+        """Return an empty directory that belongs to the commands of `slot`. Raises OSError, HostlerError.
+
+        It is a fresh one, or one that the slot's last jobs had, all of the same owner, and that none of them touched;
+        always a fresh one for an owner "".
+        """
+        if owner and owner == self._owners.get(slot) and self._keeps:
+            if (kept := self._lend(slot)) is not None:
+                return kept
+        else:
+            self._owners[slot] = owner
+            self._give_up(slot)
         made_s, spare = self._spares.pop(slot, (0.0, None))
         if spare is not None and time.monotonic() - made_s < SPARE_S:
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
                 return spare.rename(self._root / next(self._names))
         elif spare is not None:
-            self.discard(spare)
+            self._discard(spare)
         return self._made(slot, next(self._names))
+
+    def _lend(self, slot: int) -> Path | None:
+        """Return the directory that is kept for a slot, if it is as it was made; else make one for later."""
+        now_s, kept = time.monotonic(), self._kept.get(slot)
+        if kept is not None and not kept.lent:
+            age_s = now_s - kept.made_s
+            if age_s < REST_S:
+                return None
+            if age_s < SPARE_S and _facts(kept.path) == kept.facts:
+                kept.lent = True
+                if slot in self._spares:  # it would lie open to this job, and serve one of somebody else
+                    self._discard(self._spares.pop(slot)[1])
+                return kept.path
+        self._give_up(slot)
+        path = self._made(slot, next(self._names))
+        if facts := _facts(path):
+            self._kept[slot] = _Kept(path, now_s, facts)
+        return None
+
+    def _give_up(self, slot: int) -> None:
+        """Keep no directory for a slot any more: whoever had its user may still hold it open."""
+        kept = self._kept.pop(slot, None)
+        if kept is not None and not kept.lent:
+            self._discard(kept.path)
 
     def make_spare(self, slot: int) -> None:
         """Make the directory for the next command of an idle slot, so that it need not wait for the disk.
 
         Nothing of that slot may run. Should it fail, `make` will say so.
         """
+        kept = self._kept.get(slot)
+        if kept is not None and time.monotonic() - kept.made_s >= REST_S:
+            return
         if slot not in self._spares:
             with contextlib.suppress(OSError, HostlerError):
                 self._spares[slot] = time.monotonic(), self._made(slot, f"spare-{next(self._names)}")
@@ -172,16 +226,33 @@ class Workspace:
                     )
                 yield Found(str(name), path)
 
-    def discard(self, directory: Path) -> None:
-        """Take a job's directory away: at once if it is empty and the disk is quick, else soon, several in one go."""
-        if self.remove_empty(directory):
+    def discard(self, directory: Path, slot: int) -> None:
+        """Let go of a job's directory: keep it for the next one, or take it away with all that is in it."""
+        if not self.take_back(directory, slot):
+            self._discard(directory)
+
+    def take_back(self, directory: Path, slot: int) -> bool:
+        """Let go of the directory of a job, of which nothing runs any more, if that is quickly done; tell whether so.
+
+        So it is where the directory can be kept for the next job, or is empty and the disk is quick.
+        """
+        kept = self._kept.get(slot)
+        if kept is not None and kept.path == directory:
+            kept.lent = False
+            if _facts(directory) == kept.facts:
+                return True
+            del self._kept[slot]
+        return self._remove_empty(directory)
+
+    def _discard(self, directory: Path) -> None:
+        """Remove a directory: at once if it is empty and the disk is quick, else soon, several in one go."""
+        if self._remove_empty(directory):
             return
         self._discarded.append(directory)
         if self._discarding is None or self._discarding.done():
             self._discarding = asyncio.get_running_loop().create_task(self._remove_discarded())
 
-    def remove_empty(self, directory: Path) -> bool:
-        """Remove a job's directory if it is empty and the disk is quick; tell whether that has been done."""
+    def _remove_empty(self, directory: Path) -> bool:
         if self._removal_s >= SLOW_REMOVAL_S:
             return False
         began = time.perf_counter()
@@ -212,7 +283,9 @@ class Workspace:
     async def tidied(self) -> None:
         """Return once everything that was discarded, or made for nothing, is gone."""
         while self._spares:
-            self.discard(self._spares.popitem()[1][1])
+            self._discard(self._spares.popitem()[1][1])
+        for slot in list(self._kept):
+            self._give_up(slot)
         if self._discarding is not None:
             await self._discarding
 
@@ -260,6 +333,18 @@ class Workspace:
             else:
                 path.unlink(missing_ok=True)
         return len(left)
+
+
+def _facts(directory: Path) -> tuple[int, ...]:
+    """Return what tells whether anything about a directory has changed, and nothing where it is gone.
+
+    What is put into it, its owner, its rights and attributes: any of that changes the last one, which nobody can set.
+    """
+    try:
+        facts = os.lstat(directory)
+    except OSError:
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_mode, facts.st_uid, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _matches(name: PurePosixPath, glob: PurePosixPath) -> bool:

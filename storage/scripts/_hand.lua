@@ -18,7 +18,8 @@ local function handed(A)
       and now - (tonumber(r[6] or '') or 0) < tonumber(r[4])
     if fit and redis.call('LLEN', 'h:proc:' .. worker) >= tonumber(r[3]) then return false end
     if fit and redis.call('PUBLISH', 'h:control:' .. worker,
-        'offer ' .. id .. ' 1 ' .. queue .. ' ' .. A[5] .. ' ' .. registration .. '\n' .. A[4]) > 0 then
+        'offer ' .. id .. ' 1 ' .. queue .. ' ' .. A[5] .. ' ' .. (string.match(A[2], '^[!-~]+$') or '') .. ' '
+          .. registration .. '\n' .. A[4]) > 0 then
       redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)      -- though nothing waits in it: its registries are trimmed
       redis.call('RPUSH', 'h:proc:' .. worker, id)
       take({id = id, attempt = '1', queue = queue, created = now_text}, worker, tonumber(r[4]), '1', A[7])

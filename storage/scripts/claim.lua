@@ -1,7 +1,7 @@
 -- Move jobs from the first non-empty queues to a worker, with a lease and the next attempt number.
 -- KEYS: queue lists, best first. ARGV: worker registration most lease_ms(0: the job's timeout + 30 s) iso now_startable
 --       hears('1': it listens, and may be handed jobs)
--- -> {'unregistered'} | {'ok', {{id attempt queue spec signature lines}...}, {refused id...}, drains('1' | '')}
+-- -> {'unregistered'} | {'ok', {{id attempt queue spec signature lines owner}...}, {refused id...}, drains('1' | '')}
 -- include now
 -- include event
 -- include take
@@ -32,7 +32,7 @@ for _, key in ipairs(KEYS) do
   while #jobs < most do
     local id = redis.call('LMOVE', key, 'h:proc:' .. worker, 'LEFT', 'RIGHT')
     if not id then break end
-    local r = redis.pcall('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes', 'lined')
+    local r = redis.pcall('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes', 'lined', 'actor')
     local held_by = r[6] and r[6] ~= '' and redis.call('GET', 'h:key:' .. r[6])
     if not r[1] then                                    -- not a job of ours: said aloud, never run
       redis.call('LREM', 'h:proc:' .. worker, -1, id)
@@ -61,7 +61,7 @@ for _, key in ipairs(KEYS) do
           'signal', 'message')
       end
       take({id = id, attempt = attempt, queue = queue, created = r[7], lined = r[11], bytes = r[10]}, worker, lease, ahead, iso)
-      jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0'}
+      jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0', r[12] or ''}
     end
   end
   if #jobs >= most then break end

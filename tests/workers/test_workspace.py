@@ -3,9 +3,11 @@
 import io
 import os
 import re
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from fake_line import FakeLine
@@ -53,6 +55,117 @@ def test_a_directory_that_was_made_ahead_serves_once_and_may_be_missing(place: W
     next(root.glob("spare-*")).rmdir()
     assert place.make(0).is_dir()
     assert len(list(root.iterdir())) == 3
+
+
+class Apart:
+    """A platform on which nothing of a command outlives it."""
+
+    isolation = "uid"
+
+    def make_directory(self, path: Path, slot: int) -> None:
+        """Make a directory."""
+        path.mkdir(mode=0o700)
+
+    def reclaim_directory(self, path: Path) -> None:
+        """It is ours."""
+
+
+#: More than file systems take between two times that they tell apart.
+REST_S = 0.02
+
+
+@pytest.fixture
+def keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setattr(workspace, "REST_S", REST_S)
+    monkeypatch.setattr(workspace, "SLOW_REMOVAL_S", 60.0)  # what is removed is gone at once
+    platform = cast("platforms.Platform", Apart())
+    return Workspace(tmp_path / "root", platform, fetch_limit_bytes=1 << 20, allow=())
+
+
+def served(place: Workspace, owner: str, do: Callable[[Path], object] = lambda directory: None) -> Path:
+    """Return the directory that a job of slot 0 was given, once what was kept had rested, and did something to."""
+    time.sleep(REST_S)  # what it is about is time
+    directory = place.make(0, owner)
+    assert not list(directory.iterdir())
+    do(directory)
+    place.discard(directory, 0)
+    return directory
+
+
+async def test_jobs_of_one_owner_that_leave_their_directory_alone_share_one(keeping: Workspace) -> None:
+    first = [served(keeping, "a") for _ in range(4)]
+    assert len(set(first)) == 3  # the second made the one that the others had
+    assert first[2].is_dir()
+    assert served(keeping, "b") != first[2]
+    assert not first[2].exists()
+    assert len({served(keeping, owner) for owner in "abab"}) == 4
+    assert len({served(keeping, "") for _ in range(4)}) == 4
+    await keeping.tidied()
+    assert not list(keeping._root.iterdir())
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda directory: (directory / "file").touch(),
+        lambda directory: ((directory / "file").touch(), (directory / "file").unlink()),
+        lambda directory: directory.chmod(0o700),
+        lambda directory: os.utime(directory, (1, 1)),
+        lambda directory: directory.rmdir(),
+        lambda directory: (directory.rmdir(), directory.mkdir(mode=0o700)),
+    ],
+    ids=["a file", "a file that is gone again", "its rights", "its times", "gone", "another"],
+)
+async def test_a_directory_to_which_a_job_did_anything_serves_no_other(
+    keeping: Workspace, do: Callable[[Path], object]
+) -> None:
+    served(keeping, "a")
+    served(keeping, "a")
+    kept = served(keeping, "a", do)
+    assert kept not in {served(keeping, "a") for _ in range(4)}
+    await keeping.tidied()
+    assert not list(keeping._root.iterdir())
+
+
+async def test_a_directory_that_rests_or_lies_ready_is_not_open_to_a_job_of_somebody_else(
+    keeping: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served(keeping, "a")
+    monkeypatch.setattr(workspace, "REST_S", 60.0)
+    served(keeping, "a")  # from now on one rests
+    (kept,) = keeping._root.iterdir()
+    keeping.make_spare(0)
+    monkeypatch.setattr(workspace, "REST_S", 0.0)
+    time.sleep(REST_S)
+    directory = keeping.make(0, "a")
+    assert list(keeping._root.iterdir()) == [directory] == [kept]
+    keeping.make_spare(0)
+    keeping.discard(directory, 0)
+    (kept / "planted").touch()
+    directory = keeping.make(0, "b")
+    assert not list(directory.iterdir())
+    await keeping.tidied()
+    assert list(keeping._root.iterdir()) == [directory]
+
+
+async def test_a_directory_that_a_job_still_has_is_not_given_to_the_next_one(keeping: Workspace) -> None:
+    served(keeping, "a")
+    served(keeping, "a")
+    time.sleep(REST_S)
+    first = keeping.make(0, "a")  # its slot is free, and what it left is still looked at
+    second = keeping.make(0, "a")
+    assert first != second
+    keeping.discard(first, 0)
+    keeping.discard(second, 0)
+    await keeping.tidied()
+    assert not list(keeping._root.iterdir())
+
+
+async def test_where_a_command_may_be_outlived_no_directory_is_kept(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspace, "REST_S", 0.0)
+    assert len({served(place, "a") for _ in range(4)}) == 4
 
 
 async def test_an_archive_is_unpacked_and_does_not_lie_among_its_members(place: Workspace) -> None:
