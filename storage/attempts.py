@@ -58,10 +58,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Beaten:
-    """What a heartbeat brought back: attempts that are lost, and jobs that shall be cancelled."""
+    """What a heartbeat brought back: attempts that are lost, jobs to be cancelled, and when to send the next."""
 
     lost: list[str]
     cancel: list[str]
+    next_s: float | None = None  #: None: as the worker has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,17 @@ class Held:
     tags: list[str]
     beats: bool
     held: list[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What an agent's poll found, and its tags (JSON); `silent`: it has missed its heartbeats, so it got nothing."""
+
+    tags: str
+    claims: Sequence[Claim] = ()
+    refused: Sequence[str] = ()
+    beats: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +136,43 @@ def claim(
     def read(reply: list[Any]) -> tuple[list[Claim], list[str]]:
         _registered(holder, reply)
         drains(reply[3:] == [b"1"])
-        claims = [
-            Claim(text(job), int(attempt), text(queue), spec, text(signature), int(lines), text(owner))
-            for job, attempt, queue, spec, signature, lines, owner in reply[1]
-        ]
-        return claims, [text(job) for job in reply[2]]
+        return _claims(reply[1]), [text(job) for job in reply[2]]
 
     return script(
         "claim", holder.worker, holder.registration, most, int(lease_s * 1000), rq_time(), startable,
         "1" if hears else "", keys=keys, read=read,
     )  # fmt: skip
+
+
+def poll(
+    holder: Holder, served: Sequence[str], tags: str, *, most: int, lease_s: float, calls: bool
+) -> Call[Polled]:
+    """Take up to `most` jobs for an agent from the queues `served`, those of its tags (JSON, as its record has them).
+
+    `calls`: it has just called, which renews what it holds; else it has been waiting, which is no sign of life. Where
+    its tags are others, nothing is taken. Leases are of `lease_s` seconds, or of the job's timeout + 30 s for an agent
+    that sends no heartbeats. Raises Unregistered.
+    """
+
+    def read(reply: list[Any]) -> Polled:
+        _registered(holder, reply)
+        if reply[0] == b"silent":
+            return Polled(tags, silent=True)
+        if reply[0] == b"tags":
+            return Polled(text(reply[1]))
+        return Polled(tags, _claims(reply[1]), [text(job) for job in reply[2]], beats=reply[4] == b"1")
+
+    return script(
+        "claim", holder.worker, holder.registration, most, int(lease_s * 1000), rq_time(), most, "",
+        "calls" if calls else "waits", tags, keys=[queues.key(name) for name in served], read=read,
+    )  # fmt: skip
+
+
+def _claims(reply: list[Any]) -> list[Claim]:
+    return [
+        Claim(text(job), int(attempt), text(queue), spec, text(signature), int(lines), text(owner))
+        for job, attempt, queue, spec, signature, lines, owner in reply
+    ]
 
 
 #: What a message to a worker begins with that hands it a job.

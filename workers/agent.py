@@ -61,8 +61,7 @@ async def work(settings: Settings, options: Options) -> None:
             await _register(api)
             place.platform.forget_obituaries()  # the API takes none
             line = HttpLine(api)
-            heartbeat_s = min(settings.heartbeat_s, api.heartbeat_s or settings.heartbeat_s)
-            await place.work(line, heartbeat_s=heartbeat_s, stopping=line.stop_polling)
+            await place.work(line, heartbeat_s=settings.heartbeat_s, stopping=line.stop_polling)
             await _leave(api, line, ephemeral=options.ephemeral)
         finally:
             await api.close()

@@ -73,6 +73,7 @@ class Executor:
         self._more = True  # for all we know, queues hold what the last claim could not take
         self._draining = asyncio.Event()
         self._beating = asyncio.Lock()
+        self._next_beat_s = heartbeat_s
         self._beat_now = asyncio.Event()
         self._mean_run_s = 1.0
         self._expecting: asyncio.TimerHandle | None = None
@@ -273,7 +274,7 @@ class Executor:
             self._beat_now.clear()
             await self._beat()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._heartbeat_s * random.uniform(0.9, 1.0)):  # noqa: S311  jitter
+                async with asyncio.timeout(self._next_beat_s):
                     await self._beat_now.wait()
 
     async def _beat(self) -> None:
@@ -292,6 +293,8 @@ class Executor:
             except Exception:  # as above
                 log.exception("cannot send a heartbeat")
                 return
+        pause_s = beaten.next_s or self._heartbeat_s * random.uniform(0.9, 1.0)  # noqa: S311  jitter
+        self._next_beat_s = min(pause_s, self._heartbeat_s)
         attempts = {offer.job_id: offer.attempt for offer in held}
         for job_id in beaten.lost:
             self._lose(job_id, attempts[job_id])

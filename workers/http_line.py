@@ -194,7 +194,9 @@ class HttpLine:
             lost |= keys - theirs
             await self._disown(theirs - keys - self._taken.keys())
         self._received = deque(offer for offer in self._received if (offer.job_id, offer.attempt) not in lost)
-        return Beaten([job_id for job_id, _ in lost & runs], _ids(answer.get("cancel")))
+        return Beaten(
+            [job_id for job_id, _ in lost & runs], _ids(answer.get("cancel")), self._api.heartbeat_s
+        )
 
     async def _disown(self, orphans: set[Key]) -> None:
         """Hand back what two heartbeats in a row told us that we hold, and no poll has brought."""

@@ -3,12 +3,12 @@
 import asyncio
 import hashlib
 import logging
-import random
 import re
 import shlex
 import time
 from typing import Any
 
+import orjson
 from falcon.asgi import Request, Response
 
 from api import addresses, downloads
@@ -17,9 +17,10 @@ from api.dialect import EXECUTOR
 from api.endpoint import Context, Endpoint, Group, HTTPStatus, Role
 from api.executor import schemas
 from api.realtime.hub import Ended
+from api.times import in_step
 from settings import MIB
 from storage import artifacts, attempts, cause, files, jobs, logs, progress, queues, tasks
-from storage.attempts import Claim, Held, Holder
+from storage.attempts import Claim, Holder
 from storage.calls import command, text
 from storage.errors import Conflict, Denied, Invalid, NotFound, Stale, TooLarge, Unavailable
 from storage.seal import Forged
@@ -30,9 +31,8 @@ group = Group("Jobs, for agents", "/api/jobs", EXECUTOR)
 
 #: A longer `wait` counts as this: proxies cut connections that stay silent for 30 s.
 MOST_WAIT_S = 24.0
-#: How often an agent that waits looks by itself, should the word that there is work get lost. A subscription that is
-#: lost is noticed sooner, and then everybody looks.
-LOOK_S = 10.0
+#: So many agents' tags are remembered.
+_MOST_AGENTS = 10_000
 OUTPUT_LIMIT_BYTES = 4 * MIB
 RESULT_LIMIT_BYTES = 16 * MIB
 PART_LIMIT_BYTES = 16 * MIB
@@ -61,11 +61,12 @@ def holder_of(context: Context, worker_id: str | None = None) -> Holder:
     query=schemas.NextJobQuery(),
     returns=schemas.NextJobAnswer(),
     raises=(Invalid, Denied, Unavailable),
+    carries=True,
 )
 async def get_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | None:
     """Take the next job of the queues that the agent's tags cover; 204 when there is none.
 
-    `?wait=30` waits for one, 24 s at most. The attempt is the agent's for as long as it renews its lease: by a
+    `?wait=30` waits for one, 24 s at most, or a little less. The attempt is the agent's for as long as it renews its lease: by a
     heartbeat or any other call, every 5 s; an agent that never sends a heartbeat has until the job's timeout + 30 s.
     """
     found = await next_job(context, query)
@@ -76,7 +77,8 @@ async def next_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | 
     """Return the next job for the agent that calls, or None. Raises Denied, Unavailable."""
     holder = holder_of(context, query["worker_id"])
     if not query["wait"]:
-        return await _claim(context, holder, *await _hold(context, holder))
+        sets = await context.store.call(command("SMEMBERS", "h:tagsets"))
+        return await _take(context, holder, [text(each) for each in sets], set(), calls=True)
     gone = downloads.left(context.request)
     try:
         return await _wait(context, holder, min(query["wait"], MOST_WAIT_S), gone)
@@ -94,65 +96,57 @@ async def _wait(
     That we wait for an agent is no sign of its life: nothing is renewed meanwhile, and one that has missed its
     heartbeats for a lease gets nothing, for a host that died silently leaves its connections open.
     """
-    hub, deadline = context.request.context.hub, time.monotonic() + wait_s
+    hub, deadline = context.request.context.hub, time.monotonic() + in_step(wait_s)
     served: set[str] = set()
-    async with hub.wake_up(served.__contains__) as waiter:
+    async with hub.wake_up(served) as waiter:
         gone.add_done_callback(lambda _: waiter.leave())
+        calls = True
         try:
-            held, sets = await _hold(context, holder)
             while not gone.done():
-                served.update(queues.served(sets, held.tags))
-                if (taken := await _claim(context, holder, held, sets)) is not None:
+                sets = await hub.tag_sets(context.store)
+                if (taken := await _take(context, holder, sets, served, calls=calls)) is not None:
                     return taken
+                calls = False
                 left_s = deadline - time.monotonic()
-                if left_s <= 0 or hub.watch is None:  # raises Ended once the process stops
+                if hub.watch is None or not await waiter.wait(left_s):  # raises Ended once the process stops
                     break
-                await waiter.wait(min(left_s, LOOK_S * random.uniform(0.8, 1.2)))  # noqa: S311  jitter
-                sets = await _tag_sets_unless_silent(context, holder, held)
         except BaseException:
             waiter.wake()  # what it was woken for is still there: its leaving wakes the others
             raise
     return None
 
 
-async def _tag_sets_unless_silent(context: Context, holder: Holder, held: Held) -> list[str]:
-    """Return the tag sets that jobs ask for. Raises _Silent for an agent that has missed its heartbeats."""
-    tag_sets, seen, (now_s, micros) = await context.store.calls(
-        command("SMEMBERS", "h:tagsets"),
-        command("HGET", f"h:worker:{holder.worker}", "seen"),
-        command("TIME"),
-    )
-    silent_ms = int(now_s) * 1000 + int(micros) // 1000 - int(seen or 0)
-    if held.beats and silent_ms >= context.store.settings.lease_s * 1000:
-        raise _Silent
-    return [text(each) for each in tag_sets]
+async def _take(
+    context: Context, holder: Holder, sets: list[str], served: set[str], *, calls: bool
+) -> dict[str, Any] | None:
+    """Take the next job of the queues that the agent serves, which `served` is told before. Raises _Silent."""
+    store = context.store
+    known: Any = store.cache.setdefault("tags of agents", {})
+    while True:
+        tags = known.get(holder.worker, "")
+        lines = queues.served(sets, orjson.loads(tags)) if tags else []
+        served.update(lines)
+        found = await store.call(
+            attempts.poll(holder, lines, tags, most=1, lease_s=store.settings.lease_s, calls=calls)
+        )
+        calls = False
+        if found.silent:
+            raise _Silent
+        if found.refused:
+            log.error("a queue held what is no job of ours", extra={"refused": found.refused})
+        if found.tags != tags:
+            if len(known) >= _MOST_AGENTS:
+                known.clear()
+            known[holder.worker] = found.tags
+        elif not found.claims:
+            return None
+        elif (spec := await _believed(context, holder, found.claims[0])) is not None:
+            lease_s = store.settings.lease_s if found.beats else 0.0
+            return await _offer(context, found.claims[0], spec, lease_s)
 
 
 class _Silent(Exception):
     """The agent has missed its heartbeats for a lease."""
-
-
-async def _hold(context: Context, holder: Holder) -> tuple[Held, list[str]]:
-    """Renew what the agent holds; return that, and the tag sets that jobs ask for."""
-    held, sets = await context.store.calls(
-        attempts.hold(holder, lease_s=context.store.settings.lease_s), command("SMEMBERS", "h:tagsets")
-    )
-    return held, [text(each) for each in sets]
-
-
-async def _claim(context: Context, holder: Holder, held: Held, sets: list[str]) -> dict[str, Any] | None:
-    store = context.store
-    lease_s = store.settings.lease_s if held.beats else 0.0
-    while True:
-        claims, refused = await store.call(
-            attempts.claim(holder, sets, held.tags, most=1, startable=1, lease_s=lease_s)
-        )
-        if refused:
-            log.error("a queue held what is no job of ours", extra={"refused": refused})
-        if not claims:
-            return None
-        if (spec := await _believed(context, holder, claims[0])) is not None:
-            return await _offer(context, claims[0], spec, lease_s)
 
 
 async def _believed(context: Context, holder: Holder, claimed: Claim) -> dict[str, Any] | None:

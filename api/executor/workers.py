@@ -13,7 +13,7 @@ from api.endpoint import ROLES_OF, Context, Group, HTTPStatus, Role
 from api.executor import schemas
 from api.executor.agents import holder_of
 from api.paging import PageAnswer, PageQuery, Words, cut, envelope, sort_field
-from api.times import Time
+from api.times import Time, in_step
 from storage import attempts, fleet, sessions
 from storage.attempts import Holder
 from storage.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated, Unavailable
@@ -60,7 +60,9 @@ class BeatAnswer(Schema):
 
     server_ms = Time(required=True, data_key="serverTime")
     next_check_in = fields.Integer(
-        required=True, data_key="nextCheckIn", metadata={"description": "Milliseconds."}
+        required=True,
+        data_key="nextCheckIn",
+        metadata={"description": "Milliseconds, which differ a little."},
     )
     cancel = fields.List(
         fields.String(), required=True, metadata={"description": "Jobs that the worker shall end."}
@@ -205,8 +207,8 @@ def _facts(body: dict[str, Any]) -> dict[str, str | int]:
 async def heartbeat(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Say that a worker lives; this renews the leases of all jobs it holds.
 
-    From the first heartbeat on they end after three times `nextCheckIn` without a call. `status: offline` says goodbye:
-    what the worker still holds is then given to others.
+    From the first heartbeat on they end after three times `nextCheckIn` without a call, or a little later. `status:
+    offline` says goodbye: what the worker still holds is then given to others.
     """
     holder, settings = holder_of(context, body["worker_id"]), context.store.settings
     if (body["status"] or "").lower() == "offline":
@@ -222,7 +224,7 @@ async def heartbeat(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 def _beaten(context: Context, cancel: list[str], held: list[tuple[str, int]]) -> dict[str, Any]:
     return {
         "server_ms": context.store.now_ms(),
-        "next_check_in": int(context.store.settings.heartbeat_s * 1000),
+        "next_check_in": int(in_step(context.store.settings.heartbeat_s) * 1000),
         "cancel": cancel,
         "held": [{"job_id": job_id, "attempt": attempt} for job_id, attempt in held],
     }

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import itertools
+import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Collection
 from typing import Any, Generic, Protocol, TypeVar
 
-from storage import jobs
+from storage import jobs, queues
 from storage.calls import command, text
 from storage.errors import NotFound, Unavailable
 from storage.logs import Snapshot
@@ -20,6 +21,8 @@ T = TypeVar("T")
 #: What waits for one client at most; beyond, it is told that it missed some and has to look anew.
 MOST_WAITING = 4096
 MOST_WAITING_BYTES = 4 * 1024 * 1024
+#: How often a process looks, for all who wait for work in it, whether there is some.
+LOOK_S = 5.0
 
 
 class Ended(Unavailable):
@@ -112,10 +115,10 @@ class Feed(Generic[T]):
 
 
 class Waiter:
-    """Somebody who waits for work."""
+    """Somebody who waits for work in the queues `served`, to which it may add."""
 
-    def __init__(self, serves: Callable[[str], bool]) -> None:
-        self.serves = serves
+    def __init__(self, served: Collection[str]) -> None:
+        self.served = served
         self._bell = asyncio.Event()
         self._woken = self._left = self._ended = False
 
@@ -167,6 +170,9 @@ class Hub:
         self._of_job: dict[str, set[Feed[Event | Output]]] = {}
         self._of_app: dict[str | None, set[Feed[AppLines]]] = {}
         self._waiters: deque[Waiter] = deque()
+        self._looking: asyncio.Task[None] | None = None
+        self._tag_sets: list[str] | None = None
+        self._news = 0  # counts what may have changed them
         self._stopped = False
 
     async def start(self) -> None:
@@ -180,6 +186,8 @@ class Hub:
             feed.end()
         for waiter in self._waiters:
             waiter.end()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._watch is not None:
             await self._watch.stop()
             self._watch = None
@@ -254,16 +262,17 @@ class Hub:
         return await self.watch.look(job_id, after=after)
 
     @contextlib.asynccontextmanager
-    async def wake_up(self, serves: Callable[[str], bool]) -> AsyncIterator[Waiter]:
-        """Wait for work in the queues that `serves` says yes to; look for work before each `wait`.
+    async def wake_up(self, served: Collection[str]) -> AsyncIterator[Waiter]:
+        """Wait for work in the queues `served`; look for work before each `wait`.
 
-        One waiter is woken for each job, the one that has waited longest; look every few seconds all the same, since
-        it may have died meanwhile. Raises Unavailable, Ended.
+        One waiter is woken for each job, the one that has waited longest. Raises Unavailable, Ended.
         """
-        watch, waiter = self.watch, Waiter(serves)
+        watch, waiter = self.watch, Waiter(served)
         try:
             await watch.open()
             self._waiters.append(waiter)
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._keep_looking())
             yield waiter
         finally:
             with contextlib.suppress(ValueError):
@@ -271,6 +280,31 @@ class Hub:
             if waiter.is_woken:  # it leaves with a wake-up that may have been meant for the next one
                 self._wake_all()
             watch.close()
+
+    async def _keep_looking(self) -> None:
+        """Look for all who wait, should the word that there is work get lost, or whom it woke die."""
+        while True:
+            await asyncio.sleep(LOOK_S * random.uniform(0.8, 1.2))  # noqa: S311  jitter
+            if not self._waiters:
+                return
+            served = sorted(set().union(*(waiter.served for waiter in self._waiters)))
+            with contextlib.suppress(Unavailable):  # once Redis is back, everybody looks
+                lengths = await self.store.calls(*(command("LLEN", queues.key(each)) for each in served))
+                for queue, length in zip(served, lengths, strict=True):
+                    if length:
+                        self.woken(queue, length)
+
+    async def tag_sets(self, store: Store) -> list[str]:
+        """Return the tag sets that jobs have asked for; only for who waits, since changes are told to those alone.
+
+        Raises Unavailable.
+        """
+        known, news = self._tag_sets, self._news
+        if known is None:
+            known = [text(each) for each in await store.call(command("SMEMBERS", "h:tagsets"))]
+            if news == self._news:  # else they may have changed on the way
+                self._tag_sets = known
+        return known
 
     async def finished(self, job_id: str, timeout_s: float) -> bool:
         """Wait until a job has ended; False after `timeout_s` seconds. Raises NotFound, Unavailable, Ended."""
@@ -316,13 +350,17 @@ class Hub:
     def woken(self, queue: str, many: int = 1) -> None:
         """Wake who has waited longest for that queue, one for each job; everybody when the tag sets changed."""
         if queue == "tagsets":
-            self._wake_all()
+            self._look_anew()
             return
-        fit = (waiter for waiter in self._waiters if not waiter.is_woken and waiter.serves(queue))
+        fit = (waiter for waiter in self._waiters if not waiter.is_woken and queue in waiter.served)
         for waiter in list(itertools.islice(fit, many)):
             waiter.wake()
             self._waiters.remove(waiter)
             self._waiters.append(waiter)
+
+    def _look_anew(self) -> None:
+        self._tag_sets, self._news = None, self._news + 1
+        self._wake_all()
 
     def _wake_all(self) -> None:
         for waiter in self._waiters:
@@ -330,6 +368,6 @@ class Hub:
 
     def lost_touch(self) -> None:
         """Have everybody look anew."""
-        self._wake_all()
+        self._look_anew()
         for feed in self._feeds():
             feed.miss()

@@ -242,10 +242,14 @@ async def _agent(up: Stack, polling: Client, beating: Client, name: str, share: 
     token = {"x-worker-token": (await _ask(beating, "POST", "register", up.headers, known))["token"]}
 
     async def poll() -> None:
+        wait_s = 0.1 + 20 * (
+            share * 37 % 1
+        )  # else all of them would end at once, within what is measured or not
         while True:
-            status, body = await polling.ask("GET", "/api/jobs/get-job?wait=20", token)
+            status, body = await polling.ask("GET", f"/api/jobs/get-job?wait={wait_s:g}", token)
             if status != 204:
                 raise RuntimeError(f"{name} was told {status} {body[:200]!r}")
+            wait_s = 20
 
     async def beat() -> None:
         pause_s = 5.0

@@ -1,7 +1,10 @@
 -- Move jobs from the first non-empty queues to a worker, with a lease and the next attempt number.
 -- KEYS: queue lists, best first. ARGV: worker registration most lease_ms(0: the job's timeout + 30 s) iso now_startable
---       hears('1': it listens, and may be handed jobs)
+--       hears('1': it listens, and may be handed jobs); of an agent also: ('calls' | 'waits': nobody heard of it by this)
+--       tags(JSON: those that KEYS are for); its leases are as long only if it sends heartbeats, else as for 0
 -- -> {'unregistered'} | {'ok', {{id attempt queue spec signature lines owner}...}, {refused id...}, drains('1' | '')}
+--    and of an agent {'silent'} for one that has missed its heartbeats for a lease | {'tags', those that it has}
+--    | {'ok', ..., beats('1' | '')}
 -- include now
 -- include event
 -- include take
@@ -23,6 +26,20 @@ end
 local worker, most, lease_ms, iso, startable = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local standing = redis.call('HMGET', 'h:worker:' .. worker, 'registration', 'drain')
 if standing[1] ~= ARGV[2] then return {'unregistered'} end
+local agent, beats = ARGV[8], nil
+if agent then
+  local has, _
+  if agent == 'calls' then
+-- include hold
+    beats, _, has = hold(worker, ARGV[2], lease_ms, {})
+  else
+    local r = redis.call('HMGET', 'h:worker:' .. worker, 'beats', 'tags', 'seen')
+    beats, has = r[1] and '1' or '', r[2] or '[]'
+    if r[1] and now - (tonumber(r[3] or '') or 0) >= lease_ms then return {'silent'} end
+  end
+  if has ~= ARGV[9] then return {'tags', has} end
+  if beats == '' then lease_ms = 0 end
+end
 local jobs, refused = {}, {}
 -- a node that drains takes no more commands; what it does for its apps goes on
 local drains = standing[2] and string.sub(KEYS[1] or '', 1, 14) ~= 'rq:queue:node.'
@@ -75,4 +92,4 @@ if ARGV[7] == '1' and #jobs < most then                 -- from here on it waits
     end
   end
 end
-return {'ok', jobs, refused, drains and '1' or ''}
+return {'ok', jobs, refused, drains and '1' or '', beats}

@@ -232,7 +232,8 @@ async def test_a_heartbeat_puts_every_call_under_the_short_lease(
         "/api/workers/heartbeat",
         json={"workerId": "worker-001", "status": "idle", "currentJobId": None, "jobsCompleted": 42},
     )
-    assert (beat.json()["nextCheckIn"], beat.json()["serverTime"][-1]) == (5000, "Z")
+    assert 4500 <= beat.json()["nextCheckIn"] <= 5000
+    assert beat.json()["serverTime"][-1] == "Z"
     assert redis_client.zscore("h:leases", first) - seconds * 1000 < 30_000
     second = await submit(hostler, timeout=1000)
     assert (await taken(agent))["leaseSeconds"] == 15
@@ -285,7 +286,7 @@ async def test_a_job_that_woke_a_dead_agent_goes_to_the_next(
 async def test_a_wait_ends_empty_handed_in_its_time(hostler: Hostler) -> None:
     agent, began = await hostler.agent(), time.monotonic()
     assert (await agent.get("/api/jobs/get-job", params={"wait": 0.3})).status_code == 204
-    assert 0.3 <= time.monotonic() - began < 2
+    assert 0.27 <= time.monotonic() - began < 2
     for wait in ("-1", "61", "x"):
         assert (await agent.get("/api/jobs/get-job", params={"wait": wait})).status_code == 400
 

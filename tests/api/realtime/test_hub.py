@@ -16,6 +16,8 @@ from storage.jobs import Order
 from storage.store import Store
 from storage.watch import Event, Output
 
+ANY = set(queues.served([], []))
+
 
 @pytest.fixture
 async def store(settings) -> AsyncIterator[Store]:
@@ -43,7 +45,7 @@ async def clients(redis_client: redis.Redis, command: str) -> int:
 
 async def test_nobody_watching_means_no_connection_that_watches(hub, redis_client):
     assert await clients(redis_client, "xread") == 0
-    async with hub.wake_up(lambda queue: True):
+    async with hub.wake_up(ANY):
         assert await clients(redis_client, "subscribe") == 1
         assert await clients(redis_client, "xread") == 0
 
@@ -110,7 +112,7 @@ async def test_a_client_that_falls_behind_is_told_so_and_holds_no_more(monkeypat
 
 
 async def test_a_lost_connection_is_told_to_everybody_and_mended(hub, store, redis_client):
-    async with hub.follow() as feed, hub.wake_up(lambda queue: True) as waiter:
+    async with hub.follow() as feed, hub.wake_up(ANY) as waiter:
         await asyncio.to_thread(redis_client.execute_command, "CLIENT", "KILL", "TYPE", "pubsub")
         async with asyncio.timeout(10):
             assert await feed.take() is None
@@ -133,9 +135,9 @@ async def test_events_during_a_lost_connection_of_the_reader_are_told_after_it(h
 
 async def test_work_wakes_the_one_that_waits_longest_and_serves_it(hub, store):
     async with (
-        hub.wake_up(lambda queue: queue == "jobs.other") as other,
-        hub.wake_up(lambda queue: queue == "jobs.normal") as first,
-        hub.wake_up(lambda queue: queue == "jobs.normal") as second,
+        hub.wake_up({"jobs.other"}) as other,
+        hub.wake_up({"jobs.normal"}) as first,
+        hub.wake_up({"jobs.normal"}) as second,
     ):
         await engine.submit(store)
         assert await first.wait(5)
@@ -147,7 +149,7 @@ async def test_work_wakes_the_one_that_waits_longest_and_serves_it(hub, store):
 
 
 async def test_work_that_came_while_looking_is_not_slept_through(hub, store):
-    async with hub.wake_up(lambda queue: True) as waiter:
+    async with hub.wake_up(ANY) as waiter:
         await engine.submit(store)
         await asyncio.sleep(0.05)
         async with asyncio.timeout(1):
@@ -155,8 +157,8 @@ async def test_work_that_came_while_looking_is_not_slept_through(hub, store):
 
 
 async def test_work_for_one_that_has_left_wakes_the_next(hub, store):
-    async with hub.wake_up(lambda queue: True) as second:
-        async with hub.wake_up(lambda queue: True) as first:
+    async with hub.wake_up(ANY) as second:
+        async with hub.wake_up(ANY) as first:
             for waiter in (first, second):  # the longer one waits, the sooner it is woken
                 hub._waiters.remove(waiter)
                 hub._waiters.append(waiter)
@@ -167,9 +169,25 @@ async def test_work_for_one_that_has_left_wakes_the_next(hub, store):
         assert second.is_woken
 
 
+async def test_a_word_that_got_lost_is_made_up_for_by_looks(hub, store, monkeypatch):
+    monkeypatch.setattr(hubs, "LOOK_S", 0.01)
+    await engine.submit(store)
+    async with hub.wake_up(ANY) as waiter, hub.wake_up({"jobs.other"}) as other:
+        assert await waiter.wait(20)
+        assert not other.is_woken
+
+
+async def test_tag_sets_are_remembered_until_there_are_others(hub, store):
+    async with hub.wake_up(ANY) as waiter:
+        assert await hub.tag_sets(store) == []
+        await engine.submit(store, tags=["gpu"])
+        assert await waiter.wait(20)
+        assert await hub.tag_sets(store) == ["gpu"]
+
+
 async def test_as_many_wake_up_as_there_are_jobs(hub, store):
     async with contextlib.AsyncExitStack() as waiting:
-        waiters = [await waiting.enter_async_context(hub.wake_up(lambda queue: True)) for _ in range(5)]
+        waiters = [await waiting.enter_async_context(hub.wake_up(ANY)) for _ in range(5)]
         await batches.submit(store, "t", [Order(command="true") for _ in range(3)])
         async with asyncio.timeout(20):
             while sum(each.is_woken for each in waiters) < 3:
@@ -207,7 +225,7 @@ async def test_finished_waits_for_the_end(hub, store):
 
 
 async def test_stopping_ends_every_watch_at_once(hub):
-    async with hub.follow() as feed, hub.wake_up(lambda queue: True) as waiter:
+    async with hub.follow() as feed, hub.wake_up(ANY) as waiter:
         taking = asyncio.create_task(feed.take())
         waiting = asyncio.create_task(waiter.wait(30))
         await asyncio.sleep(0)
