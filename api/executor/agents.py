@@ -66,8 +66,9 @@ def holder_of(context: Context, worker_id: str | None = None) -> Holder:
 async def get_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | None:
     """Take the next job of the queues that the agent's tags cover; 204 when there is none.
 
-    `?wait=30` waits for one, 24 s at most, or a little less. The attempt is the agent's for as long as it renews its lease: by a
-    heartbeat or any other call, every 5 s; an agent that never sends a heartbeat has until the job's timeout + 30 s.
+    `?wait=30` waits for one, 24 s at most, or a little less. The attempt is the agent's for as long as it renews its
+    lease: by a heartbeat or any other call, every 5 s; an agent that never sends a heartbeat has until the job's
+    timeout + 30 s.
     """
     found = await next_job(context, query)
     return None if found is None else {"job": found}
