@@ -292,13 +292,19 @@ def settle(  # noqa: PLR0917  as above
     reason: str = "",
     exit_code: int | None = None,
     facts: Mapping[str, str | int] | None = None,
+    *,
+    begins: Iterable[tuple[str, int]] = (),
+    begun: Callable[[list[str]], None] = lambda lost: None,
 ) -> Call[str]:
     """End an attempt as completed, failed, cancelled, or released (handed back); answers the job's state after it.
 
-    Safe to repeat: a second time answers the state and changes nothing. Raises Stale, NotFound.
+    In the same step the held attempts `begins` start, whatever becomes of the one that ends; `begun` is told which of
+    them are not ours any more. Safe to repeat: a second time answers the state and changes nothing. Raises Stale,
+    NotFound.
     """
 
-    def read(reply: list[bytes]) -> str:
+    def read(reply: list[Any]) -> str:
+        begun([text(lost) for lost in reply[2]])
         standing = text(reply[0])
         if standing not in {"ok", "replay"}:
             _standing(job_id, standing)
@@ -308,7 +314,8 @@ def settle(  # noqa: PLR0917  as above
     return script(
         "settle", job_id, "" if attempt is None else attempt, holder.worker, outcome, reason, exit_word, rq_time(),
         _result(exit_code, reason), random.uniform(0.8, 1.2),  # noqa: S311  jitter, not a secret
-        orjson.dumps(dict(facts or {})), read=read,
+        2 * len(facts or ()), *[word for fact in (facts or {}).items() for word in fact],
+        *[word for each in begins for word in each], read=read,
     )  # fmt: skip
 
 

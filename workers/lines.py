@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -126,6 +127,7 @@ class RedisLine:
         self._tag_sets: list[str] | None = None
         self._drained = False
         self._registering: asyncio.Task[None] | None = None
+        self._starts: list[tuple[Offer, Callable[[], None]]] = []  # in this turn of the loop, not said yet
         self._insisting: set[asyncio.Task[None]] = set()
 
     def listen(
@@ -223,22 +225,31 @@ class RedisLine:
         return await self._call(attempts.begin(self.holder, offer.job_id, offer.attempt))
 
     def begin_unheard(self, offer: Offer, lost: Callable[[], None]) -> None:
-        """Say that a held job starts, in the next write."""
-        step = attempts.begin(self.holder, offer.job_id, offer.attempt)
+        """Say that a held job starts, in the next write: with the result that comes in the same turn, or alone."""
+        if not self._starts:
+            asyncio.get_running_loop().call_soon(self._say_starts)
+        self._starts.append((offer, lost))
 
-        def answered(reply: asyncio.Future[Any]) -> None:
-            if reply.cancelled() or reply.exception() is not None:
-                insist()
-            elif not step.read(reply.result()):
-                lost()
+    def _say_starts(self) -> None:
+        """Say that jobs start which no result has taken along."""
+        starts, self._starts = self._starts, []
+        for offer, lost in starts:
+            step = attempts.begin(self.holder, offer.job_id, offer.attempt)
+            if not self.store.wire.tell(step, partial(self._heard, offer, lost, step)):
+                self._insist_on(offer, lost)
 
-        def insist() -> None:
-            task = asyncio.create_task(self._insist(offer, lost))
-            self._insisting.add(task)
-            task.add_done_callback(self._insisting.discard)
+    def _heard(
+        self, offer: Offer, lost: Callable[[], None], step: Call[bool], reply: "asyncio.Future[Any]"
+    ) -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            self._insist_on(offer, lost)
+        elif not step.read(reply.result()):
+            lost()
 
-        if not self.store.wire.tell(step, answered):
-            insist()
+    def _insist_on(self, offer: Offer, lost: Callable[[], None]) -> None:
+        task = asyncio.create_task(self._insist(offer, lost))
+        self._insisting.add(task)
+        task.add_done_callback(self._insisting.discard)
 
     async def _insist(self, offer: Offer, lost: Callable[[], None]) -> None:
         """Say that a job has started until that is heard."""
@@ -290,10 +301,27 @@ class RedisLine:
     async def settle(
         self, offer: Offer, outcome: str, reason: str, exit_code: int | None, facts: Mapping[str, str | int]
     ) -> str:
-        """End an attempt."""
-        return await self._call(
-            attempts.settle(self.holder, offer.job_id, offer.attempt, outcome, reason, exit_code, facts)
-        )
+        """End an attempt, and say which ones start at this moment, in one step."""
+        starts, self._starts = self._starts, []
+        heard = False
+
+        def begun(lost: list[str]) -> None:
+            nonlocal heard
+            heard = True
+            for start, tell in starts:
+                if start.job_id in lost:
+                    tell()
+
+        step = attempts.settle(
+            self.holder, offer.job_id, offer.attempt, outcome, reason, exit_code, facts,
+            begins=[(start.job_id, start.attempt) for start, _ in starts], begun=begun,
+        )  # fmt: skip
+        try:
+            return await self._call(step)
+        finally:
+            if not heard:
+                for start, tell in starts:
+                    self._insist_on(start, tell)
 
     async def fetch_file(
         self, offer: Offer, into: Path, *, limit_bytes: int, cancelled: Callable[[], bool] = lambda: False

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import orjson
 import pytest
@@ -12,7 +13,7 @@ from fake_line import until
 from settings import Settings
 from storage import attempts, fleet, jobs
 from storage.attempts import Holder, Unregistered
-from storage.errors import Unavailable
+from storage.errors import Stale, Unavailable
 from storage.jobs import State
 from storage.store import Store
 from workers.lines import Offer, RedisLine
@@ -168,6 +169,47 @@ async def test_an_attempt_tells_its_output_its_progress_and_its_end(line: RedisL
     assert await line.settle(offer, "failed", "exit_code", 3, {"cpu_ms": 5}) == "failed"
     job = await jobs.get(store, job_id)
     assert (job.exit_code, job.progress, job.lines, job.facts) == (3, 40, 2, {"cpu_ms": "5"})
+
+
+async def test_a_start_goes_with_the_result_of_the_same_turn_whatever_becomes_of_that(
+    line: RedisLine, store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    for _ in range(4):
+        await submit(store)
+    ended, started, other, gone = await line.claim(most=4, startable=1)
+    await store.call(attempts.settle(line.holder, gone.job_id, 1, "completed", "", 0))
+    lost = list[str]()
+    redis_client.config_resetstat()
+    for offer in (started, gone):
+        line.begin_unheard(offer, partial(lost.append, offer.job_id))
+    assert await line.settle(ended, "completed", "", 0, {}) == "completed"
+    line.begin_unheard(other, partial(lost.append, other.job_id))
+    with pytest.raises(Stale):
+        await line.settle(Offer(started.job_id, 7, {}, 0), "completed", "", 0, {})
+    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
+    assert redis_client.hget(f"h:job:{started.job_id}", "ahead") == b""
+    assert redis_client.hget(f"h:job:{other.job_id}", "ahead") == b""
+    assert lost == [gone.job_id]
+
+
+async def test_a_start_that_nobody_may_have_heard_of_is_said_again(
+    line: RedisLine, store: Store, redis_client: "redis.Redis[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        await submit(store)
+    ended, started = await line.claim(most=2, startable=1)
+
+    async def away(*_: object, **__: object) -> object:
+        monkeypatch.undo()
+        raise Unavailable("Redis cannot be reached.")
+
+    monkeypatch.setattr(store.wire, "call", away)
+    line.begin_unheard(started, lambda: pytest.fail("it is ours"))
+    with pytest.raises(Unavailable):
+        await line.settle(ended, "completed", "", 0, {})
+    async with asyncio.timeout(20):
+        while redis_client.hget(f"h:job:{started.job_id}", "ahead") != b"":
+            await asyncio.sleep(0.01)
 
 
 async def test_a_job_that_is_handed_over_is_taken_and_what_is_forged_is_not(
