@@ -40,7 +40,7 @@ LINGER_S = 30.0
 #: How long one way of news waits for the other before it goes ahead alone.
 _PATIENCE_S = 2.0
 _BLOCK_MS = 10_000
-_PAGE = 512
+_PAGE = 128  #: entries; one may tell of fifty jobs
 
 
 @dataclass(slots=True, eq=False)
@@ -106,10 +106,14 @@ def moment(event_id: str) -> tuple[int, int]:
 
 async def newest_event(store: Store) -> str:
     """Return the id of the newest event; "0-0" when there is none."""
-    return _first_id(await store.call(command("XREVRANGE", "h:events", "+", "-", "COUNT", 1)))
+    return _last_id(await store.call(command("XREVRANGE", "h:events", "+", "-", "COUNT", 1)))
 
 
 def _first_id(reply: list[Any]) -> str:
+    return events_of(reply)[0].id if reply else "0-0"
+
+
+def _last_id(reply: list[Any]) -> str:
     return text(reply[0][0]) if reply else "0-0"
 
 
@@ -118,7 +122,8 @@ async def events_after(store: Store, event_id: str) -> AsyncGenerator[list[Event
     while True:
         reply = await store.call(command("XRANGE", "h:events", f"({event_id}", "+", "COUNT", _PAGE))
         if reply:
-            yield _events(reply)
+            after = moment(event_id)  # which may lie within what one entry tells of
+            yield [event for event in events_of(reply) if moment(event.id) > after]
             event_id = text(reply[-1][0])
         if len(reply) < _PAGE:
             return
@@ -131,16 +136,24 @@ async def is_forgotten(store: Store, event_id: str) -> bool:
     """
     oldest, newest = await store.calls(
         command("XRANGE", "h:events", "-", "+", "COUNT", 1, read=_first_id),
-        command("XREVRANGE", "h:events", "+", "-", "COUNT", 1, read=_first_id),
+        command("XREVRANGE", "h:events", "+", "-", "COUNT", 1, read=_last_id),
     )
     return event_id != "0-0" and not moment(oldest) <= moment(event_id) <= moment(newest)
 
 
-def _events(entries: Iterable[Any]) -> list[Event]:
+def events_of(entries: Iterable[Any]) -> list[Event]:
+    """Return the events of the stream's `entries`: one may tell of several jobs (storage/scripts/_events.lua)."""
     events = []
     for event_id, flat in entries:
         fields = {text(flat[i]): text(flat[i + 1]) for i in range(0, len(flat), 2)}
-        events.append(Event(text(event_id), fields.pop("e", ""), fields))
+        name, several = fields.pop("e", ""), fields.pop("ids", "").split()
+        if several:
+            milliseconds, last = moment(text(event_id))
+            first = last - len(several) + 1
+            for number, job_id in enumerate(several, first):
+                events.append(Event(f"{milliseconds}-{number}", name, {"id": job_id, **fields}))
+        else:
+            events.append(Event(text(event_id), name, fields))
     return events
 
 
@@ -420,7 +433,7 @@ class Watch:
                     )
                     reply = await wire.call(command(*words), deadline_s=_BLOCK_MS / 1000 + DEADLINE_S)
                     if reply:
-                        await self._tell(_events(reply[0][1]))
+                        await self._tell(events_of(reply[0][1]))
                 except (Unavailable, hiredis.ReplyError):
                     sure = False
                     await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter

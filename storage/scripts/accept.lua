@@ -10,6 +10,7 @@
 -- include rate
 -- include estimate
 -- include event
+-- include events
 -- include audit
 -- include write
 -- include hand
@@ -32,10 +33,10 @@ for i = 1, allowed do
   local A = {id, actor, queue, spec, signature, data, iso, timeout, description, tag_set}
   local estimate = before and estimated_s(before + i - 1, slots, free, mean_ms) or ''
   write_job(A, options, nil, estimate, now_text)
-  event('job.queued', 'id', id, 'by', actor, 'q', queue)
   jobs[i], ids[i], estimates[i] = A, id, estimate
   scores[2 * i - 1], scores[2 * i] = now_text, id
 end
+event_of_all('job.queued', ids, 'by', actor, 'q', queue)
 redis.call('ZADD', 'h:jobs', unpack(scores))
 redis.call('ZADD', 'h:jobs:queued', unpack(scores))
 for _, tag in ipairs(tags) do redis.call('ZADD', 'h:jobs:tag:' .. tag, unpack(scores)) end

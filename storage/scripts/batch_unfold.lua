@@ -1,6 +1,7 @@
 -- Make the next jobs of an accepted batch; safe to run by several at once. ARGV: batch most -> how many are left
 -- include now
 -- include event
+-- include events
 -- include write
 -- include lines
 local name = 'h:batch:' .. ARGV[1]
@@ -18,6 +19,7 @@ local function flush()
     redis.call('ZADD', 'h:jobs:queued', unpack(scores))
   end
   for queue, ids in pairs(lines) do
+    event_of_all('job.queued', ids, 'by', actor, 'q', queue)
     line_up_all(queue, ids)
   end
   scores, lines = {}, {}
@@ -77,7 +79,6 @@ for i = 1, #words, WORDS do
     local ids = lines[A[3]] or {}
     ids[#ids + 1] = A[1]
     lines[A[3]] = ids
-    event('job.queued', 'id', A[1], 'by', actor, 'q', A[3])
   end
 end
 flush()

@@ -85,7 +85,7 @@ def records(client: redis.Redis, job_id: str) -> dict[str, Any]:
     kept["events"] = [
         {key: value for key, value in fields.items() if value != job_id.encode()}
         for _, fields in client.xrange("h:events")
-        if job_id.encode() in fields.values()
+        if job_id.encode() in fields.values() or job_id.encode() in fields.get(b"ids", b"").split()
     ]
     audited = [orjson.loads(fields[b"line"]) for _, fields in client.xrange("h:audit")]
     kept["audited"] = [line[1:3] for line in audited if line[3] == job_id]

@@ -30,7 +30,7 @@ from processes import ROOT, Stack, new_stack, until
 from servers import NO_TLS, S3, SECRET_KEY, free_port, pauses, start_valkey
 
 from settings import process_environment
-from storage import bootstrap
+from storage import bootstrap, watch
 from storage.store import Store
 
 #: I1: an acknowledged job has ended this long after recovery.
@@ -359,9 +359,10 @@ class World:
         sample = random.Random(0).sample(ids, min(5, len(ids)))  # noqa: S311  which logs are read whole
         with self.redis() as database:
             entries = database.xrange("h:events", min=self.since)
-            events = [
-                {k.decode(): v.decode("utf-8", "replace") for k, v in row.items()} for _, row in entries
-            ]
+            told = watch.events_of(
+                (name, [word for pair in row.items() for word in pair]) for name, row in entries
+            )
+            events = [{"e": event.name, **event.fields} for event in told]
             audit = [orjson.loads(row[b"line"]) for _, row in database.xrange("h:audit")]
         return Findings(
             calls=list(self.calls), effects=self.effects(), jobs=jobs, events=events,

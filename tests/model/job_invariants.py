@@ -240,7 +240,8 @@ def _check_events(now: Image) -> None:
     stories: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
     for event in now.fields("h:events"):
         if event["e"].startswith("job."):
-            stories[event["id"]].append(event)
+            for job_id in event.get("ids", event.get("id", "")).split():
+                stories[job_id].append(event)
     jobs = now.jobs
     assert set(jobs) <= set(stories)
     for job_id, story in stories.items():

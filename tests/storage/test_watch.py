@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from storage import logs
+from storage import batches, logs, watch
 from storage.calls import command
+from storage.jobs import Order
 from storage.store import Store
 from storage.watch import Event, Watch
 
@@ -56,3 +57,38 @@ async def test_output_of_an_attempt_comes_before_the_news_that_it_is_tried_again
     events = [event(1, "job.started", 1), event(2, "job.queued", 1), event(3, "job.started", 2)]
     expected = ["job.started", "output of 1", "job.queued", "job.started", "output of 2"]
     assert await told(store, [1, 2], events) == expected
+
+
+async def heard(store: Store, after: str) -> list[Event]:
+    return [event async for page in watch.events_after(store, after) for event in page]
+
+
+async def test_an_entry_about_several_jobs_is_told_of_each_under_an_id_of_its_own(store: Store) -> None:
+    first = await batches.submit(store, "user:ada", [Order(command="true")])
+    batch = await batches.submit(store, "user:ada", [Order(command="true") for _ in range(70)])
+    last = await batches.submit(store, "user:ada", [Order(command="true")])
+    events = await heard(store, "0-0")
+    assert [event.job_id for event in events] == [*first.job_ids, *batch.job_ids, *last.job_ids]
+    assert {(event.name, event.fields["by"], event.fields["q"]) for event in events} == {
+        ("job.queued", "user:ada", "jobs.normal")
+    }
+    moments = [watch.moment(event.id) for event in events]
+    assert moments == sorted(set(moments))
+    assert events[-1].id == await watch.newest_event(store)
+
+
+async def test_who_has_heard_of_some_jobs_of_an_entry_is_told_of_the_rest(store: Store) -> None:
+    batch = await batches.submit(store, "user:ada", [Order(command="true") for _ in range(30)])
+    events = await heard(store, "0-0")
+    for known in (0, 1, 28, 29):
+        assert [event.job_id for event in await heard(store, events[known].id)] == batch.job_ids[known + 1 :]
+        assert not await watch.is_forgotten(store, events[known].id)
+
+
+async def test_events_go_on_after_a_stream_that_is_ahead_of_the_clock(store: Store) -> None:
+    await store.call(command("XADD", "h:events", "99999999999999-7", "e", "job.restored"))
+    batch = await batches.submit(store, "user:ada", [Order(command="true") for _ in range(3)])
+    events = await heard(store, "99999999999999-7")
+    assert [(event.id, event.job_id) for event in events] == [
+        (f"99999999999999-{8 + number}", job_id) for number, job_id in enumerate(batch.job_ids)
+    ]
