@@ -94,8 +94,16 @@ class Model:
         if job.state == "running":
             self.workers[job.worker].held.remove(job.id)
         elif not job.wait:
-            self.queues[job.queue] = [each for each in self.queues[job.queue] if each != job.id]
+            self._take_out(job.id, self.queues[job.queue])
         job.wait, job.lapsed = "", False
+
+    @staticmethod
+    def _take_out(job_id: str, line: list[str]) -> None:
+        """Take one entry of a job out of its queue, from the half where it ought to be; a doubled one stays behind."""
+        if job_id in line:
+            after = job_id > line[len(line) // 2]
+            places = [place for place, each in enumerate(line) if each == job_id]
+            del line[places[-1 if after else 0]]
 
     def holder(self, key: str) -> str | None:
         held = [job.id for job in self.jobs.values() if job.key == key and job.state == "running"]
