@@ -28,7 +28,7 @@ for n = first, first + many - 1 do
   end
   local at = string.format('%d', start + n)
   for k = 5 + 2 * keys, #ARGV do redis.call('ZADD', ARGV[k], at, id) end
-  if n % 1000 == 0 then redis.call('ZADD', 'h:jobs:tag:bench', at, id) end
+  if n <= 50 or n % 1000 == 1 then redis.call('ZADD', 'h:jobs:tag:bench', at, id) end
   redis.call('HSET', 'h:job:' .. id, 'created', at, 'ended', at)
   if n % 10 == 0 then
     redis.call('ZREM', 'h:jobs:completed', id)
