@@ -81,6 +81,7 @@ class Store:
         self.passwords = Passwords()
         self.cache: dict[str, object] = {}  # what this process may answer from memory for a moment
         self.closing: list[Callable[[], Awaitable[None]]] = []  # what else has to be let go of
+        self._newest_id = 0
 
     async def call(self, call: Call[T]) -> T:
         """Carry out one step in Redis. Raises Unavailable, or what the step's rules refuse with."""
@@ -95,8 +96,14 @@ class Store:
         return time.time_ns() // 1_000_000
 
     def new_id(self, kind: str) -> str:
-        """Return a fresh id such as `job-06f2…`: 45 bits of time, 55 of chance; ids sort by creation."""
+        """Return a fresh id such as `job-06f2…`: 45 bits of time, 55 of chance; ids sort by creation.
+
+        Those of one process do so within a millisecond as well, and while the clock goes back; none tells the next one.
+        """
         number = (self.now_ms() << 55) | secrets.randbits(55)
+        if number <= self._newest_id:
+            number = self._newest_id + 1 + secrets.randbits(40)
+        self._newest_id = number
         return f"{kind}-" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(95, -5, -5))
 
     async def close(self) -> None:
