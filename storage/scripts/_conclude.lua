@@ -11,7 +11,7 @@ local RQ_END = {completed = {'finished', 'finished', 500}, failed = {'failed', '
 local function conclude(job, state, reason, exit, iso, fields)
   if job.state == 'running' then
     let_go(job)
-    tally_time('run:' .. state, now - job.started)
+    tally_times('run:' .. state, {now - job.started})
   end
   tally('end:' .. state .. ':' .. reason)
   enter(job, state)

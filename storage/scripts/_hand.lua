@@ -22,7 +22,9 @@ local function handed(A)
           .. registration .. '\n' .. A[4]) > 0 then
       redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)      -- though nothing waits in it: its registries are trimmed
       redis.call('RPUSH', 'h:proc:' .. worker, id)
-      take({id = id, attempt = '1', queue = queue, created = now_text}, worker, tonumber(r[4]), '1', A[7])
+      local job = {id = id, attempt = '1', created = now_text}
+      take(job, worker, tonumber(r[4]), '1')
+      taken({job}, queue, worker, A[7])
       return true
     end
     redis.call('SREM', ready, member)                     -- gone, or going

@@ -7,10 +7,13 @@ local function tally(what, many)
   redis.pcall('HINCRBY', 'h:tally', what, many or 1)
 end
 
-local function tally_time(what, ms)
-  if ms < 0 then ms = 0 end
-  local bucket = 1
-  while BOUNDS[bucket] and ms > BOUNDS[bucket] do bucket = bucket + 1 end
-  tally(what .. ':' .. bucket)
-  tally(what .. ':ms', string.format('%d', ms))
+local function tally_times(what, times)
+  local counts, sum = {}, 0
+  for _, ms in ipairs(times) do
+    local bucket = 1
+    while BOUNDS[bucket] and ms > BOUNDS[bucket] do bucket = bucket + 1 end
+    counts[bucket], sum = (counts[bucket] or 0) + 1, sum + math.max(0, ms)
+  end
+  for bucket, count in pairs(counts) do tally(what .. ':' .. bucket, count) end
+  tally(what .. ':ms', string.format('%d', sum))
 end

@@ -45,7 +45,7 @@ local jobs, refused = {}, {}
 local drains = standing[2] and string.sub(KEYS[1] or '', 1, 14) ~= 'rq:queue:node.'
 if drains then most = 0 end
 for _, key in ipairs(KEYS) do
-  local queue = string.sub(key, 10)                     -- after 'rq:queue:'
+  local queue, new = string.sub(key, 10), {}            -- after 'rq:queue:'
   while #jobs < most do
     local id = redis.call('LMOVE', key, 'h:proc:' .. worker, 'LEFT', 'RIGHT')
     if not id then break end
@@ -77,10 +77,13 @@ for _, key in ipairs(KEYS) do
         redis.call('HDEL', 'h:job:' .. id, 'exit', 'reason', 'progress', 'out', 'err', 'cpu_ms', 'max_rss_bytes',
           'signal', 'message')
       end
-      take({id = id, attempt = attempt, queue = queue, created = r[7], lined = r[11], bytes = r[10]}, worker, lease, ahead, iso)
+      local job = {id = id, attempt = attempt, created = r[7], lined = r[11], bytes = r[10]}
+      take(job, worker, lease, ahead)
+      new[#new + 1] = job
       jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0', r[12] or ''}
     end
   end
+  if new[1] then taken(new, queue, worker, iso) end
   if #jobs >= most then break end
 end
 if ARGV[7] == '1' and #jobs < most then                 -- from here on it waits to be handed what comes (_hand.lua)
