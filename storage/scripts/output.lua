@@ -23,17 +23,16 @@ local head = r[2] .. ' ' .. string.format('%d', line) .. ' ' .. string.format('%
 redis.call('XADD', log, '*', 's', head, 'd', data)
 local live, most = bytes - dropped, tonumber(A[7])
 if live > most then                                    -- down to three quarters, so that not every write trims
-  local oldest, keep = redis.call('XRANGE', log, '-', '+', 'COUNT', 64), nil
-  for _, entry in ipairs(oldest) do
-    if live <= most * 0.75 then keep = entry[1] break end
-    live = live - #entry[2][4]
-    dropped = dropped + #entry[2][4]
-  end
-  if keep then
-    redis.call('XTRIM', log, 'MINID', keep)
-  else
-    redis.call('XTRIM', log, 'MAXLEN', math.max(1, redis.call('XLEN', log) - #oldest))
-  end
+  local from, seen = '-', 0
+  repeat                                               -- few at a time: Lua copies and hashes all that it is given
+    local oldest = redis.call('XRANGE', log, from, '+', 'COUNT', 8)
+    for _, entry in ipairs(oldest) do
+      if live <= most * 0.75 then break end
+      live, dropped = live - #entry[2][4], dropped + #entry[2][4]
+      from, seen = '(' .. entry[1], seen + 1
+    end
+  until live <= most * 0.75 or #oldest < 8 or seen == 64
+  redis.call('XTRIM', log, 'MAXLEN', math.max(1, redis.call('XLEN', log) - seen))
 end
 local next_line = string.format('%d', line + count)
 if answer == 'full' then redis.call('HSET', hash, 'truncated', '1') end
