@@ -59,6 +59,7 @@ PROGRAM_KNOWN_S = (
 MOST_PROGRAMS = 256
 KILL_PASSES = 200  # so often is a fork bomb chased; each pass kills whole process groups at one stroke
 PROBED_PIDS = 64  # when more pids than that are new, listing /proc is cheaper than asking for each
+SIGNALS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 SIGNAL_INFO_BYTES = 128  # struct signalfd_siginfo
 WINDING_UP_S = 5.0  # how long the launcher waits for what it killed, after its worker's death
 
@@ -142,6 +143,7 @@ class Request:
             file_actions=[(os.POSIX_SPAWN_DUP2, fds[0], 1), (os.POSIX_SPAWN_DUP2, fds[1], 2)],
             setsid=True,
             setsigmask=(),  # this process takes its signals from a descriptor
+            setsigdef=SIGNALS,  # they have no handlers as it is, but posix_spawn(3) would ask for that of each
             resetids=self.uid >= 0,
         )
 
@@ -595,7 +597,7 @@ def guard(launcher: int) -> None:
 
 def main() -> None:
     """Serve the worker at the other end of the descriptor that the first argument names."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in SIGNALS:
         try:
             signal.signal(number, signal.SIG_DFL)  # what is ignored here would be ignored in every job
         except OSError:
