@@ -145,10 +145,18 @@ def claim(
 
 
 def poll(
-    holder: Holder, served: Sequence[str], tags: str, *, most: int, lease_s: float, calls: bool
+    holder: Holder,
+    served: Sequence[str],
+    tags: str,
+    *,
+    most: int,
+    startable: int,
+    lease_s: float,
+    calls: bool,
 ) -> Call[Polled]:
     """Take up to `most` jobs for an agent from the queues `served`, those of its tags (JSON, as its record has them).
 
+    Those beyond the first `startable` are held ahead.
     `calls`: it has just called, which renews what it holds; else it has been waiting, which is no sign of life. Where
     its tags are others, nothing is taken. Leases are of `lease_s` seconds, or of the job's timeout + 30 s for an agent
     that sends no heartbeats. Raises Unregistered.
@@ -163,7 +171,7 @@ def poll(
         return Polled(tags, _claims(reply[1]), [text(job) for job in reply[2]], beats=reply[4] == b"1")
 
     return script(
-        "claim", holder.worker, holder.registration, most, int(lease_s * 1000), rq_time(), most, "",
+        "claim", holder.worker, holder.registration, most, int(lease_s * 1000), rq_time(), startable, "",
         "calls" if calls else "waits", tags, keys=[queues.key(name) for name in served], read=read,
     )  # fmt: skip
 

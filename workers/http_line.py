@@ -20,8 +20,17 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx
 
 from storage.attempts import Beaten, Received
-from storage.errors import Conflict, HostlerError, Invalid, NotFound, Stale, TooLarge, Unauthenticated
+from storage.errors import (
+    Conflict,
+    HostlerError,
+    Invalid,
+    NotFound,
+    Stale,
+    TooLarge,
+    Unauthenticated,
+)
 from workers.control_plane import BULKY, ControlPlane
+from workers.exchanging import MOST_AT_ONCE, Exchanges, Key, NoExchanges
 from workers.lines import IntegrityError, Offer
 from workers.log import log
 from workers.output import PIECE_BYTES
@@ -36,8 +45,8 @@ RESERVE_PAUSE_S = 0.2
 CHUNK_BYTES = 256 * 1024
 #: So many offers that came too late are remembered.
 _DISOWNED = 1000
-
-Key = tuple[str, int]
+#: A poll that brings a job so soon has found a queue that holds several, perhaps.
+SOON_S = 0.25
 
 
 @dataclass(slots=True)
@@ -55,7 +64,8 @@ class HttpLine:
 
     def __init__(self, api: ControlPlane, *, poll_wait_s: float = POLL_WAIT_S) -> None:
         self.name = api.name
-        self._api = api
+        self._api, self._exchanges = api, Exchanges(api)
+        self._flows = False  # whether queues hold more than we took, as far as we know
         self._poll_path = f"/api/jobs/get-job?wait={poll_wait_s:g}"
         self._poll_timeout = httpx.Timeout(10.0, read=poll_wait_s + 10.0)
         self._poll_every_s = min(POLL_EVERY_S, poll_wait_s)
@@ -101,17 +111,35 @@ class HttpLine:
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
         """Take what polls have brought, and let a poll wait at the API for each free slot that is left.
 
-        Nothing is claimed ahead: over a slow line, what waits here could be running elsewhere.
+        Where results leave anyway, or while queues hold more, it is asked for what is there instead, also ahead of
+        slots that will soon be free.
         """
         offers: list[Offer] = []
         while self._received and len(offers) < min(most, startable):
             offers.append(self._received.popleft())
-        free = startable - len(offers) - len(self._received)
-        while len(self._polls) < free and not self._stopping:
+        taken = len(offers) + len(self._received) + len(self._polls)  # slots that need nothing more
+        more, free = min(most - taken, MOST_AT_ONCE), max(0, startable - taken)
+        if more > 0 and self._asks_rather(ahead=more > free):
+            found = await self._ask(more, free)
+            offers += found
+            free -= len(found)
+        for _ in range(0 if self._stopping else free):
             poll = asyncio.create_task(self._poll())
             self._polls.add(poll)
             poll.add_done_callback(self._poll_ended)
         return offers
+
+    def _asks_rather(self, *, ahead: bool) -> bool:
+        exchanges = self._exchanges
+        return not self._stopping and exchanges.possible and (exchanges.speaks or (self._flows and ahead))
+
+    async def _ask(self, most: int, startable: int) -> list[Offer]:
+        try:
+            found = await self._exchanges.ask(most=most, startable=startable)
+        except NoExchanges:
+            return []
+        self._flows = len(found) >= most
+        return [offer for offer in map(self._taken_offer, found) if offer is not None]
 
     def _poll_ended(self, poll: "asyncio.Task[None]") -> None:
         self._polls.discard(poll)
@@ -127,7 +155,9 @@ class HttpLine:
             began = loop.time()
             try:
                 answer = await self._api.call("GET", self._poll_path, timeout=self._poll_timeout)
-                if (job := answer.get("job")) and self._take(job):
+                if (job := answer.get("job")) and (offer := self._taken_offer(job)) is not None:
+                    self._flows = loop.time() - began < SOON_S
+                    self._received.append(offer)
                     return
                 pause_s = 0.25
                 await asyncio.sleep(max(0.0, self._poll_every_s - (loop.time() - began)))
@@ -138,36 +168,38 @@ class HttpLine:
                 await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))  # noqa: S311  jitter
                 pause_s = min(5.0, pause_s * 2)
 
-    def _take(self, job: Mapping[str, Any]) -> bool:
-        """Note a job that a poll brought; False for one that we have disowned while the answer was on its way."""
+    def _taken_offer(self, job: Mapping[str, Any]) -> Offer | None:
+        """Note a job that an answer brought; None for one that we have disowned while the answer was on its way."""
         offer = self._offer(job)
         key = (offer.job_id, offer.attempt)
         if key in self._disowned:
-            return False
+            return None
         # should this be a newer registration than the one that took it, the API refuses the attempt itself
         self._taken[key] = _Taken(self._api.registration)
-        self._received.append(offer)
-        return True
+        return offer
 
     def _offer(self, job: Mapping[str, Any]) -> Offer:
         spec: dict[str, Any] = {
             "command": job.get("command"), "argv": job.get("argv"), "env": job.get("env") or {},
             "working_directory": job.get("workingDirectory"), "timeout_s": job.get("timeout"),
             "artifacts": job.get("artifacts") or [], "retries": job.get("retries") or 0,
+            "at_most_once": bool(job.get("atMostOnce")),
         }  # fmt: skip
         if job.get("fileId"):
             spec["file"] = f"/api/files/download/{quote(str(job['fileId']), safe='')}"
         elif url := job.get("fileUrl"):
             path = self._api.path_of(str(url))
             spec["file" if path else "file_url"] = path or str(url)
-        return Offer(str(job["jobId"]), int(job["attempt"]), spec, int(job.get("lines") or 0))
+        lines, ahead = int(job.get("lines") or 0), bool(job.get("heldAhead"))
+        return Offer(str(job["jobId"]), int(job["attempt"]), spec, lines, ahead)
 
     async def begin(self, offer: Offer) -> bool:
-        """Answer True: what was claimed was claimed for a free slot."""
-        return True
+        """Say that a held job starts; answers whether it is still ours."""
+        return self._is_ours(_key(offer)) and await self._exchanges.begin(_key(offer))
 
     def begin_unheard(self, offer: Offer, lost: Callable[[], None]) -> None:
-        """Do nothing: nothing is held ahead."""
+        """Say that a held job starts, with whatever is said next."""
+        self._exchanges.begin_unheard(_key(offer), lost)
 
     # Saying what happens
 
@@ -177,8 +209,8 @@ class HttpLine:
         What we took under an earlier registration is lost. What the API believes us to hold, but no poll has brought
         (its answer got lost), is handed back, for heartbeats would renew its lease for ever.
         """
-        runs = {(offer.job_id, offer.attempt) for offer in held}
-        keys = runs | {(offer.job_id, offer.attempt) for offer in self._received}
+        runs = {_key(offer) for offer in held}
+        keys = runs | {_key(offer) for offer in self._received}
         over = self._taken.keys() - keys
         said = {
             "status": "busy" if running else "idle", "currentJobId": current, "jobsCompleted": self._ended,
@@ -193,7 +225,7 @@ class HttpLine:
             theirs = {(str(each["jobId"]), int(each["attempt"])) for each in answer["held"]}
             lost |= keys - theirs
             await self._disown(theirs - keys - self._taken.keys())
-        self._received = deque(offer for offer in self._received if (offer.job_id, offer.attempt) not in lost)
+        self._received = deque(offer for offer in self._received if _key(offer) not in lost)
         return Beaten(
             [job_id for job_id, _ in lost & runs], _ids(answer.get("cancel")), self._api.heartbeat_s
         )
@@ -245,8 +277,11 @@ class HttpLine:
         }  # fmt: skip
         said = {name: facts[fact] for name, fact in spelled.items() if fact in facts}
         result = {"status": outcome, "reason": reason or None, "exitCode": exit_code, **said}
-        state = await self._settle((offer.job_id, offer.attempt), result)
-        self._taken.pop((offer.job_id, offer.attempt), None)
+        try:
+            state = await self._exchanges.end(_key(offer), result)
+        except NoExchanges:
+            state = await self._settle(_key(offer), result)
+        self._taken.pop(_key(offer), None)
         self._ended += outcome != "released"
         return state
 
@@ -262,9 +297,9 @@ class HttpLine:
 
     def _ours(self, offer: Offer) -> _Taken:
         """Return what is known of an attempt. Raises Stale, without asking, for one of an earlier registration."""
-        if not self._is_ours((offer.job_id, offer.attempt)):
+        if not self._is_ours(_key(offer)):
             raise Stale(f"Job {offer.job_id!r} was taken by an earlier registration of this agent.")
-        return self._taken[offer.job_id, offer.attempt]
+        return self._taken[_key(offer)]
 
     # Files
 
@@ -321,8 +356,13 @@ class HttpLine:
         await asyncio.gather(*self._polls, return_exceptions=True)
         if self._handing_back is not None:
             await self._handing_back
+        await self._exchanges.close()
         with contextlib.suppress(Unauthenticated, NotFound):
             await self._api.beat({"status": "offline", "reason": reason, "jobs": []})
+
+
+def _key(offer: Offer) -> Key:
+    return offer.job_id, offer.attempt
 
 
 def _ids(given: Any) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -21,8 +22,8 @@ from api.times import in_step
 from settings import MIB
 from storage import artifacts, attempts, cause, files, jobs, logs, progress, queues, tasks
 from storage.attempts import Claim, Holder
-from storage.calls import command, text
-from storage.errors import Conflict, Denied, Invalid, NotFound, Stale, TooLarge, Unavailable
+from storage.calls import Call, command, text
+from storage.errors import Conflict, Denied, HostlerError, Invalid, NotFound, Stale, TooLarge, Unavailable
 from storage.seal import Forged
 
 log = logging.getLogger("hostler.api")
@@ -79,7 +80,8 @@ async def next_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | 
     holder = holder_of(context, query["worker_id"])
     if not query["wait"]:
         sets = await context.store.call(command("SMEMBERS", "h:tagsets"))
-        return await _take(context, holder, [text(each) for each in sets], set(), calls=True)
+        found = await _take(context, holder, [text(each) for each in sets], set(), calls=True)
+        return next(iter(found), None)
     gone = downloads.left(context.request)
     try:
         return await _wait(context, holder, min(query["wait"], MOST_WAIT_S), gone)
@@ -105,8 +107,8 @@ async def _wait(
         try:
             while not gone.done():
                 sets = await hub.tag_sets(context.store)
-                if (taken := await _take(context, holder, sets, served, calls=calls)) is not None:
-                    return taken
+                if taken := await _take(context, holder, sets, served, calls=calls):
+                    return taken[0]
                 calls = False
                 left_s = deadline - time.monotonic()
                 if hub.watch is None or not await waiter.wait(left_s):  # raises Ended once the process stops
@@ -118,17 +120,21 @@ async def _wait(
 
 
 async def _take(
-    context: Context, holder: Holder, sets: list[str], served: set[str], *, calls: bool
-) -> dict[str, Any] | None:
-    """Take the next job of the queues that the agent serves, which `served` is told before. Raises _Silent."""
+    context: Context, holder: Holder, sets: list[str], served: set[str], *, calls: bool, most: int = 1,
+    startable: int = 1,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Take the next jobs of the queues that the agent serves, which `served` is told before. Raises _Silent."""
     store = context.store
-    known: Any = store.cache.setdefault("tags of agents", {})
+    lease_s = store.settings.lease_s
+    known: Any = store.cache.setdefault(
+        "tags of agents", {}
+    )  # as last heard; a claim says where they are others
     while True:
         tags = known.get(holder.worker, "")
         lines = queues.served(sets, orjson.loads(tags)) if tags else []
         served.update(lines)
         found = await store.call(
-            attempts.poll(holder, lines, tags, most=1, lease_s=store.settings.lease_s, calls=calls)
+            attempts.poll(holder, lines, tags, most=most, startable=startable, lease_s=lease_s, calls=calls)
         )
         calls = False
         if found.silent:
@@ -139,11 +145,14 @@ async def _take(
             if len(known) >= _MOST_AGENTS:
                 known.clear()
             known[holder.worker] = found.tags
-        elif not found.claims:
-            return None
-        elif (spec := await _believed(context, holder, found.claims[0])) is not None:
-            lease_s = store.settings.lease_s if found.beats else 0.0
-            return await _offer(context, found.claims[0], spec, lease_s)
+            continue
+        offers = []
+        for number, claimed in enumerate(found.claims):
+            if (spec := await _believed(context, holder, claimed)) is not None:
+                lease = lease_s if found.beats else 0.0
+                offers.append(await _offer(context, claimed, spec, lease, ahead=number >= startable))
+        if offers or not found.claims:
+            return offers
 
 
 class _Silent(Exception):
@@ -168,7 +177,9 @@ async def _believed(context: Context, holder: Holder, claimed: Claim) -> dict[st
     return None
 
 
-async def _offer(context: Context, claimed: Claim, spec: dict[str, Any], lease_s: float) -> dict[str, Any]:
+async def _offer(
+    context: Context, claimed: Claim, spec: dict[str, Any], lease_s: float, *, ahead: bool
+) -> dict[str, Any]:
     argv, timeout_s = spec.get("argv"), int(spec["timeout_s"])
     return {
         "job_id": claimed.job_id,
@@ -187,6 +198,8 @@ async def _offer(context: Context, claimed: Claim, spec: dict[str, Any], lease_s
         "name": spec.get("name"),
         "lease_s": lease_s or timeout_s + 30.0,
         "lines": claimed.lines,
+        "at_most_once": bool(spec.get("at_most_once")),
+        "held_ahead": ahead,
     }
 
 
@@ -199,6 +212,73 @@ async def _file_url(context: Context, spec: dict[str, Any]) -> str | None:
     except NotFound:  # deleted meanwhile: the agent will be told so there
         path = f"/api/files/download/{spec['file']}"
     return addresses.base_url(context.request, context.store.settings) + path
+
+
+# Several at once
+
+
+@group.endpoint(
+    "POST /exchange",
+    role=Role.WORKER,
+    body=schemas.ExchangeBody(),
+    returns=schemas.ExchangeAnswer(),
+    raises=(Invalid, Denied, Unavailable),
+    carries=True,
+)
+async def exchange(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    """Say how several attempts ended, and take up to `most` jobs in return, without waiting for any.
+
+    Each result counts as one of `POST /api/jobs/submit-result` does; one that is refused, such as with `STALE_ATTEMPT`,
+    is told in its place and stops no other. Jobs beyond the first `startable` are `heldAhead`: they are the agent's,
+    which says with `begun` that they have started, or hands them back soon (`released`). All of it may be repeated.
+    """
+    store, holder = context.store, holder_of(context, body["worker_id"])
+    begun = [(each["job_id"], each["attempt"]) for each in body["begun"]]
+    lost: list[str] = []
+    steps: list[Call[Any]] = [
+        _tried(_settling(holder, each, {}, begins=() if number else begun, begun=lost.extend))
+        for number, each in enumerate(body["results"])
+    ]
+    if not steps:
+        steps = [_begun(holder, *each, lost) for each in begun]
+    hold = attempts.hold(holder, lease_s=store.settings.lease_s)
+    *said, last = await store.calls(*steps, command("SMEMBERS", "h:tagsets") if body["most"] else hold)
+    offers = []
+    if body["most"]:
+        sets, most, startable = [text(each) for each in last], body["most"], body["startable"]
+        offers = await _take(context, holder, sets, set(), calls=True, most=most, startable=startable)
+    results = [_told(each, state) for each, state in zip(body["results"], said, strict=False)]
+    return {"results": results, "lost": lost, "jobs": offers}
+
+
+def _begun(holder: Holder, job_id: str, attempt: int, lost: list[str]) -> Call[None]:
+    """Describe the start of a held job; `lost` gets it where it is not the agent's to start."""
+    step = attempts.begin(holder, job_id, attempt)
+
+    def read(reply: Any) -> None:
+        if not step.read(reply):
+            lost.append(job_id)
+
+    return Call(step.words, read, step.script)
+
+
+def _tried(call: Call[str]) -> Call[str | HostlerError]:
+    """Describe a step whose refusal is an answer."""
+
+    def read(reply: Any) -> str | HostlerError:
+        try:
+            return call.read(reply)
+        except HostlerError as error:
+            return error
+
+    return Call(call.words, read, call.script)
+
+
+def _told(body: dict[str, Any], state: str | HostlerError) -> dict[str, Any]:
+    told = {"job_id": body["job_id"], "status": None, "error": None, "message": None}
+    if isinstance(state, HostlerError):
+        return told | {"error": state.code, "message": str(state)}
+    return told | {"status": state}
 
 
 # Running it
@@ -434,7 +514,16 @@ group.alias("POST /jobs/submit-result", of=submit_result)
 
 async def end(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Settle an attempt as its agent says. Raises Denied, NotFound, Stale."""
-    holder, job_id, attempt = holder_of(context, body["worker_id"]), body["job_id"], body["attempt"]
+    holder = holder_of(context, body["worker_id"])
+    said = await _what_it_said(context, holder, body)
+    state, _ = await context.store.calls(
+        _settling(holder, body, said), attempts.hold(holder, lease_s=context.store.settings.lease_s)
+    )
+    return {"message": "Result saved", "job_id": body["job_id"], "status": state}
+
+
+def _settling(holder: Holder, body: dict[str, Any], said: Mapping[str, str], **more: Any) -> Call[str]:
+    """Describe ending an attempt as its agent says."""
     outcome, reason = _outcome(body)
     facts: dict[str, str | int] = {
         name: body[name] for name in ("cpu_ms", "max_rss_bytes", "signal") if body[name] is not None
@@ -443,19 +532,17 @@ async def end(context: Context, body: dict[str, Any]) -> dict[str, Any]:
         facts["truncated"] = 1
     if body["error"]:
         facts["message"] = body["error"][:2000]
-    facts |= await _what_it_said(context, holder, body)
-    state, _ = await context.store.calls(
-        attempts.settle(holder, job_id, attempt, outcome, reason, body["exit_code"], facts),
-        attempts.hold(holder, lease_s=context.store.settings.lease_s),
+    facts |= said
+    return attempts.settle(
+        holder, body["job_id"], body["attempt"], outcome, reason, body["exit_code"], facts, **more
     )
-    return {"message": "Result saved", "job_id": job_id, "status": state}
 
 
 def _outcome(body: dict[str, Any]) -> tuple[str, str]:
     """Return how an attempt ended, and why if it failed; `released` hands it back for another worker to take."""
     said = (body["status"] or "").lower()
     if said == "released":
-        return "released", ""
+        return "released", "unstarted" if body["reason"] == "unstarted" else ""
     if said in {"cancelled", "canceled"}:
         return "cancelled", "cancelled"
     if body["reason"] in _REASONS:

@@ -269,32 +269,43 @@ class JobQuery(Schema):
     job_id = fields.String(required=True, data_key="jobId")
 
 
-class Orders(fields.List[Any]):
-    """The orders of a batch; what is wrong with one is told under `[17]`, its place."""
+class Many(fields.List[Any]):
+    """A list of what `each` reads; what is wrong with one is told under `[17]`, its place."""
+
+    def __init__(self, each: type[Schema], *, least: int = 0, most: int, **more: Any) -> None:
+        super().__init__(fields.Nested(each), validate=validate.Length(least, most), **more)
+        self._read, self._most = compiled.loader(each()), most
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
         if not isinstance(value, list):
             raise self.make_error("invalid")
         found, wrong = [], {}
-        for index, each in enumerate(value[: batches.MOST_JOBS + 1]):
+        for index, each in enumerate(value[: self._most + 1]):
             try:
-                found.append(_read_order(each))
-                if "schedule" in found[-1]:
-                    raise ValidationError({"schedule": ["A job of a batch cannot recur."]})
+                found.append(self._read(each))
+                self._check(found[-1])
             except ValidationError as error:
                 wrong[f"[{index}]"] = error.messages
         if wrong:
             raise ValidationError(wrong)
         return found
 
+    def _check(self, each: dict[str, Any]) -> None:
+        """Raise ValidationError for what only fits elsewhere."""
 
-_read_order = compiled.loader(OrderBody())
+
+class Orders(Many):
+    """The orders of a batch."""
+
+    def _check(self, each: dict[str, Any]) -> None:
+        if "schedule" in each:
+            raise ValidationError({"schedule": ["A job of a batch cannot recur."]})
 
 
 class BatchBody(Schema):
     """Jobs to run: all of them are accepted, or none."""
 
-    jobs = Orders(fields.Nested(OrderBody), required=True, validate=validate.Length(1, batches.MOST_JOBS))
+    jobs = Orders(OrderBody, required=True, least=1, most=batches.MOST_JOBS)
 
 
 class JobBody(Schema):
@@ -327,6 +338,10 @@ class JobsQuery(PageQuery):
 
 
 # What agents send: fields that we do not know are ignored, since foreign agents say more than we need
+
+
+#: So many jobs an agent may report on, and ask for, in one exchange.
+MOST_AT_ONCE = 100
 
 
 class _AgentBody(Schema):
@@ -434,13 +449,10 @@ class OutputBody(_AgentBody):
     )
 
 
-class ResultBody(_AgentBody):
+class EndingBody(_AgentBody):
     """How an attempt ended."""
 
     job_id = fields.String(required=True, data_key="jobId")
-    worker_id = fields.String(data_key="workerId", load_default=None, allow_none=True)
-    stdout = fields.String(load_default="", allow_none=True)
-    stderr = fields.String(load_default="", allow_none=True)
     exit_code = fields.Integer(
         data_key="exitCode", load_default=None, allow_none=True, validate=validate.Range(-(2**31), 2**32)
     )
@@ -463,12 +475,46 @@ class ResultBody(_AgentBody):
             raise ValidationError("Missing data for required field.", "exitCode")
 
 
+class ResultBody(EndingBody):
+    """How an attempt ended, and what it printed."""
+
+    worker_id = fields.String(data_key="workerId", load_default=None, allow_none=True)
+    stdout = fields.String(load_default="", allow_none=True)
+    stderr = fields.String(load_default="", allow_none=True)
+
+
 class FailureBody(ResultBody):
     """An attempt that failed, as the older agent reports it."""
 
     @validates_schema
     def _ended_somehow(self, data: dict[str, Any], **_: Any) -> None:
         """Nothing more is needed: the call itself says that it failed."""
+
+
+class HeldEntry(Schema):
+    """One attempt that a worker holds."""
+
+    job_id = fields.String(required=True, data_key="jobId")
+    attempt = fields.Integer(required=True, validate=validate.Range(1, 10**9))
+
+
+class ExchangeBody(_AgentBody):
+    """What an agent says of its jobs, and how many it wants to have."""
+
+    worker_id = fields.String(data_key="workerId", load_default=None, allow_none=True)
+    results = Many(EndingBody, most=MOST_AT_ONCE, load_default=list)
+    begun = Many(
+        HeldEntry,
+        most=MOST_AT_ONCE,
+        load_default=list,
+        metadata={"description": "Jobs that it was given as `heldAhead` and that have started."},
+    )
+    most = fields.Integer(load_default=0, validate=validate.Range(0, MOST_AT_ONCE))
+    startable = fields.Integer(
+        load_default=MOST_AT_ONCE,
+        validate=validate.Range(0, MOST_AT_ONCE),
+        metadata={"description": "How many of them it can start now; the others are `heldAhead`."},
+    )
 
 
 # What is answered
@@ -660,6 +706,16 @@ class NextJob(Schema):
     name = fields.String(required=True, allow_none=True)
     lease_s = fields.Float(required=True, data_key="leaseSeconds")
     lines = fields.Integer(required=True, metadata={"description": "Lines of log that the job already has."})
+    at_most_once = fields.Boolean(
+        required=True,
+        data_key="atMostOnce",
+        metadata={"description": "It must not start unless it is surely this attempt's."},
+    )
+    held_ahead = fields.Boolean(
+        required=True,
+        data_key="heldAhead",
+        metadata={"description": "It has not started, for all that is known, until its agent says so."},
+    )
 
 
 class NextJobAnswer(Schema):
@@ -692,6 +748,31 @@ class ResultAnswer(Schema):
     message = fields.String(required=True)
     job_id = fields.String(required=True, data_key="jobId")
     status = fields.String(required=True)
+
+
+class EndedEntry(Schema):
+    """What became of one result: the job's `status`, or why the result was refused."""
+
+    job_id = fields.String(required=True, data_key="jobId")
+    status = fields.String(required=True, allow_none=True)
+    error = fields.String(required=True, allow_none=True)
+    message = fields.String(required=True, allow_none=True)
+
+
+class ExchangeAnswer(Schema):
+    """What became of what an agent said, and its next jobs."""
+
+    results = fields.List(
+        fields.Nested(EndedEntry),
+        required=True,
+        metadata={"description": "In the order in which they were sent."},
+    )
+    lost = fields.List(
+        fields.String(),
+        required=True,
+        metadata={"description": "Jobs that are not, or no longer, its own to start: it shall end them."},
+    )
+    jobs = fields.List(fields.Nested(NextJob), required=True)
 
 
 class CancelCheckAnswer(Schema):

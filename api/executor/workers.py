@@ -48,13 +48,6 @@ class RegisteredAnswer(Schema):
     registered_ms = Time(required=True, data_key="registeredAt")
 
 
-class HeldEntry(Schema):
-    """One attempt that a worker holds."""
-
-    job_id = fields.String(required=True, data_key="jobId")
-    attempt = fields.Integer(required=True)
-
-
 class BeatAnswer(Schema):
     """The server's time, when to beat again, and which jobs to end."""
 
@@ -68,7 +61,7 @@ class BeatAnswer(Schema):
         fields.String(), required=True, metadata={"description": "Jobs that the worker shall end."}
     )
     held = fields.List(
-        fields.Nested(HeldEntry),
+        fields.Nested(schemas.HeldEntry),
         required=True,
         metadata={"description": "What the worker holds: what it runs beyond that is lost."},
     )

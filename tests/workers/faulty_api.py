@@ -21,6 +21,7 @@ from workers.lines import Offer
 SECRET = "enrolment-secret"
 PATIENCE_S = 15
 GET_JOB, OUTPUT, RESULT = "/api/jobs/get-job", "/api/jobs/stream-output", "/api/jobs/submit-result"
+EXCHANGE = "/api/jobs/exchange"
 REGISTER, HEARTBEAT = "/api/workers/register", "/api/workers/heartbeat"
 
 #: A fault: the request is carried out, and the connection cut before its answer.

@@ -17,6 +17,7 @@ import engine
 import pytest
 from fake_server import Answer, FakeServer
 from faulty_api import (
+    EXCHANGE,
     GET_JOB,
     HEARTBEAT,
     OUTPUT,
@@ -208,7 +209,7 @@ async def test_a_job_outlasts_an_api_that_goes_away(
 
 async def test_the_answers_that_get_lost_change_nothing(api: FaultyApi, store: Store, start: Start) -> None:
     api.plan(OUTPUT, "lost", "lost")
-    api.plan(RESULT, "lost", "lost")
+    api.plan(EXCHANGE, "lost", "lost")
     api.plan(REGISTER, "lost")
     job_id = await engine.submit(store, "echo one; echo two >&2; exit 5")
     start(api.url)
@@ -299,6 +300,7 @@ def fake() -> Iterator[FakeServer]:
     server.on(f"POST {HEARTBEAT}", Answer(200, {"nextCheckIn": 200, "cancel": []}))
     server.on(f"GET {GET_JOB}", Answer(204, b""))
     server.on(f"POST {OUTPUT}", Answer(200, {"received": True}))
+    server.on(f"POST {EXCHANGE}", Answer(404, {"message": "No."}, {"X-Error-Code": "NOT_FOUND"}))  # of before
     server.on(f"POST {RESULT}", Answer(200, {"status": "queued"}))
     yield server
     server.close()

@@ -17,6 +17,7 @@ import engine
 import pytest
 from fake_server import Answer, FakeServer, error
 from faulty_api import (
+    EXCHANGE,
     GET_JOB,
     HEARTBEAT,
     LOST,
@@ -84,6 +85,7 @@ def fake() -> Iterator[FakeServer]:
     server = FakeServer()
     server.on(f"POST {REGISTER}", Answer(201, {"token": "token-1"}))
     server.on(f"POST {HEARTBEAT}", Answer(200, {"nextCheckIn": 3000, "cancel": []}))
+    server.on(f"POST {EXCHANGE}", refusal(404, "NOT_FOUND"))  # an API of before
     yield server
     server.close()
 
@@ -180,6 +182,46 @@ async def _lost(store: Store, job_id: str) -> bool:
     return True
 
 
+async def test_where_results_leave_anyway_the_next_jobs_come_with_the_answer(
+    api: FaultyApi, client: Client, store: Store
+) -> None:
+    ids = [await engine.submit(store) for _ in range(5)]
+    offer = await client.offer()
+    polls = api.count(GET_JOB)
+    ended, offers = await asyncio.gather(complete(client, offer), client.line.claim(most=3, startable=1))
+    assert ended == "completed"
+    assert [(each.job_id, each.held_ahead) for each in offers] == [
+        (ids[1], False),
+        (ids[2], True),
+        (ids[3], True),
+    ]
+    assert (api.count(EXCHANGE), api.count(GET_JOB)) == (1, polls)
+    lost: list[str] = []
+    client.line.begin_unheard(offers[1], lambda: lost.append("begun"))
+    assert await client.line.begin(offers[2])
+    assert (await client.beat(*offers)).lost == []
+    assert [await complete(client, each) for each in offers] == ["completed"] * 3
+    assert lost == []
+    assert (await store.call(fleet.fetch("agent-1"))).jobs_completed == 4
+
+
+async def test_a_held_job_that_is_lost_is_not_begun(api: FaultyApi, client: Client, store: Store) -> None:
+    job_id = await engine.submit(store)
+    await client.offer()
+    other = await engine.submit(store)
+    client.line._flows = True
+    (held,) = await client.line.claim(most=1, startable=0)
+    assert (held.job_id, held.held_ahead) == (other, True)
+    await eventually(lambda: _lost(store, other))
+    api.plan(EXCHANGE, LOST, NOT_NOW)
+    lost = asyncio.Event()
+    client.line.begin_unheard(held, lost.set)
+    async with asyncio.timeout(20):
+        await lost.wait()
+    assert not await client.line.begin(held)
+    assert (await jobs.get(store, job_id)).state is State.RUNNING
+
+
 # Faults while it runs
 
 
@@ -200,7 +242,7 @@ async def test_a_result_whose_answer_got_lost_counts_once(
 ) -> None:
     job_id = await engine.submit(store)
     offer = await client.offer()
-    api.plan(RESULT, LOST, Refused(500))
+    api.plan(EXCHANGE, LOST, Refused(500))
     for _ in range(2):
         with pytest.raises(Unavailable):
             await complete(client, offer)
@@ -538,7 +580,9 @@ async def test_a_file_that_breaks_off_is_fetched_again(
     try:
         broken = plane(f"http://127.0.0.1:{server.server_port}", tmp_path)
         line = HttpLine(broken)
-        line._take({"jobId": "job-1", "attempt": 1, "fileUrl": broken.url + "/f"})
+        line._received.append(
+            line._taken_offer({"jobId": "job-1", "attempt": 1, "fileUrl": broken.url + "/f"})
+        )
         with pytest.raises(Unavailable):
             await line.fetch_file(line._received[0], tmp_path / "f", limit_bytes=10**6)
         await broken.close()

@@ -8,10 +8,11 @@ import pytest
 import redis
 from whole import Hostler, run_lifespan
 
-from storage import jobs, logs
+from storage import fleet, jobs, logs
 from storage.calls import script
 
 UNKNOWN = "job-" + "0" * 20
+EXCHANGE = "/api/jobs/exchange"
 
 
 async def submit(hostler: Hostler, **body: Any) -> str:
@@ -504,3 +505,64 @@ async def test_an_agent_that_says_goodbye_is_offline_and_its_job_goes_to_others(
     shown = (await (await hostler.user("r")).get("/api/workers/one")).json()["worker"]
     assert (shown["status"], shown["offlineReason"]) == ("offline", "stopped")
     assert (await other.get("/api/jobs/get-job")).json()["job"]["jobId"] == job["jobId"]
+
+
+# Several at once
+
+
+async def test_an_exchange_ends_some_jobs_and_brings_others(hostler: Hostler) -> None:
+    agent, store = await hostler.agent(), hostler.app.hub.store
+    ids = [await submit(hostler) for _ in range(5)]
+    first = (await agent.post(EXCHANGE, json={"most": 3, "startable": 1})).json()
+    assert (first["results"], first["lost"]) == ([], [])
+    assert [(each["jobId"], each["heldAhead"]) for each in first["jobs"]] == [
+        (ids[0], False), (ids[1], True), (ids[2], True)
+    ]  # fmt: skip
+    said = {
+        "results": [
+            {"jobId": ids[0], "attempt": 1, "exitCode": 0},
+            {"jobId": ids[1], "attempt": 1, "exitCode": 3},
+        ],
+        "begun": [{"jobId": ids[1], "attempt": 1}, {"jobId": ids[4], "attempt": 1}],
+        "most": 1,
+    }
+    for jobs_left in ([ids[3]], [ids[4]]):  # said twice, it counts once, but for what it asks
+        answer = (await agent.post(EXCHANGE, json=said)).json()
+        assert [(each["jobId"], each["status"]) for each in answer["results"]] == [
+            (ids[0], "completed"), (ids[1], "failed")
+        ]  # fmt: skip
+        assert ids[4] in answer["lost"]
+        assert [each["jobId"] for each in answer["jobs"]] == jobs_left
+    assert (await jobs.get(store, ids[1])).exit_code == 3
+    assert (await store.call(fleet.fetch("worker-001"))).jobs_completed == 2
+
+
+async def test_a_result_that_is_refused_stops_no_other(hostler: Hostler) -> None:
+    agent = await hostler.agent()
+    mine, others = await submit(hostler), await submit(hostler)
+    await agent.get("/api/jobs/get-job")
+    results = [
+        {"jobId": others, "attempt": 1, "exitCode": 0}, {"jobId": "job-none", "exitCode": 0},
+        {"jobId": mine, "attempt": 1, "exitCode": 0},
+    ]  # fmt: skip
+    answer = (await agent.post(EXCHANGE, json={"results": results})).json()
+    assert [each["error"] for each in answer["results"]] == ["STALE_ATTEMPT", "NOT_FOUND", None]
+    assert answer["results"][2]["status"] == "completed"
+    refused = await agent.post(EXCHANGE, json={"results": [{"jobId": mine}]})
+    assert refused.status_code == 400
+    assert "[0]" in refused.text
+    assert (await agent.post(EXCHANGE, json={"workerId": "another", "most": 1})).status_code == 403
+
+
+async def test_what_is_held_ahead_and_not_begun_is_nobodys_death(hostler: Hostler) -> None:
+    agent = await hostler.agent()
+    once = await submit(hostler, atMostOnce=True)
+    (held,) = (await agent.post(EXCHANGE, json={"most": 1, "startable": 0})).json()["jobs"]
+    assert (held["atMostOnce"], held["heldAhead"]) == (True, True)
+    result = {"jobId": once, "attempt": 1, "status": "released", "reason": "unstarted"}
+    answer = (await agent.post(EXCHANGE, json={"results": [result]})).json()
+    assert answer["results"][0]["status"] == "queued"
+    (again,) = (await agent.post(EXCHANGE, json={"most": 1})).json()["jobs"]
+    assert (again["jobId"], again["attempt"], again["heldAhead"]) == (once, 2, False)
+    answer = (await agent.post(EXCHANGE, json={"results": [result | {"attempt": 2, "reason": None}]})).json()
+    assert answer["results"][0]["status"] == "failed"  # it may have started
