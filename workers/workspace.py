@@ -117,7 +117,7 @@ class Workspace:
                     self._discard(self._spares.pop(slot)[1])
                 return kept.path
         self._give_up(slot)
-        path = self._made(slot, next(self._names))
+        path = self._made(slot, f"spare-{next(self._names)}")
         if facts := _facts(path):
             self._kept[slot] = _Kept(path, now_s, facts)
         return None

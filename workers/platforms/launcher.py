@@ -59,7 +59,7 @@ PROGRAM_KNOWN_S = (
 MOST_PROGRAMS = 256
 KILL_PASSES = 200  # so often is a fork bomb chased; each pass kills whole process groups at one stroke
 PROBED_PIDS = 64  # when more pids than that are new, listing /proc is cheaper than asking for each
-SIGNALS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 SIGNAL_INFO_BYTES = 128  # struct signalfd_siginfo
 WINDING_UP_S = 5.0  # how long the launcher waits for what it killed, after its worker's death
 
