@@ -33,7 +33,10 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One attempt as handed out: `lines` is how many lines of log the job already has, `owner` who submitted it."""
+    """One attempt as handed out: `lines` is how many lines of log the job already has, `owner` whose command it is.
+
+    An owner "" is one that nobody knows for sure.
+    """
 
     job_id: str
     attempt: int

@@ -7,6 +7,7 @@
 local function handed(A)
   local id, queue = A[1], A[3]
   local ready = 'h:ready:' .. queue
+  local owner = A[10] == '' and string.match(A[2], '^[!-~]+$') or ''      -- of a plain order; one more word of the message
   for _ = 1, 3 do
     local member = redis.call('SRANDMEMBER', ready)
     if not member then return false end
@@ -18,7 +19,7 @@ local function handed(A)
       and now - (tonumber(r[6] or '') or 0) < tonumber(r[4])
     if fit and redis.call('LLEN', 'h:proc:' .. worker) >= tonumber(r[3]) then return false end
     if fit and redis.call('PUBLISH', 'h:control:' .. worker,
-        'offer ' .. id .. ' 1 ' .. queue .. ' ' .. A[5] .. ' ' .. (string.match(A[2], '^[!-~]+$') or '') .. ' '
+        'offer ' .. id .. ' 1 ' .. queue .. ' ' .. A[5] .. ' ' .. owner .. ' '
           .. registration .. '\n' .. A[4]) > 0 then
       redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)      -- though nothing waits in it: its registries are trimmed
       redis.call('RPUSH', 'h:proc:' .. worker, id)

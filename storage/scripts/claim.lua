@@ -49,7 +49,7 @@ for _, key in ipairs(KEYS) do
   while #jobs < most do
     local id = redis.call('LMOVE', key, 'h:proc:' .. worker, 'LEFT', 'RIGHT')
     if not id then break end
-    local r = redis.pcall('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes', 'lined', 'actor')
+    local r = redis.pcall('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes', 'lined', 'actor', 'origin')
     local held_by = r[6] and r[6] ~= '' and redis.call('GET', 'h:key:' .. r[6])
     if not r[1] then                                    -- not a job of ours: said aloud, never run
       redis.call('LREM', 'h:proc:' .. worker, -1, id)
@@ -80,7 +80,8 @@ for _, key in ipairs(KEYS) do
       local job = {id = id, attempt = attempt, created = r[7], lined = r[11], bytes = r[10]}
       take(job, worker, lease, ahead)
       new[#new + 1] = job
-      jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0', r[12] or ''}
+      local owner = not r[13] and r[12] or ''           -- what somebody runs again may be another's command
+      jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0', owner}
     end
   end
   if new[1] then taken(new, queue, worker, iso) end

@@ -282,6 +282,18 @@ async def test_a_job_that_may_run_once_is_not_handed_back_after_its_start(store:
     assert await settle(store, holder, claimed, "released") == "failed"
 
 
+async def test_a_claim_says_whose_command_it_is_unless_somebody_else_may_have_written_it(
+    store: Store,
+) -> None:
+    holder, job_id = await register(store), await submit(store)
+    (claimed,) = await claim(store, holder)
+    assert claimed.owner == "user:u"
+    await settle(store, holder, claimed, "failed")
+    await jobs.retry(store, "user:admin", job_id)
+    (again,) = await claim(store, holder)
+    assert (again.owner, again.attempt) == ("", 1)
+
+
 async def test_a_job_that_may_run_once_is_not_retried(store: Store) -> None:
     holder = await register(store)
     await submit(store, at_most_once=True, retries=3)

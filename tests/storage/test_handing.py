@@ -72,7 +72,7 @@ async def test_an_idle_worker_is_handed_a_job_whole_and_says_that_it_starts(
     job_id = await submit(store, "make")
     await arrived(heard)
     (given,) = heard
-    assert (given.job_id, given.attempt) == (job_id, 1)
+    assert (given.job_id, given.attempt, given.owner) == (job_id, 1, "user:u")
     assert given.read_spec(store.seal)["command"] == "make"
     job = await jobs.get(store, job_id)
     assert (job.state, job.worker, job.attempt) == (State.RUNNING, "w", 1)
