@@ -325,9 +325,13 @@ def settle(  # noqa: PLR0917  as above
     return script(
         "settle", job_id, "" if attempt is None else attempt, holder.worker, outcome, reason, exit_word, rq_time(),
         _result(exit_code, reason), random.uniform(0.8, 1.2),  # noqa: S311  jitter, not a secret
-        2 * len(facts or ()), *[word for fact in (facts or {}).items() for word in fact],
+        2 * len(facts or ()), *[word for name, fact in (facts or {}).items() for word in (name, _plain(fact))],
         *[word for each in begins for word in each], read=read,
     )  # fmt: skip
+
+
+def _plain(fact: str | int) -> str | int:
+    return fact if isinstance(fact, str) else int(fact)  # a signal has a type of its own
 
 
 @lru_cache(maxsize=64)

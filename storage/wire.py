@@ -151,6 +151,7 @@ class _Connection(asyncio.Protocol):
 
         Where no answer comes within `deadline_s`, the future raises TimeoutError and the connection is given up.
         """
+        packed = hiredis.pack_command(words)  # type: ignore[arg-type]  # first, for it may refuse a word
         future = self.loop.create_future()
         due = self.loop.time() + deadline_s
         self.waiting.append((due, future))
@@ -158,7 +159,7 @@ class _Connection(asyncio.Protocol):
             self._look_at(due)
         if not self.out:
             self.loop.call_soon(self._flush)
-        self.out.append(hiredis.pack_command(words))  # type: ignore[arg-type]
+        self.out.append(packed)
         return future
 
     def _flush(self) -> None:

@@ -75,6 +75,17 @@ async def test_a_step_that_nobody_waits_for_any_more_disturbs_no_other(wire: Wir
     assert answers[1::2] == [str(number).encode() for number in range(1, 20, 2)]
 
 
+async def test_a_word_that_cannot_be_sent_disturbs_no_other_step(wire: Wire) -> None:
+    await wire.call(command("PING"))
+    with pytest.raises(TypeError):
+        await wire.call(command("ECHO", None))  # type: ignore[arg-type]  # somebody errs
+    with pytest.raises(UnicodeEncodeError):
+        await wire.call(command("ECHO", "\ud800"))
+    assert await wire.calls(*(command("ECHO", number) for number in range(5))) == [
+        b"%d" % n for n in range(5)
+    ]
+
+
 async def test_what_redis_refuses_for_good_is_raised_and_what_passes_is_unavailable(
     wire: Wire, redis_client: "redis.Redis[bytes]"
 ) -> None:

@@ -1,6 +1,7 @@
 """The worker's line to Redis: claims without what is forged, heartbeats that outlive a registration."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -166,9 +167,11 @@ async def test_an_attempt_tells_its_output_its_progress_and_its_end(line: RedisL
     received = await line.output(offer, "o", b"a\nb\n", first_line=0, line_count=2)
     assert received == attempts.Received(2, False, False)
     await line.progress(offer, 40)
-    assert await line.settle(offer, "failed", "exit_code", 3, {"cpu_ms": 5}) == "failed"
+    facts: dict[str, str | int] = {"cpu_ms": 5, "signal": signal.SIGKILL, "message": "killed"}
+    assert await line.settle(offer, "failed", "exit_code", 3, facts) == "failed"
     job = await jobs.get(store, job_id)
-    assert (job.exit_code, job.progress, job.lines, job.facts) == (3, 40, 2, {"cpu_ms": "5"})
+    assert (job.exit_code, job.progress, job.lines) == (3, 40, 2)
+    assert job.facts == {"cpu_ms": "5", "signal": "9", "message": "killed"}
 
 
 async def test_a_start_goes_with_the_result_of_the_same_turn_whatever_becomes_of_that(
