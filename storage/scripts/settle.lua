@@ -51,9 +51,8 @@ if outcome == 'released' then
   return {'ok', 'queued', lost}
 end
 local worker = 'rq:worker:' .. A[3]
-local count = outcome == 'completed' and 'successful_job_count' or 'failed_job_count'
-if redis.call('HINCRBY', worker, count, 1) == 1 and redis.call('HLEN', worker) == 1 then
-  redis.call('DEL', worker)                              -- none of RQ's: an agent
+if redis.call('EXISTS', worker) == 1 then                -- else none of RQ's: an agent
+  redis.call('HINCRBY', worker, outcome == 'completed' and 'successful_job_count' or 'failed_job_count', 1)
 end
 redis.call('HINCRBY', 'h:worker:' .. A[3], 'jobs_completed', 1)
 if again then

@@ -177,13 +177,14 @@ async def test_an_attempt_tells_its_output_its_progress_and_its_end(line: RedisL
 async def test_a_start_goes_with_the_result_of_the_same_turn_whatever_becomes_of_that(
     line: RedisLine, store: Store, redis_client: "redis.Redis[bytes]"
 ) -> None:
-    for _ in range(4):
+    for _ in range(5):
         await submit(store)
-    ended, started, other, gone = await line.claim(most=4, startable=1)
+    ended, started, other, gone, broken = await line.claim(most=5, startable=1)
     await store.call(attempts.settle(line.holder, gone.job_id, 1, "completed", "", 0))
+    redis_client.set(f"h:job:{broken.job_id}", "no record any more")
     lost = list[str]()
     redis_client.config_resetstat()
-    for offer in (started, gone):
+    for offer in (started, gone, broken):
         line.begin_unheard(offer, partial(lost.append, offer.job_id))
     assert await line.settle(ended, "completed", "", 0, {}) == "completed"
     line.begin_unheard(other, partial(lost.append, other.job_id))
@@ -192,7 +193,7 @@ async def test_a_start_goes_with_the_result_of_the_same_turn_whatever_becomes_of
     assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
     assert redis_client.hget(f"h:job:{started.job_id}", "ahead") == b""
     assert redis_client.hget(f"h:job:{other.job_id}", "ahead") == b""
-    assert lost == [gone.job_id]
+    assert lost == [gone.job_id, broken.job_id]
 
 
 async def test_a_start_that_nobody_may_have_heard_of_is_said_again(
