@@ -7,9 +7,10 @@ local function number(value, otherwise)
   return value and #value < 16 and string.find(value, '^%d+$') and value or otherwise
 end
 
+-- nil where there is no record, or something else in its place
 local function load(id)
   local hash = 'h:job:' .. id
-  local v = redis.call('HMGET', hash, 'state', 'attempt', 'worker', 'queue', 'created', 'key', 'kids', 'hook', 'retries',
+  local v = redis.pcall('HMGET', hash, 'state', 'attempt', 'worker', 'queue', 'created', 'key', 'kids', 'hook', 'retries',
     'failures', 'deaths', 'once', 'cancel', 'wait', 'backoff', 'ahead', 'app', 'started', 'backup', 'bytes', 'dropped')
   if not v[1] then return nil end
   return {id = id, hash = hash, state = v[1], attempt = number(v[2], '0'), worker = v[3] or '', queue = v[4] or '',
