@@ -13,6 +13,8 @@ EXCHANGE = "/api/jobs/exchange"
 MOST_AT_ONCE = 100
 #: How long a word that could not be said is kept until it is said again.
 AGAIN_S = 0.5
+#: An API that turned out to know of no exchanges is spoken to in other words for so long.
+WITHOUT_S = 60.0
 
 Key = tuple[str, int]
 
@@ -46,12 +48,17 @@ class Exchanges:
 
     def __init__(self, api: ControlPlane) -> None:
         self._api = api
-        self.possible = True  #: False once the API turned out to be one that knows of no exchanges
+        self._not_before = 0.0
         self._results: list[_Word] = []
         self._begun: list[_Word] = []
         self._asked: _Word | None = None
         self._under_way: asyncio.Task[None] | None = None
         self._insisting: set[asyncio.Task[None]] = set()
+
+    @property
+    def possible(self) -> bool:
+        """Whether the API knows of exchanges, as far as is known; during an upgrade one server may, another not."""
+        return asyncio.get_running_loop().time() >= self._not_before
 
     @property
     def speaks(self) -> bool:
@@ -123,7 +130,7 @@ class Exchanges:
             answer = await self._api.call("POST", EXCHANGE, body)
             told, lost, jobs = answer["results"], set(answer["lost"]), answer["jobs"]
         except (NotFound, Invalid) as error:
-            self.possible = False
+            self._not_before = asyncio.get_running_loop().time() + WITHOUT_S
             raise NoExchanges(f"The API knows of no exchanges: {error}") from error
         except (KeyError, TypeError) as error:
             raise Unavailable("The answer to an exchange is none.") from error

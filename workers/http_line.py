@@ -106,7 +106,7 @@ class HttpLine:
     async def _hand_back(self) -> None:
         while self._received:
             with contextlib.suppress(HostlerError):  # its lease runs out
-                await self.settle(self._received.popleft(), "released", "", None, {})
+                await self.settle(self._received.popleft(), "released", "unstarted", None, {})
 
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
         """Take what polls have brought, and let a poll wait at the API for each free slot that is left.
@@ -120,7 +120,11 @@ class HttpLine:
         taken = len(offers) + len(self._received) + len(self._polls)  # slots that need nothing more
         more, free = min(most - taken, MOST_AT_ONCE), max(0, startable - taken)
         if more > 0 and self._asks_rather(ahead=more > free):
-            found = await self._ask(more, free)
+            try:
+                found = await self._ask(more, free)
+            except BaseException:
+                self._received.extendleft(reversed(offers))
+                raise
             offers += found
             free -= len(found)
         for _ in range(0 if self._stopping else free):

@@ -205,6 +205,21 @@ async def test_where_results_leave_anyway_the_next_jobs_come_with_the_answer(
     assert (await store.call(fleet.fetch("agent-1"))).jobs_completed == 4
 
 
+async def test_what_a_poll_brought_is_kept_while_there_are_no_answers(
+    api: FaultyApi, client: Client, store: Store
+) -> None:
+    ids = [await engine.submit(store), await engine.submit(store)]
+    client.work.clear()
+    assert await client.line.claim(most=1, startable=1) == []
+    async with asyncio.timeout(20):
+        await client.work.wait()  # the first has come
+    client.line._flows = True
+    api.plan(EXCHANGE, NOT_NOW)
+    with pytest.raises(Unavailable):
+        await client.line.claim(most=3, startable=1)
+    assert [each.job_id for each in await client.line.claim(most=3, startable=1)] == ids
+
+
 async def test_a_held_job_that_is_lost_is_not_begun(api: FaultyApi, client: Client, store: Store) -> None:
     job_id = await engine.submit(store)
     await client.offer()
