@@ -81,7 +81,9 @@ class Store:
         self.passwords = Passwords()
         self.cache: dict[str, object] = {}  # what this process may answer from memory for a moment
         self.closing: list[Callable[[], Awaitable[None]]] = []  # what else has to be let go of
-        self._newest_id = 0
+        self._newest = [
+            0
+        ]  # the number of the newest id: one for all who share what this store is made of (carrying.py)
 
     async def call(self, call: Call[T]) -> T:
         """Carry out one step in Redis. Raises Unavailable, or what the step's rules refuse with."""
@@ -101,9 +103,9 @@ class Store:
         Those of one process do so within a millisecond as well, and while the clock goes back; none tells the next one.
         """
         number = (self.now_ms() << 55) | secrets.randbits(55)
-        if number <= self._newest_id:
-            number = self._newest_id + 1 + secrets.randbits(40)
-        self._newest_id = number
+        if number <= self._newest[0]:
+            number = self._newest[0] + 1 + secrets.randbits(40)
+        self._newest[0] = number
         return f"{kind}-" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(95, -5, -5))
 
     async def close(self) -> None:

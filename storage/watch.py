@@ -40,7 +40,7 @@ LINGER_S = 30.0
 #: How long one way of news waits for the other before it goes ahead alone.
 _PATIENCE_S = 2.0
 _BLOCK_MS = 10_000
-_PAGE = 128  #: entries; one may tell of fifty jobs
+_PAGE = 64  #: entries; one may tell of fifty jobs, and a follower of all has room for some 4,000
 
 
 @dataclass(slots=True, eq=False)
@@ -151,7 +151,7 @@ def events_of(entries: Iterable[Any]) -> list[Event]:
             milliseconds, last = moment(text(event_id))
             first = last - len(several) + 1
             for number, job_id in enumerate(several, first):
-                events.append(Event(f"{milliseconds}-{number}", name, {"id": job_id, **fields}))
+                events.append(Event(f"{milliseconds}-{number}", name, {**fields, "id": job_id}))
         else:
             events.append(Event(text(event_id), name, fields))
     return events

@@ -1,7 +1,11 @@
 """The ids that a store gives."""
 
+from typing import cast
+
 import pytest
 
+from storage.admission import Known
+from storage.carrying import Carrier
 from storage.store import Store
 
 
@@ -31,3 +35,13 @@ async def test_an_id_does_not_tell_the_next_one(store: Store, monkeypatch: pytes
     monkeypatch.setattr(store, "now_ms", lambda: 0)  # all are of one millisecond
     found = ids(store, 50)
     assert len({each[:-4] for each in found}) == 50  # between two lie a million or more
+
+
+async def test_the_ids_of_all_requests_of_a_process_sort_together(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = store.now_ms()
+    monkeypatch.setattr(store, "now_ms", lambda: now_ms)
+    carriers = [Carrier(store, cast("Known", None), lambda admission: None) for _ in range(100)]
+    found = [carrier.new_id("job") for carrier in carriers]
+    assert found == sorted(set(found))

@@ -85,6 +85,13 @@ async def test_who_has_heard_of_some_jobs_of_an_entry_is_told_of_the_rest(store:
         assert not await watch.is_forgotten(store, events[known].id)
 
 
+async def test_an_id_that_somebody_wrote_at_the_end_of_all_numbers_stops_no_batch(store: Store) -> None:
+    ahead = "99999999999999-9223372036854775800"
+    await store.call(command("XADD", "h:events", ahead, "e", "job.restored"))
+    batch = await batches.submit(store, "user:ada", [Order(command="true") for _ in range(3)])
+    assert [event.job_id for event in await heard(store, ahead)] == batch.job_ids
+
+
 async def test_events_go_on_after_a_stream_that_is_ahead_of_the_clock(store: Store) -> None:
     await store.call(command("XADD", "h:events", "99999999999999-7", "e", "job.restored"))
     batch = await batches.submit(store, "user:ada", [Order(command="true") for _ in range(3)])
