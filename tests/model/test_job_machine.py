@@ -384,12 +384,16 @@ class JobMachine(RuleBasedStateMachine):
 
     # what time, death and strangers do
 
+    def still_lapsed(self) -> list[str]:
+        """Return the jobs whose lease has run out, in that order, without those that somebody has claimed since."""
+        return [each for each in self.lapsed if each in self.model.jobs and self.model.jobs[each].lapsed]
+
     @precondition(lambda self: self.jobs("running"))
     @rule(data=st.data(), at_once=st.booleans())
     def lease_runs_out(self, data: st.DataObject, at_once: bool) -> None:
         job = self.pick(data, self.jobs("running"), "job")
         job.lapsed = True
-        self.lapsed = [each for each in self.lapsed if each != job.id] + [job.id]
+        self.lapsed = [each for each in self.still_lapsed() if each != job.id] + [job.id]
         self.client.zadd("h:leases", {each: number for number, each in enumerate(self.lapsed, 1)}, xx=True)
         self.after()
         if at_once:
@@ -427,8 +431,7 @@ class JobMachine(RuleBasedStateMachine):
             assert found == [[], [], []]
             self.client.delete("h:reaper:hold")
         else:
-            lapsed = [each for each in self.lapsed if each in self.model.jobs]
-            lost, ended, offline = self.model.reap(lapsed, self.overdue)
+            lost, ended, offline = self.model.reap(self.still_lapsed(), self.overdue)
             assert hold_ms == 0
             assert [[each.decode() for each in part] for part in found[:2]] == [lost, ended]
             assert sorted(each.decode() for each in found[2]) == sorted(offline)
