@@ -83,13 +83,17 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What an agent's poll found, and its tags (JSON); `silent`: it has missed its heartbeats, so it got nothing."""
+    """What an agent's poll found, and its tags (JSON).
+
+    `silent`: it has missed its heartbeats, so it got nothing; `drained`: it is to get nothing for now.
+    """
 
     tags: str
     claims: Sequence[Claim] = ()
     refused: Sequence[str] = ()
     beats: bool = False
     silent: bool = False
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,8 @@ def poll(
             return Polled(tags, silent=True)
         if reply[0] == b"tags":
             return Polled(text(reply[1]))
-        return Polled(tags, _claims(reply[1]), [text(job) for job in reply[2]], beats=reply[4] == b"1")
+        refused = [text(job) for job in reply[2]]
+        return Polled(tags, _claims(reply[1]), refused, beats=reply[4] == b"1", drained=reply[3] == b"1")
 
     return script(
         "claim", holder.worker, holder.registration, most, int(lease_s * 1000), rq_time(), startable, "",

@@ -22,7 +22,7 @@ _REFUSALS: dict[str, type[HostlerError]] = {Stale.code: Stale, NotFound.code: No
 
 
 class NoExchanges(Unavailable):
-    """The API is one of before: what was said has to be said in other words."""
+    """The API is one of before, or takes it for nonsense: what was said has to be said in other words."""
 
 
 class _Word:
@@ -82,7 +82,10 @@ class Exchanges:
         return bool(await word.answered)
 
     def begin_unheard(self, key: Key, lost: Callable[[], None]) -> None:
-        """Say that a held attempt starts, until that is heard; `lost` is called if it is not ours any more."""
+        """Say that a held attempt starts, until that is heard; `lost` is called if it is not ours any more.
+
+        An API that cannot be told takes it for one that is yet to start: should this agent be lost, that is no death.
+        """
         task = asyncio.create_task(self._insist(key, lost))
         self._insisting.add(task)
         task.add_done_callback(self._insisting.discard)
@@ -92,6 +95,8 @@ class Exchanges:
             try:
                 if not await self.begin(key):
                     lost()
+                return
+            except NoExchanges:
                 return
             except HostlerError:
                 await asyncio.sleep(AGAIN_S)
@@ -129,9 +134,12 @@ class Exchanges:
         try:
             answer = await self._api.call("POST", EXCHANGE, body)
             told, lost, jobs = answer["results"], set(answer["lost"]), answer["jobs"]
-        except (NotFound, Invalid) as error:
+        except NotFound as error:
             self._not_before = asyncio.get_running_loop().time() + WITHOUT_S
             raise NoExchanges(f"The API knows of no exchanges: {error}") from error
+        except Invalid as error:  # one of the results is none: each is said by itself
+            _answer_all(NoExchanges(str(error)), *results)
+            raise Unavailable(f"The API took nothing of an exchange: {error}") from error
         except (KeyError, TypeError) as error:
             raise Unavailable("The answer to an exchange is none.") from error
         for word, each in zip(results, told, strict=False):

@@ -119,14 +119,9 @@ class HttpLine:
             offers.append(self._received.popleft())
         taken = len(offers) + len(self._received) + len(self._polls)  # slots that need nothing more
         more, free = min(most - taken, MOST_AT_ONCE), max(0, startable - taken)
-        if more > 0 and self._asks_rather(ahead=more > free):
-            try:
-                found = await self._ask(more, free)
-            except BaseException:
-                self._received.extendleft(reversed(offers))
-                raise
-            offers += found
-            free -= len(found)
+        if more > 0 and not offers and self._asks_rather(ahead=more > free):  # what is there starts at once
+            offers = await self._ask(more, free)
+            free -= len(offers)
         for _ in range(0 if self._stopping else free):
             poll = asyncio.create_task(self._poll())
             self._polls.add(poll)
@@ -198,8 +193,12 @@ class HttpLine:
         return Offer(str(job["jobId"]), int(job["attempt"]), spec, lines, ahead)
 
     async def begin(self, offer: Offer) -> bool:
-        """Say that a held job starts; answers whether it is still ours."""
-        return self._is_ours(_key(offer)) and await self._exchanges.begin(_key(offer))
+        """Say that a held job starts; answers whether it is still ours. An API that cannot be told gets it back."""
+        try:
+            return self._is_ours(_key(offer)) and await self._exchanges.begin(_key(offer))
+        except NoExchanges:
+            await self.settle(offer, "released", "unstarted", None, {})
+            return False
 
     def begin_unheard(self, offer: Offer, lost: Callable[[], None]) -> None:
         """Say that a held job starts, with whatever is said next."""

@@ -126,26 +126,26 @@ async def _take(
     """Take the next jobs of the queues that the agent serves, which `served` is told before. Raises _Silent."""
     store = context.store
     lease_s = store.settings.lease_s
-    known: Any = store.cache.setdefault(
-        "tags of agents", {}
-    )  # as last heard; a claim says where they are others
+    heard: Any = store.cache.setdefault("tags of agents", {})  # a claim says where they are others
     while True:
-        tags = known.get(holder.worker, "")
-        lines = queues.served(sets, orjson.loads(tags)) if tags else []
+        words, tags = heard.get(holder.worker, ("", []))
+        lines = queues.served(sets, tags) if words else []
         served.update(lines)
         found = await store.call(
-            attempts.poll(holder, lines, tags, most=most, startable=startable, lease_s=lease_s, calls=calls)
+            attempts.poll(holder, lines, words, most=most, startable=startable, lease_s=lease_s, calls=calls)
         )
         calls = False
         if found.silent:
             raise _Silent
         if found.refused:
             log.error("a queue held what is no job of ours", extra={"refused": found.refused})
-        if found.tags != tags:
-            if len(known) >= _MOST_AGENTS:
-                known.clear()
-            known[holder.worker] = found.tags
+        if found.tags != words:
+            if len(heard) >= _MOST_AGENTS:
+                heard.clear()
+            heard[holder.worker] = found.tags, _tags(found.tags)
             continue
+        if found.drained:
+            served.clear()  # it takes no turn from others who wait; everybody looks anew once it may take jobs again
         offers = []
         for number, claimed in enumerate(found.claims):
             if (spec := await _believed(context, holder, claimed)) is not None:
@@ -153,6 +153,15 @@ async def _take(
                 offers.append(await _offer(context, claimed, spec, lease, ahead=number >= startable))
         if offers or not found.claims:
             return offers
+
+
+def _tags(words: str) -> list[str]:
+    """Read an agent's tags; a record that somebody else wrote has none."""
+    try:
+        tags = orjson.loads(words)
+    except orjson.JSONDecodeError:
+        return []
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
 
 class _Silent(Exception):

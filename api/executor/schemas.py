@@ -498,11 +498,17 @@ class HeldEntry(Schema):
     attempt = fields.Integer(required=True, validate=validate.Range(1, 10**9))
 
 
+class ExchangedEnding(EndingBody):
+    """How an attempt ended, said together with what may bring the job's next attempt: so it says which one."""
+
+    attempt = fields.Integer(required=True, validate=validate.Range(1, 10**9))
+
+
 class ExchangeBody(_AgentBody):
     """What an agent says of its jobs, and how many it wants to have."""
 
     worker_id = fields.String(data_key="workerId", load_default=None, allow_none=True)
-    results = Many(EndingBody, most=MOST_AT_ONCE, load_default=list)
+    results = Many(ExchangedEnding, most=MOST_AT_ONCE, load_default=list)
     begun = Many(
         HeldEntry,
         most=MOST_AT_ONCE,

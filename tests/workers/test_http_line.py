@@ -215,9 +215,23 @@ async def test_what_a_poll_brought_is_kept_while_there_are_no_answers(
         await client.work.wait()  # the first has come
     client.line._flows = True
     api.plan(EXCHANGE, NOT_NOW)
+    (first,) = await client.line.claim(most=3, startable=1)  # which waits for no other request
+    assert (first.job_id, api.count(EXCHANGE)) == (ids[0], 0)
     with pytest.raises(Unavailable):
-        await client.line.claim(most=3, startable=1)
-    assert [each.job_id for each in await client.line.claim(most=3, startable=1)] == ids
+        await client.line.claim(most=2, startable=1)
+    assert [each.job_id for each in await client.line.claim(most=2, startable=1)] == ids[1:]
+
+
+async def test_a_result_that_the_api_takes_for_nonsense_is_said_by_itself_and_stops_no_other(
+    api: FaultyApi, client: Client, store: Store
+) -> None:
+    ids = [await engine.submit(store) for _ in range(2)]
+    offers = [await client.offer() for _ in ids]
+    with_nonsense = client.line.settle(offers[0], "completed", "", 0, {"signal": 4711})
+    refused, state = await asyncio.gather(with_nonsense, complete(client, offers[1]), return_exceptions=True)
+    assert isinstance(refused, Invalid)
+    assert state == "completed"
+    assert client.line._exchanges.possible
 
 
 async def test_a_held_job_that_is_lost_is_not_begun(api: FaultyApi, client: Client, store: Store) -> None:
@@ -235,6 +249,24 @@ async def test_a_held_job_that_is_lost_is_not_begun(api: FaultyApi, client: Clie
         await lost.wait()
     assert not await client.line.begin(held)
     assert (await jobs.get(store, job_id)).state is State.RUNNING
+
+
+async def test_a_held_job_of_which_an_older_api_cannot_be_told_is_handed_back(
+    api: FaultyApi, client: Client, store: Store
+) -> None:
+    await engine.submit(store)
+    await client.offer()
+    once = await engine.submit(store, at_most_once=True)
+    client.line._flows = True
+    (held,) = await client.line.claim(most=1, startable=0)
+    known = api.count(EXCHANGE)
+    of_before = Refused(404, ((b"x-error-code", b"NOT_FOUND"),), b"{}")
+    api.plan(EXCHANGE, of_before, of_before)
+    client.line.begin_unheard(held, lambda: pytest.fail("nobody said so"))
+    assert not await client.line.begin(held)
+    assert api.count(EXCHANGE) <= known + 2
+    job = await jobs.get(store, once)
+    assert (job.state, job.reason) == (State.QUEUED, None)
 
 
 # Faults while it runs

@@ -284,6 +284,35 @@ async def test_a_job_that_woke_a_dead_agent_goes_to_the_next(
     assert (await waits_for_nobody).status_code == 204
 
 
+async def test_agents_that_drain_take_no_turn_from_one_that_waits(
+    hostler: Hostler, redis_client: redis.Redis
+) -> None:
+    drained = [await hostler.agent(f"drained-{number}") for number in range(3)]
+    for number in range(3):
+        redis_client.hset(f"h:worker:drained-{number}", "drain", "1")
+    waits = [
+        asyncio.ensure_future(each.get("/api/jobs/get-job", params={"wait": 3}))
+        for each in [*drained, await hostler.agent("free")]
+    ]
+    await asyncio.sleep(0.5)  # all of them wait
+    began, job_id = time.monotonic(), await submit(hostler)
+    assert (await waits[-1]).json()["job"]["jobId"] == job_id
+    assert time.monotonic() - began < 1.5
+    assert [(await each).status_code for each in waits[:-1]] == [204] * 3
+
+
+async def test_tags_that_somebody_wrote_are_none_and_count_once_they_are_mended(
+    hostler: Hostler, redis_client: redis.Redis
+) -> None:
+    agent = await hostler.agent(tags=["gpu"])
+    tagged = await submit(hostler, tags=["gpu"])
+    for nonsense in ("nonsense", '{"a": 1}', "[1]"):
+        redis_client.hset("h:worker:worker-001", "tags", nonsense)
+        assert (await agent.get("/api/jobs/get-job")).status_code == 204
+    redis_client.hset("h:worker:worker-001", "tags", '["gpu"]')
+    assert (await taken(agent))["jobId"] == tagged
+
+
 async def test_a_wait_ends_empty_handed_in_its_time(hostler: Hostler) -> None:
     agent, began = await hostler.agent(), time.monotonic()
     assert (await agent.get("/api/jobs/get-job", params={"wait": 0.3})).status_code == 204
@@ -542,15 +571,19 @@ async def test_a_result_that_is_refused_stops_no_other(hostler: Hostler) -> None
     mine, others = await submit(hostler), await submit(hostler)
     await agent.get("/api/jobs/get-job")
     results = [
-        {"jobId": others, "attempt": 1, "exitCode": 0}, {"jobId": "job-none", "exitCode": 0},
+        {"jobId": others, "attempt": 1, "exitCode": 0}, {"jobId": "job-none", "attempt": 1, "exitCode": 0},
         {"jobId": mine, "attempt": 1, "exitCode": 0},
     ]  # fmt: skip
     answer = (await agent.post(EXCHANGE, json={"results": results})).json()
     assert [each["error"] for each in answer["results"]] == ["STALE_ATTEMPT", "NOT_FOUND", None]
     assert answer["results"][2]["status"] == "completed"
-    refused = await agent.post(EXCHANGE, json={"results": [{"jobId": mine}]})
-    assert refused.status_code == 400
-    assert "[0]" in refused.text
+    for ending in (
+        {"attempt": 2},
+        {"exitCode": 1},
+    ):  # repeated, one without an attempt might end the next one
+        refused = await agent.post(EXCHANGE, json={"results": [{"jobId": mine, **ending}]})
+        assert refused.status_code == 400
+        assert "[0]" in refused.text
     assert (await agent.post(EXCHANGE, json={"workerId": "another", "most": 1})).status_code == 403
 
 
