@@ -167,8 +167,9 @@ def s3_server(data: Path, *, pass_fds: tuple[int, ...] = ()) -> Server:
                 "-disableHttp",  # of the inner services; S3 itself speaks gRPC with them
             ),
             # Nothing of the caller's environment: SeaweedFS would take AWS_* and WEED_* for its own. It maps some
-            # 200 MiB and touches half; a limit below that has Go collect all the time, 12 % of a core at rest.
-            environ={"HOME": str(directory), "GOMEMLIMIT": "320MiB", "GOGC": "50"},
+            # 200 MiB and touches half; a limit below that has Go collect all the time, 12 % of a core at rest, and one
+            # little above it for a third of an upload's time. After large uploads it holds some 260 MiB.
+            environ={"HOME": str(directory), "GOMEMLIMIT": "400MiB", "GOGC": "100"},
             cwd=directory,
             stage=0,
             show_stdout=False,  # a banner at every start
