@@ -18,8 +18,8 @@ from bench.stack import NO_LIMIT, NO_LIMIT_NOTE, Stack, stack
 FEW, MANY, MANY_QUICK = 1_000, 1_000_000, 100_000
 #: Writes copies of a finished job: every key that bears its id, and its place in every index.
 #: ARGV: how many, number of the first, first time (ms), how many keys; {key's prefix, its DUMP}...; index...
-#: Every tenth copy is `failed`. A tag is borne by the first fifty, so that a page of it is full however many are stored, and
-#: by one in a thousand of the others.
+#: Every tenth copy is `failed`. A tag is borne by the first fifty, so that a page of it is full however many are
+#: stored, and by one in a thousand of the others.
 _COPY = """
 local many, first, start, keys = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 for n = first, first + many - 1 do
