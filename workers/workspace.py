@@ -90,12 +90,18 @@ class Workspace:
         It is a fresh one, or one that the slot's last jobs had, all of the same owner, and that none of them touched;
         always a fresh one for an owner "".
         """
-        if owner and owner == self._owners.get(slot) and self._keeps:
-            if (kept := self._lend(slot)) is not None:
-                return kept
-        else:
+        if not owner or owner != self._owners.get(slot) or not self._keeps:
             self._owners[slot] = owner
             self._give_up(slot)
+            return self._fresh(slot)
+        if (lent := self._lend(slot)) is not None:
+            return lent
+        directory = self._fresh(slot)  # first: the disk may have room for one alone
+        if slot not in self._kept:
+            self._keep_another(slot)
+        return directory
+
+    def _fresh(self, slot: int) -> Path:
         made_s, spare = self._spares.pop(slot, (0.0, None))
         if spare is not None and time.monotonic() - made_s < SPARE_S:
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
@@ -105,10 +111,10 @@ class Workspace:
         return self._made(slot, next(self._names))
 
     def _lend(self, slot: int) -> Path | None:
-        """Return the directory that is kept for a slot, if it is as it was made; else make one for later."""
-        now_s, kept = time.monotonic(), self._kept.get(slot)
+        """Return the directory that is kept for a slot, if it is as it was made; keep one no longer that is not."""
+        kept = self._kept.get(slot)
         if kept is not None and not kept.lent:
-            age_s = now_s - kept.made_s
+            age_s = time.monotonic() - kept.made_s
             if age_s < REST_S:
                 return None
             if age_s < SPARE_S and _facts(kept.path) == kept.facts:
@@ -117,10 +123,14 @@ class Workspace:
                     self._discard(self._spares.pop(slot)[1])
                 return kept.path
         self._give_up(slot)
-        path = self._made(slot, f"spare-{next(self._names)}")
-        if facts := _facts(path):
-            self._kept[slot] = _Kept(path, now_s, facts)
         return None
+
+    def _keep_another(self, slot: int) -> None:
+        """Make a directory that is to serve several commands of a slot, if the disk allows."""
+        with contextlib.suppress(OSError, HostlerError):
+            path = self._made(slot, f"spare-{next(self._names)}")
+            if facts := _facts(path):
+                self._kept[slot] = _Kept(path, time.monotonic(), facts)
 
     def _give_up(self, slot: int) -> None:
         """Keep no directory for a slot any more: whoever had its user may still hold it open."""
@@ -239,7 +249,7 @@ class Workspace:
         kept = self._kept.get(slot)
         if kept is not None and kept.path == directory:
             kept.lent = False
-            if _facts(directory) == kept.facts:
+            if _facts(directory) == kept.facts and not self._platform.left_something(slot):
                 return True
             del self._kept[slot]
         return self._remove_empty(directory)
@@ -274,6 +284,8 @@ class Workspace:
         for directory in directories:
             try:
                 os.rmdir(directory)  # most jobs leave nothing
+            except FileNotFoundError:  # somebody tidied up meanwhile
+                continue
             except OSError:
                 try:
                     self.remove(directory)

@@ -353,6 +353,15 @@ def test_leftovers_are_told_from_those_of_other_jobs(bench, mark):
     await_true(lambda: not alive(mark), 2)
 
 
+def test_whether_a_command_left_something_to_kill_is_told_until_the_next_one_of_its_slot(linux):
+    linux.run("true", slot=0)
+    assert not linux.platform.left_something(0)
+    linux.run("sh", "-c", "sleep 100 & exit 0", slot=0)
+    assert linux.platform.left_something(0)
+    assert not linux.platform.left_something(1)
+    await_true(lambda: linux.run("true", slot=0) and not linux.platform.left_something(0))
+
+
 def test_terminate_reaches_the_whole_group(bench):
     script = "trap 'echo child; exit' TERM; echo ready; while :; do sleep 0.01; done"
     child = bench.spawn("sh", "-c", f"sh -c \"{script}\" & trap 'wait; exit 5' TERM; wait")

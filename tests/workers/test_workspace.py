@@ -1,5 +1,6 @@
 """A job's directory: filled with its upload and nothing else, searched for artifacts without following links."""
 
+import errno
 import io
 import os
 import re
@@ -62,9 +63,20 @@ class Apart:
 
     isolation = "uid"
 
+    def __init__(self) -> None:
+        self.room = 1000  # for so many directories more
+        self.left = False
+
     def make_directory(self, path: Path, slot: int) -> None:
-        """Make a directory."""
+        """Make a directory. Raises OSError when the disk is full."""
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
         path.mkdir(mode=0o700)
+        self.room -= 1
+
+    def left_something(self, slot: int) -> bool:
+        """Tell what the test wants."""
+        return self.left
 
     def reclaim_directory(self, path: Path) -> None:
         """It is ours."""
@@ -75,10 +87,15 @@ REST_S = 0.02
 
 
 @pytest.fixture
-def keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def apart() -> Apart:
+    return Apart()
+
+
+@pytest.fixture
+def keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: Apart) -> Workspace:
     monkeypatch.setattr(workspace, "REST_S", REST_S)
     monkeypatch.setattr(workspace, "SLOW_REMOVAL_S", 60.0)  # what is removed is gone at once
-    platform = cast("platforms.Platform", Apart())
+    platform = cast("platforms.Platform", apart)
     return Workspace(tmp_path / "root", platform, fetch_limit_bytes=1 << 20, allow=())
 
 
@@ -157,6 +174,39 @@ async def test_a_directory_that_a_job_still_has_is_not_given_to_the_next_one(kee
     assert first != second
     keeping.discard(first, 0)
     keeping.discard(second, 0)
+    await keeping.tidied()
+    assert not list(keeping._root.iterdir())
+
+
+async def test_a_directory_of_a_job_that_left_what_had_to_be_killed_serves_no_other(
+    keeping: Workspace, apart: Apart
+) -> None:
+    served(keeping, "a")
+    served(keeping, "a")
+    apart.left = True
+    kept = served(keeping, "a")
+    assert not kept.exists()
+    apart.left = False
+    assert kept not in {served(keeping, "a") for _ in range(4)}
+    await keeping.tidied()
+    assert not list(keeping._root.iterdir())
+
+
+@pytest.mark.parametrize("ready", [True, False], ids=["one lies ready", "none lies ready"])
+async def test_on_a_full_disk_a_job_has_the_last_directory_before_one_is_kept_for_others(
+    keeping: Workspace, apart: Apart, ready: bool
+) -> None:
+    served(keeping, "a")
+    if ready:
+        keeping.make_spare(0)
+    apart.room = 0 if ready else 1
+    directory = keeping.make(0, "a")
+    assert [directory] == list(keeping._root.iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        keeping.make(0, "a")
+    keeping.discard(directory, 0)
+    apart.room = 1000
+    assert len({served(keeping, "a") for _ in range(3)}) == 2  # they keep one again
     await keeping.tidied()
     assert not list(keeping._root.iterdir())
 

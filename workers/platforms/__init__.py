@@ -159,6 +159,12 @@ class Platform(Protocol):
     def forget(self, output: Output) -> None:
         """Watch an output no more, and close it. Safe to run twice."""
 
+    def left_something(self, slot: int) -> bool:
+        """Tell whether the slot's last command, which has ended, may have left what had to be killed.
+
+        What was killed may still carry out the system call that it was in.
+        """
+
     def make_directory(self, path: Path, slot: int) -> None:
         """Make a directory that is not there yet, for the commands of one slot alone.
 

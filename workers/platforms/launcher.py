@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 JOB_ID_VARIABLE = b"HOSTLER_JOB_ID"
 ATTEMPT_VARIABLE = b"HOSTLER_ATTEMPT"
 
-#: kind, token, number, stage, CPU seconds, peak resident KiB
-REPLY = struct.Struct("=cQiidQ")
+#: kind, token, number, stage, CPU seconds, peak resident KiB, whether it left something to kill
+REPLY = struct.Struct("=cQiidQ?")
 EXITED, FAILED = b"X", b"F"  # number: the wait status, or the errno of a command that never started
 SPAWN, TERMINATE, KILL = "S", "T", "K"
 #: How a job came to its end that its worker did not live to see: before it, or killed with it.
@@ -484,10 +484,10 @@ class Launcher:
             _, status, usage = os.wait4(ended.si_pid, 0)
             if job:
                 del self.jobs[job.pid]
-                if self.left_something(job):
+                if left := self.left_something(job):
                     self.kill_rest(job)
                 cpu_s = usage.ru_utime + usage.ru_stime
-                self.reply(EXITED, job.token, status, cpu_s=cpu_s, peak_kib=usage.ru_maxrss)
+                self.reply(EXITED, job.token, status, cpu_s=cpu_s, peak_kib=usage.ru_maxrss, left=left)
 
     def bury(self, pid: int, status: int, peak_kib: int, how: str) -> None:
         """Write down how a job ended whose worker cannot be told any more."""
@@ -550,11 +550,12 @@ class Launcher:
         stage: int = 0,
         cpu_s: float = 0.0,
         peak_kib: int = 0,
+        left: bool = False,
     ) -> None:
         """Tell the worker; if it is gone, the next read says so."""
         with contextlib.suppress(ConnectionError):
             # without the flag, the worker's death would end this process before it has cleaned up
-            self.sock.send(REPLY.pack(kind, token, number, stage, cpu_s, peak_kib), socket.MSG_NOSIGNAL)
+            self.sock.send(REPLY.pack(kind, token, number, stage, cpu_s, peak_kib, left), socket.MSG_NOSIGNAL)
 
 
 def give_up_powers(isolation: str) -> None:

@@ -109,6 +109,7 @@ class LinuxPlatform:
         self._children: dict[int, LinuxChild] = {}
         self._watched: dict[int, Callable[[], object]] = {}  # by the descriptors of outputs
         self._ended: list[LinuxChild] = []
+        self._left: set[int] = set()  # slots whose last command left something
         self._token = 0
         self._bell = os.eventfd(
             0, os.EFD_CLOEXEC | os.EFD_NONBLOCK
@@ -196,14 +197,16 @@ class LinuxPlatform:
         self._watched.pop(output.fileno(), None)
         output.close()  # nothing else has it open, so that the kernel's list forgets it, too (epoll(7))
 
-    def _take(self, reply: tuple[bytes, int, int, int, float, int]) -> None:
-        kind, token, number, stage, cpu_s, peak_kib = reply
+    def _take(self, reply: tuple[bytes, int, int, int, float, int, bool]) -> None:
+        kind, token, number, stage, cpu_s, peak_kib, left = reply
         child = self._children.get(token)
         if child is None:
             return
         if kind == launcher.FAILED:
             child.failure = _why_not_started(child.command, stage, number)
             return
+        if left:
+            self._left.add(child.command.slot)
         code = os.waitstatus_to_exitcode(number)
         child.ending = Outcome(
             exit_code=code if code >= 0 else None,
@@ -217,6 +220,7 @@ class LinuxPlatform:
     def spawn(self, command: Command) -> LinuxChild:
         """Start a command, without waiting until it runs. Raises CommandNotStarted when nothing can start."""
         self._token += 1
+        self._left.discard(command.slot)
         child = LinuxChild(self, self._token, command)
         fds: list[int] = []
         try:
@@ -284,6 +288,10 @@ class LinuxPlatform:
             self._start_launcher()
             socket.send_fds(self._socket, [request], fds)
         return None
+
+    def left_something(self, slot: int) -> bool:
+        """Tell whether the slot's last command left what had to be killed: that may still end a system call."""
+        return slot in self._left
 
     def ask(self, action: str, token: int) -> None:
         """Pass a wish about a child on to the launcher, unless the child has ended."""
@@ -441,6 +449,7 @@ class LinuxPlatform:
         for child in self._children.values():
             if child.failure is None:
                 child.ending = _KILLED
+            self._left.add(child.command.slot)
             self._ended.append(child)
         self._children.clear()
 
