@@ -104,6 +104,10 @@ FIGURES = [
             NO_WORKERS_NOTE,
             "between rounds the bench deletes the jobs of the round before",
         ),
+        notes=(
+            "Redis, which is one thread, takes all of a core: RQ's hash and ours for each job, and half as much again "
+            "while the append-only file is rewritten",
+        ),
     ),
     Figure(
         id="P13",
