@@ -128,7 +128,7 @@ class Workspace:
     def _keep_another(self, slot: int) -> None:
         """Make a directory that is to serve several commands of a slot, if the disk allows."""
         with contextlib.suppress(OSError, HostlerError):
-            path = self._made(slot, f"spare-{next(self._names)}")
+            path = self._made(slot, next(self._names))
             if facts := _facts(path):
                 self._kept[slot] = _Kept(path, time.monotonic(), facts)
 

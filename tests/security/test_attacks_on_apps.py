@@ -302,12 +302,12 @@ def test_an_app_reaches_neither_the_service_nor_other_apps_nor_jobs(
     _installed(
         target, other, processes={"web": {"command": ["sh", "-c", keeping], "env": {"S": "TOP-SECRET"}}}
     )
-    job = target.submit("echo TOP-SECRET > secret; while [ ! -e stop ]; do sleep 0.1; done", timeout=120)
+    secret = f"secret-{seconds}"
+    job = target.submit(f"echo TOP-SECRET > {secret}; while [ ! -e stop ]; do sleep 0.1; done", timeout=120)
     kept = _apps(target) / other
     until(lambda: (kept / "data" / "secret").exists() and running(seconds), "the other app runs")
     work = Path(target.env["HOSTLER_WORK_DIR"])
-    until(lambda: list(work.glob("*/job-*/secret")), "the job runs")
-    (beside,) = [path.parent for path in work.glob("*/job-*/secret")]
+    (hidden,) = until(lambda: list(work.glob(f"*/job-*/{secret}")), "the job runs")
     (pid,) = _sleepers(seconds)
     keeper = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
     pids = [keeper, str(pid)] + [
@@ -315,11 +315,11 @@ def test_an_app_reaches_neither_the_service_nor_other_apps_nor_jobs(
     ]
     env = {
         "PIDS": " ".join(pids), "OTHER": str(kept / "data"), "CODE": str(ROOT),
-        "SECRET": str(kept / "state.json"), "JOB": str(beside),
+        "SECRET": str(kept / "state.json"), "JOB": str(hidden.parent), "HIDDEN": str(hidden),
         "PLACES": " ".join(str(each) for each in (kept, *kept.rglob("*")) if not each.is_socket()),
     }  # fmt: skip
     script = PROBE + (
-        'try "job" cat "$JOB/secret"; try "list of the job" ls "$JOB"; try "write into the job" touch "$JOB/x"\n'
+        'try "job" cat "$HIDDEN"; try "list of the job" ls "$JOB"; try "write into the job" touch "$JOB/x"\n'
         'see() { if [ -d "$1" ]; then ls "$1"; else cat "$1"; fi; }\n'
         'for place in $PLACES; do try "see $place" see "$place"; try "write $place" touch "$place" "$place/x"; done\n'
         'own=$(dirname "$HOSTLER_DATA_DIR"); for place in records state.json logs config current.json x; do\n'
