@@ -70,14 +70,9 @@ class Beaten:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a call of an agent brought back: which of its jobs to cancel, its tags, whether it sends heartbeats.
-
-    `held` are the attempts that the record says it holds.
-    """
+    """What a call of an agent brought back: which of its jobs to cancel, and the attempts that it holds."""
 
     cancel: list[str]
-    tags: list[str]
-    beats: bool
     held: list[tuple[str, int]]
 
 
@@ -245,9 +240,9 @@ def hold(holder: Holder, *, lease_s: float, heartbeat: Mapping[str, str | int] |
 
     def read(reply: list[Any]) -> Held:
         _registered(holder, reply)
-        words = iter(reply[4])
+        words = iter(reply[2])
         held = [(text(job), int(attempt)) for job, attempt in zip(words, words, strict=True)]
-        return Held([text(job) for job in reply[2]], orjson.loads(reply[3]), reply[1] == b"1", held)
+        return Held([text(job) for job in reply[1]], held)
 
     given = {} if heartbeat is None else {"beats": 1, **heartbeat}
     return script(

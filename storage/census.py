@@ -147,11 +147,7 @@ def _queue(row: list[Any], now_ms: int) -> Queue:
 
 def _group(row: list[Any]) -> Group:
     kind, status, tags, slots, count, running = row
-    try:
-        named = frozenset(str(tag) for tag in orjson.loads(tags))
-    except (ValueError, TypeError):  # a record that somebody else wrote
-        named = frozenset()
-    return Group(kind, status, named, int(slots), int(count), int(running))
+    return Group(kind, status, frozenset(queues.read_tags(tags)), int(slots), int(count), int(running))
 
 
 def _is_number(*values: bytes | None) -> bool:

@@ -49,8 +49,9 @@ class Worker:
 
 
 def _read(worker_id: str, row: Mapping[str, str], held: int, first_held: str) -> Worker:
-    def number(name: str) -> int | None:
-        return int(row[name]) if row.get(name) else None
+    def number(name: str) -> int | None:  # None also for what somebody else wrote
+        value = row.get(name, "")
+        return int(value) if value.isascii() and value.isdecimal() and len(value) < 16 else None
 
     kind = row.get("kind", "agent")
     running, current = (held, first_held) if kind == "agent" else (number("running"), row.get("current_job"))
@@ -59,7 +60,7 @@ def _read(worker_id: str, row: Mapping[str, str], held: int, first_held: str) ->
         kind=kind,
         status=row.get("status", "offline"),
         hostname=row.get("hostname", ""),
-        tags=tuple(orjson.loads(row.get("tags", "[]"))),
+        tags=queues.read_tags(row.get("tags", "[]")),
         slots=number("slots") or 1,
         running=running or 0,  # an agent runs all that it holds; a worker says what it runs
         current_job=current or None,
@@ -68,7 +69,7 @@ def _read(worker_id: str, row: Mapping[str, str], held: int, first_held: str) ->
         seen_ms=number("seen") or 0,
         cpu_count=number("cpu_count"),
         memory_mb=number("memory_mb"),
-        metadata=orjson.loads(row.get("metadata", "{}")),
+        metadata=_metadata(row.get("metadata", "{}")),
         offline_ms=number("offline_at"),
         offline_reason=row.get("offline_reason") or None,
         draining="drain" in row,
@@ -76,6 +77,14 @@ def _read(worker_id: str, row: Mapping[str, str], held: int, first_held: str) ->
         isolation=row.get("isolation") or None,
         pid=number("pid"),
     )
+
+
+def _metadata(words: str) -> dict[str, Any]:
+    try:
+        metadata = orjson.loads(words)
+    except orjson.JSONDecodeError:  # a record that somebody else wrote
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def register(

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
+import orjson
+
 RQ_PREFIX = "rq:queue:"
 #: A node's own queue: what only it can do, and does beside its command slots.
 NODE_PREFIX = "node."
@@ -21,6 +23,15 @@ class Priority(StrEnum):
 def tag_set(tags: Iterable[str]) -> str:
     """Return the canonical name of a set of tags, e.g. `gpu+linux`; empty for none."""
     return "+".join(sorted(set(tags))) if tags else ""
+
+
+def read_tags(words: str | bytes) -> tuple[str, ...]:
+    """Read the tags that a worker's record has (JSON); a record that somebody else wrote has none."""
+    try:
+        tags = orjson.loads(words)
+    except orjson.JSONDecodeError:
+        return ()
+    return tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else ()
 
 
 def of_job(priority: str, tags: Iterable[str]) -> str:

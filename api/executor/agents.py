@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from falcon.asgi import Request, Response
 
 from api import addresses, downloads
@@ -128,7 +127,7 @@ async def _take(
     lease_s = store.settings.lease_s
     heard: Any = store.cache.setdefault("tags of agents", {})  # a claim says where they are others
     while True:
-        words, tags = heard.get(holder.worker, ("", []))
+        words, tags = heard.get(holder.worker, ("", ()))
         lines = queues.served(sets, tags) if words else []
         served.update(lines)
         found = await store.call(
@@ -142,7 +141,7 @@ async def _take(
         if found.tags != words:
             if len(heard) >= _MOST_AGENTS:
                 heard.clear()
-            heard[holder.worker] = found.tags, _tags(found.tags)
+            heard[holder.worker] = found.tags, queues.read_tags(found.tags)
             continue
         if found.drained:
             served.clear()  # it takes no turn from others who wait; everybody looks anew once it may take jobs again
@@ -153,15 +152,6 @@ async def _take(
                 offers.append(await _offer(context, claimed, spec, lease, ahead=number >= startable))
         if offers or not found.claims:
             return offers
-
-
-def _tags(words: str) -> list[str]:
-    """Read an agent's tags; a record that somebody else wrote has none."""
-    try:
-        tags = orjson.loads(words)
-    except orjson.JSONDecodeError:
-        return []
-    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
 
 class _Silent(Exception):

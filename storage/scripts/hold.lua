@@ -1,8 +1,8 @@
 -- An agent called: note that it lives, and renew what it holds.
--- ARGV: worker registration lease_ms fields(JSON) -> {'unregistered'} | {'ok', beats, {cancel id...}, tags(JSON), {id, attempt...}}
+-- ARGV: worker registration lease_ms fields(JSON) -> {'unregistered'} | {'ok', {cancel id...}, {id, attempt...}}
 -- include now
 -- include event
 -- include hold
-local beats, cancel, tags, held = hold(ARGV[1], ARGV[2], tonumber(ARGV[3]), cjson.decode(ARGV[4]))
+local beats, cancel, _, held = hold(ARGV[1], ARGV[2], tonumber(ARGV[3]), cjson.decode(ARGV[4]))
 if not beats then return {'unregistered'} end
-return {'ok', beats, cancel, tags, held}
+return {'ok', cancel, held}

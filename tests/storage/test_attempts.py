@@ -391,18 +391,14 @@ async def test_a_call_of_an_agent_without_heartbeats_leaves_its_long_lease_alone
     lease_ms = redis_client.zscore("h:leases", job_id)
     seconds, _ = redis_client.time()
     assert 1_020_000 < lease_ms - seconds * 1000 < 1_035_000
-    assert await store.call(attempts.hold(holder, lease_s=15)) == Held(
-        [], [], beats=False, held=[(job_id, 1)]
-    )
+    assert await store.call(attempts.hold(holder, lease_s=15)) == Held(cancel=[], held=[(job_id, 1)])
     assert redis_client.zscore("h:leases", job_id) == lease_ms
     # Its first heartbeat puts it under the common rule, and from then on every call renews.
     await store.call(attempts.hold(holder, lease_s=15, heartbeat={"status": "online"}))
     assert redis_client.zscore("h:leases", job_id) < lease_ms
     run_out(redis_client, job_id)
     await jobs.cancel(store, "user:u", job_id)
-    assert await store.call(attempts.hold(holder, lease_s=15)) == Held(
-        [job_id], [], beats=True, held=[(job_id, 1)]
-    )
+    assert await store.call(attempts.hold(holder, lease_s=15)) == Held(cancel=[job_id], held=[(job_id, 1)])
     assert redis_client.zscore("h:leases", job_id) > 1
 
 

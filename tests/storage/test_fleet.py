@@ -20,6 +20,18 @@ async def test_a_registered_worker_is_known_with_its_facts(store: Store) -> None
         await store.call(fleet.fetch("b"))
 
 
+async def test_a_record_that_somebody_wrote_says_what_can_be_read_of_it(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    await register(store, tags='["x"]', slots=3, hostname="h")
+    for nonsense in ("nonsense", "[1]", '{"a":1}', "-1", "1e9", "9" * 40):
+        names = ("tags", "metadata", "slots", "cpu_count", "seen", "offline_at", "pid")
+        redis_client.hset("h:worker:w", mapping=dict.fromkeys(names, nonsense))
+        (worker,) = await fleet.workers(store)
+        assert (worker.hostname, worker.tags, worker.slots, worker.cpu_count) == ("h", (), 1, None)
+        assert worker.metadata == ({"a": 1} if nonsense == '{"a":1}' else {})
+
+
 async def test_a_name_is_taken_while_its_worker_is_online(store: Store, redis_client: redis.Redis) -> None:
     await register(store, hostname="first", version="1")
     with pytest.raises(Conflict, match="Worker already registered"):

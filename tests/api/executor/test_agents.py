@@ -309,6 +309,8 @@ async def test_tags_that_somebody_wrote_are_none_and_count_once_they_are_mended(
     for nonsense in ("nonsense", '{"a": 1}', "[1]"):
         redis_client.hset("h:worker:worker-001", "tags", nonsense)
         assert (await agent.get("/api/jobs/get-job")).status_code == 204
+        beat = await agent.post("/api/workers/heartbeat", json={"workerId": "worker-001", "status": "idle"})
+        assert beat.status_code == 200
     redis_client.hset("h:worker:worker-001", "tags", '["gpu"]')
     assert (await taken(agent))["jobId"] == tagged
 
