@@ -15,7 +15,7 @@ from api import addresses, downloads
 from api import body as bodies
 from api.dialect import EXECUTOR
 from api.endpoint import Context, Endpoint, Group, HTTPStatus, Role
-from api.executor import schemas
+from api.executor import agent_schemas
 from api.realtime.hub import Ended
 from api.times import in_step
 from settings import MIB
@@ -58,8 +58,8 @@ def holder_of(context: Context, worker_id: str | None = None) -> Holder:
 @group.endpoint(
     "GET /get-job",
     role=Role.WORKER,
-    query=schemas.NextJobQuery(),
-    returns=schemas.NextJobAnswer(),
+    query=agent_schemas.NextJobQuery(),
+    returns=agent_schemas.NextJobAnswer(),
     raises=(Invalid, Denied, Unavailable),
     carries=True,
 )
@@ -219,8 +219,8 @@ async def _file_url(context: Context, spec: dict[str, Any]) -> str | None:
 @group.endpoint(
     "POST /exchange",
     role=Role.WORKER,
-    body=schemas.ExchangeBody(),
-    returns=schemas.ExchangeAnswer(),
+    body=agent_schemas.ExchangeBody(),
+    returns=agent_schemas.ExchangeAnswer(),
     raises=(Invalid, Denied, Unavailable),
     carries=True,
 )
@@ -286,8 +286,8 @@ def _told(body: dict[str, Any], state: str | HostlerError) -> dict[str, Any]:
 @group.endpoint(
     "POST /stream-output",
     role=Role.WORKER,
-    body=schemas.OutputBody(),
-    returns=schemas.OutputAnswer(),
+    body=agent_schemas.OutputBody(),
+    returns=agent_schemas.OutputAnswer(),
     raises=(Invalid, NotFound, Stale, TooLarge, Unavailable),
     body_limit_bytes=OUTPUT_LIMIT_BYTES,
 )
@@ -360,8 +360,8 @@ async def cancel_check(context: Context, job_id: str) -> dict[str, Any]:
 @group.endpoint(
     "PUT /{id}/artifacts/{name:path}",
     role=Role.WORKER,
-    query=schemas.AttemptQuery(),
-    returns=schemas.KeptAnswer(),
+    query=agent_schemas.AttemptQuery(),
+    returns=agent_schemas.KeptAnswer(),
     raises=(Invalid, NotFound, Stale, Conflict, TooLarge, Unavailable),
     raw=True,
     takes="application/octet-stream",
@@ -404,8 +404,8 @@ async def put_artifact(
 @group.endpoint(
     "POST /{id}/log",
     role=Role.WORKER,
-    query=schemas.PartQuery(),
-    returns=schemas.KeptAnswer(),
+    query=agent_schemas.PartQuery(),
+    returns=agent_schemas.KeptAnswer(),
     raises=(Invalid, NotFound, Stale, TooLarge, Unavailable),
     status=HTTPStatus.CREATED,
     raw=True,
@@ -495,8 +495,8 @@ def _declared(handler: Any) -> Endpoint:
 @group.endpoint(
     "POST /submit-result",
     role=Role.WORKER,
-    body=schemas.ResultBody(),
-    returns=schemas.ResultAnswer(),
+    body=agent_schemas.ResultBody(),
+    returns=agent_schemas.ResultAnswer(),
     raises=(Invalid, Denied, NotFound, Stale, TooLarge, Unavailable),
     body_limit_bytes=RESULT_LIMIT_BYTES,
 )

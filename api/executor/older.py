@@ -7,7 +7,7 @@ from falcon.asgi import Request, Response
 
 from api.dialect import EXECUTOR
 from api.endpoint import Context, Endpoint, Group, HTTPStatus, Role
-from api.executor import agents, jobs, schemas
+from api.executor import agent_schemas, agents, jobs, schemas
 from storage.errors import Conflict, Denied, Invalid, NotFound, Unavailable, Unprocessable
 
 group = Group("Jobs, older spellings", "/jobs", EXECUTOR)
@@ -37,8 +37,8 @@ group.alias("POST /api/jobs/create", of=create)
 @group.endpoint(
     "GET /get-job",
     role=Role.WORKER,
-    query=schemas.NextJobQuery(),
-    returns=schemas.NoJobAnswer(),
+    query=agent_schemas.NextJobQuery(),
+    returns=agent_schemas.NoJobAnswer(),
     otherwise=HTTPStatus.ACCEPTED,
     raises=(Invalid, Denied, Unavailable),
     raw=True,
@@ -58,8 +58,8 @@ def _declared() -> Endpoint:
 @group.endpoint(
     "PUT /submit-result",
     role=Role.WORKER,
-    body=schemas.FailureBody(),
-    returns=schemas.ResultAnswer(),
+    body=agent_schemas.FailureBody(),
+    returns=agent_schemas.ResultAnswer(),
     raises=(Invalid, Denied, NotFound, Conflict, Unavailable),
     body_limit_bytes=agents.RESULT_LIMIT_BYTES,
 )
@@ -75,7 +75,7 @@ group.alias("PUT /api/jobs/submit-result", of=submit_failure)
     "GET /check-cancel",
     role=Role.WORKER,
     query=schemas.JobQuery(),
-    returns=schemas.CancelCheckAnswer(),
+    returns=agent_schemas.CancelCheckAnswer(),
     raises=(Invalid, NotFound),
 )
 async def look_for_cancel(context: Context, query: dict[str, Any]) -> dict[str, Any]:
@@ -86,8 +86,8 @@ async def look_for_cancel(context: Context, query: dict[str, Any]) -> dict[str, 
 @group.endpoint(
     "POST /check-cancel",
     role=Role.WORKER,
-    body=schemas.CheckBody(),
-    returns=schemas.CancelCheckAnswer(),
+    body=agent_schemas.CheckBody(),
+    returns=agent_schemas.CancelCheckAnswer(),
     raises=(Invalid, NotFound),
 )
 async def ask_for_cancel(context: Context, body: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from marshmallow import Schema, fields, validate
 
 from api.dialect import EXECUTOR
 from api.endpoint import ROLES_OF, Context, Group, HTTPStatus, Role
-from api.executor import schemas
+from api.executor import agent_schemas
 from api.executor.agents import holder_of
 from api.paging import PageAnswer, PageQuery, Words, cut, envelope, sort_field
 from api.times import Time, in_step
@@ -61,7 +61,7 @@ class BeatAnswer(Schema):
         fields.String(), required=True, metadata={"description": "Jobs that the worker shall end."}
     )
     held = fields.List(
-        fields.Nested(schemas.HeldEntry),
+        fields.Nested(agent_schemas.HeldEntry),
         required=True,
         metadata={"description": "What the worker holds: what it runs beyond that is lost."},
     )
@@ -133,7 +133,7 @@ class WorkersQuery(PageQuery):
 @group.endpoint(
     "POST /register",
     role=Role.ENROLL,
-    body=schemas.RegisterBody(),
+    body=agent_schemas.RegisterBody(),
     returns=RegisteredAnswer(),
     status=HTTPStatus.CREATED,
     raises=(Invalid, Unauthenticated, Denied, Conflict, Unavailable),
@@ -192,7 +192,7 @@ def _facts(body: dict[str, Any]) -> dict[str, str | int]:
 @group.endpoint(
     "POST /heartbeat",
     role=Role.WORKER,
-    body=schemas.HeartbeatBody(),
+    body=agent_schemas.HeartbeatBody(),
     returns=BeatAnswer(),
     raises=(Invalid, Denied, NotFound, Conflict, Unavailable),
     carries=True,
