@@ -44,8 +44,7 @@ class Duty:
 
 async def reap(store: Store) -> None:
     """Take back what dead workers held."""
-    settings = store.settings
-    reaped = await store.call(upkeep.reap(lease_s=settings.lease_s, kill_grace_s=settings.kill_grace_s))
+    reaped = await store.call(upkeep.reap(store.settings))
     for job_id in reaped.lost:
         log.warning("a worker lost a job", extra={"job": job_id})
     for job_id in reaped.cancelled:

@@ -14,9 +14,8 @@ from storage.store import Store
 
 log = logging.getLogger("hostler.scheduler")
 
-#: A leader that has not renewed for so long has lost the lead; another one asks every RENEW_S seconds.
+#: A leader that has not renewed for so long has lost the lead.
 LEASE_S = 9.0
-RENEW_S = 3.0
 #: What is done seldom begins so long after the lead was taken: it reads boto3 and asks S3, while all else starts.
 SELDOM_S, SETTLED_S = 10.0, 3.0
 
@@ -41,7 +40,7 @@ class Leader:
         while not self._stopping.is_set():
             asked = loop.time()
             try:
-                term = await self._store.call(upkeep.lead(self._me, LEASE_S))
+                term = await self._store.call(upkeep.lead(self._me, LEASE_S, self._store.settings))
                 until = asked + LEASE_S if term else 0.0
             except Unavailable as error:
                 log.warning("cannot ask for the lead", extra={"why": str(error)})
@@ -53,7 +52,7 @@ class Leader:
                 log.warning("no longer leading", extra={"me": self._me})
                 await self._rest()
             try:
-                async with asyncio.timeout(RENEW_S * random.uniform(0.8, 1)):  # noqa: S311  jitter
+                async with asyncio.timeout(upkeep.ASK_S * random.uniform(0.8, 1)):  # noqa: S311  jitter
                     await self._stopping.wait()
             except TimeoutError:
                 continue

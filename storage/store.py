@@ -10,7 +10,8 @@ h:idem:<actor>:<key>    what a submit under an Idempotency-Key was answered
 h:delayed, h:parked     ids of jobs that wait for a time (ms); of all that wait outside of their queue
 h:tagsets               the tag sets that jobs have asked for
 h:cancels, h:webhooks   ids of running jobs that shall end, of ended ones that somebody is to be told of (ms)
-h:leader, h:leader:term, h:reaper:*              who leads the schedulers, when it last looked for the dead
+h:leader, h:leader:term, h:leader:asked          who leads the schedulers, and when one of them last asked to
+h:reaper:*              when the leader last looked for the dead, and until when it waits after an absence of Redis
 h:leases                ids of running jobs by the time their lease ends (ms)
 h:proc:<worker>         ids a worker holds
 h:log:<id>, h:logparts:<id>, h:artifacts:<id>    what a job says and leaves behind; a short log ends in its record

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+from settings import Settings
 from storage import queues
 from storage.attempts import rq_time
 from storage.calls import Call, command, script, text
 from storage.fleet import SILENT_LEASES
 from storage.store import Store
 
+#: Whoever may lead asks for it this often, or a little more.
+ASK_S = 3.0
 #: What one tick handles of each kind; the rest is the next tick's.
 MOST = 1000
 #: A cancel that its worker has not carried out by this much after its grace is carried out for it.
@@ -25,9 +28,12 @@ class Reaped:
     offline: list[str]
 
 
-def lead(me: str, lease_s: float) -> Call[int]:
-    """Take or keep the lead; answers the term, or 0 while somebody else leads."""
-    return script("lead", me, int(lease_s * 1000))
+def lead(me: str, lead_s: float, settings: Settings) -> Call[int]:
+    """Take or keep the lead for `lead_s`; answers the term, or 0 while somebody else leads.
+
+    Whoever may lead asks every `ASK_S` seconds: by that it is known for how long Redis was away.
+    """
+    return script("lead", me, int(lead_s * 1000), int(settings.lease_s * 1000), _absence_ms(settings))
 
 
 def step_down(me: str) -> Call[int]:
@@ -35,16 +41,26 @@ def step_down(me: str) -> Call[int]:
     return script("step_down", me)
 
 
-def reap(*, lease_s: float, kill_grace_s: float) -> Call[Reaped]:
-    """Take back what dead workers held, end cancels that nobody honoured, mark silent workers offline."""
+def reap(settings: Settings) -> Call[Reaped]:
+    """Take back what dead workers held, end cancels that nobody honoured, mark silent workers offline.
+
+    After an absence of Redis, of a third of a lease or more, nothing of it for one lease.
+    """
 
     def read(reply: list[Any]) -> Reaped:
         names = [[text(each) for each in part] for part in reply[1:]]
         return Reaped(int(reply[0]), *names)
 
-    patience_ms = int((kill_grace_s + CANCEL_PATIENCE_S) * 1000)
-    lease_ms = int(lease_s * 1000)
-    return script("reap", lease_ms, patience_ms, lease_ms * SILENT_LEASES, MOST, rq_time(), read=read)
+    patience_ms = int((settings.kill_grace_s + CANCEL_PATIENCE_S) * 1000)
+    lease_ms = int(settings.lease_s * 1000)
+    return script(
+        "reap", lease_ms, patience_ms, lease_ms * SILENT_LEASES, MOST, rq_time(), _absence_ms(settings), read=read
+    )  # fmt: skip
+
+
+def _absence_ms(settings: Settings) -> int:
+    """Return for how long nobody of us was heard of where Redis was away, and not just nobody's turn."""
+    return int(max(settings.lease_s / 3, 1.5 * min(settings.reap_s, ASK_S)) * 1000)
 
 
 def promote() -> Call[tuple[int, int | None]]:

@@ -64,4 +64,4 @@ def reap(store: Store, *, lease_ms: int = 15_000, cancel_ms: int = 20_000, silen
     """Look once for what died, as the leading scheduler does."""
     from storage.calls import script
 
-    return store.call(script("reap", lease_ms, cancel_ms, silent_ms, 100, attempts.rq_time()))
+    return store.call(script("reap", lease_ms, cancel_ms, silent_ms, 100, attempts.rq_time(), lease_ms // 3))

@@ -1,18 +1,15 @@
 -- Take back what dead workers held, end cancels that nobody honoured, mark the silent as offline.
 -- Any number of reapers may run it at once: the step that takes a lease away also decides what follows.
--- ARGV: lease_ms cancel_ms silent_ms most iso
+-- ARGV: lease_ms cancel_ms silent_ms most iso absence_ms
 -- -> {hold_ms, {lost id...}, {cancelled id...}, {offline worker...}}
 -- include job
 -- include event
 -- include queue
 -- include finish
 -- include lost
+-- include patience
 local lease_ms, most, iso = tonumber(ARGV[1]), ARGV[4], ARGV[5]
-local last = tonumber(redis.call('GET', 'h:reaper:last') or 0)
-redis.call('SET', 'h:reaper:last', now_text)
-if now - last > lease_ms then        -- nobody could renew while Redis was away: give everybody one full lease
-  redis.call('SET', 'h:reaper:hold', string.format('%d', now + lease_ms), 'PX', lease_ms)
-end
+patience('h:reaper:last', lease_ms, tonumber(ARGV[6]))
 local hold = tonumber(redis.call('GET', 'h:reaper:hold') or 0) - now
 if hold > 0 then return {hold, {}, {}, {}} end
 local gone, ended, silent = {}, {}, {}

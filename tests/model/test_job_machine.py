@@ -289,7 +289,8 @@ class JobMachine(RuleBasedStateMachine):
         heartbeat = {"status": "online"} if beats else None
         held = self.call(attempts.hold(self.holder("agent"), lease_s=15, heartbeat=heartbeat))
         agent.beats = agent.beats or beats
-        assert held.beats == agent.beats
+        assert self.client.hexists("h:worker:agent", "beats") == agent.beats
+        assert [job_id for job_id, _ in held.held] == agent.held
         assert held.cancel == [each for each in agent.held if self.model.jobs[each].cancel]
         self.renewed("agent", agent.held if agent.beats else [])
         agent.online = True

@@ -33,7 +33,7 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
     tally = Tally()
     monkeypatch.setattr(leader, "table", lambda reap_s: (Duty("tally", 0.01, tally.run),))
     monkeypatch.setattr(leader, "LEASE_S", 0.3)
-    monkeypatch.setattr(leader, "RENEW_S", 0.05)
+    monkeypatch.setattr(upkeep, "ASK_S", 0.05)
     return tally
 
 
@@ -63,13 +63,13 @@ async def test_a_leader_does_its_duties_until_it_is_stopped_and_steps_down(
     await until(lambda: tally.count > 3)
     await stopped(one, task)
     count = tally.count
-    assert await store.call(upkeep.lead("somebody else", 1)) == 2
+    assert await store.call(upkeep.lead("somebody else", 1, store.settings)) == 2
     await asyncio.sleep(0.05)
     assert tally.count == count
 
 
 async def test_who_does_not_lead_does_nothing_until_the_lead_is_free(store: Store, tally: Tally) -> None:
-    await store.call(upkeep.lead("somebody else", 0.5))
+    await store.call(upkeep.lead("somebody else", 0.5, store.settings))
     one = Leader(store)
     task = asyncio.create_task(one.serve())
     await asyncio.sleep(0.2)

@@ -45,13 +45,15 @@ async def anywhere(request: pytest.FixtureRequest, settings: Settings) -> AsyncI
 
 
 async def test_one_of_many_leads_until_it_steps_down(anywhere: Store) -> None:
-    terms = await asyncio.gather(*(anywhere.call(upkeep.lead(f"s{n}", 9)) for n in range(10)))
+    terms = await asyncio.gather(
+        *(anywhere.call(upkeep.lead(f"s{n}", 9, anywhere.settings)) for n in range(10))
+    )
     assert sorted(terms) == [0] * 9 + [1]
     leader = f"s{terms.index(1)}"
-    assert await anywhere.call(upkeep.lead(leader, 9)) == 1
+    assert await anywhere.call(upkeep.lead(leader, 9, anywhere.settings)) == 1
     assert await anywhere.call(upkeep.step_down("somebody else")) == 0
     assert await anywhere.call(upkeep.step_down(leader)) == 1
-    assert await anywhere.call(upkeep.lead("s10", 9)) == 2
+    assert await anywhere.call(upkeep.lead("s10", 9, anywhere.settings)) == 2
 
 
 async def test_a_hundred_requests_at_once_find_room_for_exactly_the_limit(anywhere: Store) -> None:

@@ -12,15 +12,15 @@ from storage.store import Store
 
 
 async def test_one_leads_until_its_lease_ends_or_it_steps_down(store: Store) -> None:
-    first = await store.call(upkeep.lead("a", 10))
+    first = await store.call(upkeep.lead("a", 10, store.settings))
     assert first == 1
-    assert await store.call(upkeep.lead("b", 10)) == 0
-    assert await store.call(upkeep.lead("a", 0.05)) == first
+    assert await store.call(upkeep.lead("b", 10, store.settings)) == 0
+    assert await store.call(upkeep.lead("a", 0.05, store.settings)) == first
     await asyncio.sleep(0.06)
-    assert await store.call(upkeep.lead("b", 10)) == 2
+    assert await store.call(upkeep.lead("b", 10, store.settings)) == 2
     assert await store.call(upkeep.step_down("a")) == 0
     assert await store.call(upkeep.step_down("b")) == 1
-    assert await store.call(upkeep.lead("a", 10)) == 3
+    assert await store.call(upkeep.lead("a", 10, store.settings)) == 3
 
 
 async def test_only_jobs_whose_time_has_come_are_queued(
@@ -91,10 +91,37 @@ async def test_what_rq_keeps_of_ended_jobs_is_forgotten_in_time(
 async def test_the_reaper_tells_what_it_did(store: Store, redis_client: "redis.Redis[bytes]") -> None:
     holder, job_id = await register(store), await submit(store)
     await claim(store, holder)
-    first = await store.call(upkeep.reap(lease_s=15, kill_grace_s=5))
+    first = await store.call(upkeep.reap(store.settings))
     assert first.hold_ms > 0  # it has not looked for long: everybody gets a lease to come back
     redis_client.delete("h:reaper:hold")
     redis_client.zadd("h:leases", {job_id: 1})
     redis_client.zadd("h:workers:seen", {"w": 1})
-    assert await store.call(upkeep.reap(lease_s=15, kill_grace_s=5)) == upkeep.Reaped(0, [job_id], [], ["w"])
-    assert await store.call(upkeep.reap(lease_s=15, kill_grace_s=5)) == upkeep.Reaped(0, [], [], [])
+    assert await store.call(upkeep.reap(store.settings)) == upkeep.Reaped(0, [job_id], [], ["w"])
+    assert await store.call(upkeep.reap(store.settings)) == upkeep.Reaped(0, [], [], [])
+
+
+@pytest.mark.parametrize(("away_s", "patient"), [(4.5, False), (6, True), (14, True)])
+async def test_after_an_absence_in_which_a_heartbeat_may_be_missing_nobody_is_reaped_for_a_lease(
+    store: Store, redis_client: "redis.Redis[bytes]", away_s: float, patient: bool
+) -> None:
+    seconds, _ = redis_client.time()
+    for key in ("h:reaper:last", "h:leader:asked"):
+        redis_client.set(key, int((seconds - away_s) * 1000))
+    await store.call(upkeep.lead("a", 9, store.settings))
+    assert ((await store.call(upkeep.reap(store.settings))).hold_ms > 0) is patient
+
+
+async def test_a_leader_that_died_is_no_absence_while_another_asks_for_its_place(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    seconds, _ = redis_client.time()
+    redis_client.set("h:reaper:last", (seconds - 12) * 1000)
+    redis_client.set("h:leader:asked", (seconds - 2) * 1000)
+    assert (await store.call(upkeep.reap(store.settings))).hold_ms == 0
+
+
+async def test_what_somebody_wrote_there_counts_as_an_absence(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    redis_client.mset({"h:reaper:last": "nonsense", "h:leader:asked": "x"})
+    assert (await store.call(upkeep.reap(store.settings))).hold_ms > 0

@@ -495,7 +495,7 @@ async def test_a_lease_that_ran_out_makes_late_writes_stale(
     await taken(agent)
     redis_client.zadd("h:leases", {job_id: 1})
     redis_client.set("h:reaper:last", redis_client.time()[0] * 1000)
-    await hostler.store.call(script("reap", 15_000, 1000, 30_000, 10, ""))
+    await hostler.store.call(script("reap", 15_000, 1000, 30_000, 10, "", 5000))
     for path, body in (
         ("stream-output", {"data": "x", "type": "stdout"}),
         ("submit-result", {"exitCode": 0}),

@@ -21,7 +21,7 @@ async def quarantined(store: Store) -> str:
             command("SET", "h:reaper:last", store.now_ms()),  # the reaper has looked a moment ago
             command("DEL", "h:reaper:hold"),
         )
-        await store.call(upkeep.reap(lease_s=15, kill_grace_s=5))
+        await store.call(upkeep.reap(store.settings))
     return job_id
 
 
