@@ -419,14 +419,10 @@ class World:
             process.args[process.args.index("--name") + 1] for process in alive if "--name" in process.args
         }  # type: ignore[union-attr, operator, arg-type]
         work = Path(self.stack.env["HOSTLER_WORK_DIR"])
-        prefixes = ("job-", "fetch-")
-        return [
-            str(path.relative_to(work))
-            for name in names
-            if (work / name).is_dir()
-            for path in (work / name).iterdir()
-            if path.name.startswith(prefixes)
-        ]
+        found = [path for name in names if (work / name).is_dir() for path in (work / name).iterdir()]
+        # what waits for the next job may stay, with nothing in it
+        left = [path for path in found if path.name.startswith(("job-", "fetch-")) or any(path.glob("*"))]
+        return [str(path.relative_to(work)) for path in left]
 
     def _leaks(self, events: list[dict[str, str]]) -> list[str]:
         secrets = [SECRET_KEY.encode(), b"test-password", self.key.encode()]

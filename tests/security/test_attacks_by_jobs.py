@@ -150,8 +150,8 @@ def _probe(target: Target, worker: str, tags: list[str]) -> tuple[str, list[str]
     other = target.submit(
         "echo TOP-SECRET > secret; echo on; while [ ! -e stop ]; do sleep 0.1; done", tags=tags, timeout=60
     )
-    until(lambda: list(root.glob("job-*/secret")), "the other job runs")
-    (directory,) = [path.parent for path in root.glob("job-*/secret")]
+    until(lambda: list(root.glob("*/secret")), "the other job runs")
+    (directory,) = [path.parent for path in root.glob("*/secret")]
     pids = [str(pid) for name in ("web", "scheduler", worker, "redis") for pid in target.pids(name)[:3]]
     env = {
         "PIDS": " ".join(pids), "OTHER": str(directory), "SECRET": str(secret), "CODE": str(ROOT),

@@ -307,7 +307,7 @@ def test_an_app_reaches_neither_the_service_nor_other_apps_nor_jobs(
     kept = _apps(target) / other
     until(lambda: (kept / "data" / "secret").exists() and running(seconds), "the other app runs")
     work = Path(target.env["HOSTLER_WORK_DIR"])
-    (hidden,) = until(lambda: list(work.glob(f"*/job-*/{secret}")), "the job runs")
+    (hidden,) = until(lambda: list(work.glob(f"*/*/{secret}")), "the job runs")
     (pid,) = _sleepers(seconds)
     keeper = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
     pids = [keeper, str(pid)] + [
