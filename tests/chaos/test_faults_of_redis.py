@@ -46,7 +46,7 @@ def test_a_redis_that_is_killed_under_load_loses_nothing_acknowledged(
         submits = [pool.submit(client.insist, "true") for _ in range(500)]
         time.sleep(chance.uniform(0.1, 0.8))
         world.kill_redis()
-        down_s = 2.6  # shorter than a lease, longer than what is left of some of them
+        down_s = 2.2  # shorter than a lease, longer than what is left of some of them
         time.sleep(down_s)
         world.start_redis()
         for each in submits:
