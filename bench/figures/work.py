@@ -357,7 +357,6 @@ FIGURES = [
             Goal(limit=3, metric="up", at_most=True, unit=" s"),
         ),
         overrides=(NO_LIMIT_NOTE,),
-        rounds=3,
         quick_rounds=1,
     ),
 ]
