@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from integrations.tracing import NO_SPAN, OFF, Span, Tracing
@@ -74,10 +74,6 @@ class Run:
         self.slot_free: asyncio.Future[None] = loop.create_future()
         self.child: Child | None = None
         self.why_stopped: str | None = None
-        self.output = Output(
-            around.line, offer, directory=around.spool, limit_bytes=around.log_limit_bytes,
-            live_bytes=around.live_bytes, gone=lambda: self.stop("lost"), cancel=lambda: self.stop("cancelled"),
-        )  # fmt: skip
         self._slot_freed = slot_freed
         self._begun = not offer.held_ahead
         # what was claimed a moment ago is surely still ours; only what may run but once waits to hear that
@@ -89,6 +85,15 @@ class Run:
         self._read_at = {"o": 0.0, "e": 0.0}
         self._pause_s = {"o": 0.0, "e": 0.0}
         self._reads = True
+
+    @cached_property
+    def output(self) -> Output:
+        """What it prints, on its way to the control plane; made once the command has been asked for."""
+        return Output(
+            self.around.line, self.offer, directory=self.around.spool, limit_bytes=self.around.log_limit_bytes,
+            live_bytes=self.around.live_bytes, gone=lambda: self.stop("lost"),
+            cancel=lambda: self.stop("cancelled"),
+        )  # fmt: skip
 
     def _span(self, held_s: float) -> Span:
         """Begin the span of this attempt, at the moment it was claimed."""
@@ -114,16 +119,19 @@ class Run:
         self._timers.append(loop.call_later(self.around.kill_grace_s, self.child.kill))
 
     def start(self) -> None:
-        """Start the command at once, so that its slot does not idle; nothing where something has to be waited for."""
+        """Start the command at once, so that its slot does not idle; nothing where something has to be waited for.
+
+        What the command does not wait for comes after it.
+        """
         spec = self.offer.spec
         if spec.get("file") or spec.get("file_url") or self._ask_first:
             return
         try:
-            self._begin_unheard()
             self._directory = self.around.workspace.make(self.slot, self.offer.owner)
             self._spawn(self._directory)
         except Exception as error:  # `carry_out` tells it, or whoever awaits that
             self._mistake = error
+        self._begin_unheard()  # it leaves in the write at the end of this turn of the loop
 
     async def carry_out(self) -> None:
         """Do the whole of it, or what `start` has left to do. Raises nothing that concerns this job alone."""

@@ -38,7 +38,7 @@ REST_S = 2.5
 DISCARD_EVERY_S = 0.1
 #: The file in a worker's directory that is locked for as long as the worker lives.
 _IN_USE = "in-use"
-#: What the names of all else there begin with: directories of one job, those of several, of none yet, and of uploads.
+#: What the names of all else there begin with: directories of jobs (the second and third of versions before), of uploads.
 _PREFIXES = ("job-", "kept-", "spare-", "fetch-", "tmp")
 
 
@@ -105,10 +105,9 @@ class Workspace:
 
     def _fresh(self, slot: int) -> Path:
         made_s, spare = self._spares.pop(slot, (0.0, None))
-        if spare is not None and time.monotonic() - made_s < SPARE_S:
-            with contextlib.suppress(FileNotFoundError):  # somebody tidied up meanwhile
-                return spare.rename(self._root / next(self._names))
-        elif spare is not None:
+        if spare is not None and _facts(spare):  # nobody has tidied up meanwhile
+            if time.monotonic() - made_s < SPARE_S:
+                return spare
             self._discard(spare)
         return self._made(slot, next(self._names))
 
@@ -150,7 +149,7 @@ class Workspace:
             return
         if slot not in self._spares:
             with contextlib.suppress(OSError, HostlerError):
-                self._spares[slot] = time.monotonic(), self._made(slot, f"spare-{next(self._names)}")
+                self._spares[slot] = time.monotonic(), self._made(slot, next(self._names))
 
     def _made(self, slot: int, name: str) -> Path:
         directory = self._root / name

@@ -345,8 +345,8 @@ async def test_a_slot_that_idles_has_a_directory_ready_that_is_used_once_and_goe
     line: FakeLine, start: Start, root: Path
 ) -> None:
     one = start(slots=1)
-    await until(lambda: list(root.glob("spare-*")), "it is ready")
-    (ready,) = (str(spare.stat().st_ino) for spare in root.glob("spare-*"))
+    await until(lambda: list(root.glob("job-*")), "it is ready")
+    (ready,) = (str(spare.stat().st_ino) for spare in root.glob("job-*"))
     seen = []
     for number in range(2):
         line.put(f"j{number}", "stat -c %i .; pwd")
