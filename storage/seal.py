@@ -26,7 +26,7 @@ class Seal:
     def __init__(self, secret_key: str) -> None:
         self._root = secret_key.encode()
         self._keys: dict[str, bytes] = {}
-        self._codes: dict[str, hmac.HMAC] = {}  # fed with the key alone, which is half of the work of a short message
+        self._codes: dict[str, hmac.HMAC] = {}  # fed with the key alone: half of what a short message takes
 
     def key(self, purpose: str) -> bytes:
         """Return the 32-byte key for one purpose (RFC 5869)."""

@@ -38,7 +38,7 @@ REST_S = 2.5
 DISCARD_EVERY_S = 0.1
 #: The file in a worker's directory that is locked for as long as the worker lives.
 _IN_USE = "in-use"
-#: What the names of all else there begin with: directories of jobs (the second and third of versions before), of uploads.
+#: What the names of all else there begin with: directories of jobs (two of them as versions before had it), of uploads.
 _PREFIXES = ("job-", "kept-", "spare-", "fetch-", "tmp")
 
 
