@@ -413,15 +413,22 @@ class World:
         return found
 
     def _leftovers(self) -> list[str]:
-        """Return what lies in the directories of workers that live."""
-        alive = [process for process in self.stack.processes if process.poll() is None]
-        names = {
-            process.args[process.args.index("--name") + 1] for process in alive if "--name" in process.args
-        }  # type: ignore[union-attr, operator, arg-type]
-        work = Path(self.stack.env["HOSTLER_WORK_DIR"])
-        found = [path for name in names if (work / name).is_dir() for path in (work / name).iterdir()]
-        # what waits for the next job may stay, with nothing in it
-        left = [path for path in found if path.name.startswith(("job-", "fetch-")) or any(path.glob("*"))]
+        """Return what lies in the directories of workers that live, but what waits there for the next jobs."""
+        work, left = Path(self.stack.env["HOSTLER_WORK_DIR"]), []
+        for process in self.stack.processes:
+            words = [str(word) for word in process.args] if process.poll() is None else []  # type: ignore[union-attr]
+            if "--name" not in words or not (root := work / words[words.index("--name") + 1]).is_dir():
+                continue
+            slots = (
+                words[words.index("--slots") + 1]
+                if "--slots" in words
+                else self.stack.env.get("HOSTLER_SLOTS", 2)
+            )
+            found = [
+                path for path in root.iterdir() if path.name.startswith(("job-", "kept-", "spare-", "fetch-"))
+            ]
+            idle = [path for path in found if not path.name.startswith("fetch-") and not any(path.glob("*"))]
+            left += [path for path in found if path not in idle] + idle[2 * int(slots) :]
         return [str(path.relative_to(work)) for path in left]
 
     def _leaks(self, events: list[dict[str, str]]) -> list[str]:
