@@ -7,22 +7,23 @@ ever seen, and nothing of one that was is missing for longer than a duty's turn.
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
 
+from storage import tasks
 from storage.attempts import rq_time
 from storage.calls import Word, command, script, text
 from storage.errors import Invalid, Unavailable, Unprocessable
-from storage.jobs import Described, Order, described
+from storage.jobs import Order, described
 from storage.store import Store
 
 MOST_JOBS = 1000
-#: What one script makes: some 2 ms of Redis, so that others hardly wait.
-_PORTION = 50
+#: What one script makes, at most: some 2 ms of Redis, so that others hardly wait.
+_PORTION, _PORTION_BYTES = 50, 128 * 1024
 #: What one script lays ready, at most.
-_STAGE_JOBS, _STAGE_BYTES = 250, 512 * 1024
+_STAGE_PORTIONS, _STAGE_BYTES = 5, 512 * 1024
 #: What was laid ready and never accepted is forgotten after so long.
 _STAGED_S = 600
 
@@ -48,7 +49,7 @@ async def submit(
     Raises Invalid naming `jobs[i]`, Unprocessable where the key was used with something else, Unavailable.
     """
     batch_id = store.new_id("batch")
-    await _stage(store, batch_id, orders)
+    portions = await _stage(store, batch_id, orders)
     key, digest = idempotency or ("", "")
     uploads: dict[str, int] = {}
     parents: dict[str, int] = {}
@@ -67,8 +68,8 @@ async def submit(
 
     batch = await store.call(
         script(
-            "batch_commit", batch_id, actor, rq_time(), len(orders), key, digest, len(uploads), *files, *needs,
-            read=read,
+            "batch_commit", batch_id, actor, rq_time(), len(orders), portions, tasks.COMMAND.function, key, digest,
+            len(uploads), *files, *needs, read=read,
         )
     )  # fmt: skip
     await unfold(store, batch.id)
@@ -95,37 +96,52 @@ def _refused(outcome: str, words: Sequence[str]) -> None:
         raise Invalid(f"{field}: {message}", details={field: message})
 
 
-async def _stage(store: Store, batch_id: str, orders: Sequence[Order]) -> None:
-    """Lay the jobs ready, each as the one word that batch_unfold.lua makes it of."""
-    waiting: list[Word] = []
-    size_bytes = 0
-    for index, order in enumerate(orders):
-        job_id = _job_id(batch_id, index)
-        word = _word_of(job_id, described(store, order, job_id=job_id))
-        waiting.append(word)
-        size_bytes += len(word)
-        if index % _STAGE_JOBS == _STAGE_JOBS - 1 or size_bytes > _STAGE_BYTES:
+async def _stage(store: Store, batch_id: str, orders: Sequence[Order]) -> int:
+    """Lay the jobs ready in portions, and return in how many."""
+    portions, waiting, size_bytes = 0, list[Word](), 0
+    for portion in _portions(store, batch_id, orders):
+        waiting.append(portion)
+        portions += 1
+        size_bytes += len(portion)
+        if len(waiting) == _STAGE_PORTIONS or size_bytes > _STAGE_BYTES:
             await store.call(script("batch_stage", batch_id, _STAGED_S, *waiting))
             waiting, size_bytes = [], 0
     if waiting:
         await store.call(script("batch_stage", batch_id, _STAGED_S, *waiting))
+    return portions
 
 
-#: How long the parts of a job's word are, but for the last one.
-_LENGTHS = struct.Struct(">HHHHHHI")
+#: The lengths of what a portion holds of a job, and the numbers between them.
+_SHORT, _LONG, _LONGS = (struct.Struct(each).pack for each in (">H", ">I", ">II"))
 
 
-def _word_of(job_id: str, job: Described) -> bytes:
-    """Return a job as one word: one is a third of the work for Redis that eight are."""
-    head, queue, signature = job_id.encode(), job.queue.encode(), job.signature.encode()
-    timeout, description = b"%d" % job.timeout_s, job.description.encode()
-    parts = (head, queue, signature, job.rq_data, timeout, description, job.spec)
-    return b"".join((_LENGTHS.pack(*map(len, parts)), *parts, job.options))
+def _portions(store: Store, batch_id: str, orders: Sequence[Order]) -> Iterator[bytes]:
+    """Yield the jobs in portions, each one word of the form that batch_unfold.lua reads.
+
+    That is the number of its first job and then, for each, its queue (empty for that of the job before), timeout, spec,
+    signature, description and options.
+    """
+    portion, queue = bytearray(), ""
+    for index, order in enumerate(orders):
+        job = described(store, order, job_id=_job_id(batch_id, index))
+        if index % _PORTION == 0 or len(portion) > _PORTION_BYTES:
+            if portion:
+                yield bytes(portion)
+            portion, queue = bytearray(_SHORT(index)), ""
+        named = b"" if job.queue == queue else job.queue.encode()
+        queue = job.queue
+        signature, description = job.signature.encode(), job.description.encode()
+        options = job.packed_options
+        portion += b"".join((
+            _SHORT(len(named)), named, _LONGS(job.timeout_s, len(job.spec)), job.spec,
+            _SHORT(len(signature)), signature, _SHORT(len(description)), description, _LONG(len(options)), options,
+        ))  # fmt: skip
+    yield bytes(portion)
 
 
 async def unfold(store: Store, batch_id: str) -> None:
     """Make the jobs of an accepted batch that are not made yet. Safe to run twice, and by several at once."""
-    while await store.call(script("batch_unfold", batch_id, _PORTION)):
+    while await store.call(script("batch_unfold", batch_id)):
         pass
 
 

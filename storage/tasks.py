@@ -1,6 +1,5 @@
 """Every task a worker can be asked to run: the contract between those who queue work and workers/."""
 
-import zlib
 from dataclasses import dataclass
 
 
@@ -43,12 +42,3 @@ BACKUP_DRILL = Task("backup.drill", "workers.tasks.backup_drill")
 OF_BACKUPS = (BACKUP_RUN, BACKUP_RESTORE, BACKUP_VERIFY, BACKUP_DRILL)
 
 TABLE: dict[str, Task] = {task.name: task for task in (COMMAND, *OF_APPS, *OF_BACKUPS)}
-
-
-def rq_data(task: Task, job_id: str) -> bytes:
-    """Return the `data` field of an RQ job hash: what rq.job.Job would store with the JSON serializer."""
-    data = f'["{task.function}", null, ["{job_id}"], {{}}]'.encode()
-    size = len(data)
-    # one stored block (RFC 1950 and 1951): setting a compressor up takes twenty times as long as all of this
-    head = b"\x78\x01\x01" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little")
-    return head + data + zlib.adler32(data).to_bytes(4, "big")

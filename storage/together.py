@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import orjson
 from hiredis import ReplyError
 
 from storage import fleet, queues, scripts
@@ -69,7 +68,7 @@ def order(store: Store, known: Known, wanted: Order, request_id: str, told: Told
         return False
     job_id = store.new_id("job")
     words = described(store, wanted, job_id=job_id, request_id=request_id)
-    if words.options and orjson.loads(words.options).keys() - _OF_QUEUE:
+    if words.options.keys() - _OF_QUEUE:
         return False
     about = known.words, words.queue
     orders = _gathered(store, about, _MOST_ORDERS, partial(_accept, store, known, words.queue, outlook))
@@ -130,10 +129,10 @@ def _accept(
     """Have one turn's orders accepted, those of one queue."""
     tags = sorted(queues.tags_of(queue))
     slots, free, mean_ms, *lists = outlook.words() if outlook is not None else ("", "", "")
-    words: list[Word] = [len(orders), known.identity.actor, rq_time(), queue]
+    words: list[Word] = [len(orders), known.identity.actor, rq_time(), orders[0][1].task.function, queue]
     words += (len(tags), *tags, queues.tag_set(tags), slots, free, mean_ms, len(lists), *lists)
     for job_id, job, _ in orders:
-        words += (job_id, job.spec, job.signature, job.rq_data, job.timeout_s, job.description)
+        words += (job_id, job.spec, job.signature, job.timeout_s, job.description)
     asking = store.wire.send(script("accept", *_of(store, known), *words))
     if asking is not None:
         asking.add_done_callback(partial(_promise, store, orders))

@@ -1,8 +1,7 @@
 -- Accept plain jobs that one caller ordered together, each as submit.lua would, behind the check of who asks.
--- ARGV: those of _known.lua; how many jobs, actor, iso time, queue; how many tags it asks for, those, their set ('' = none);
+-- ARGV: those of _known.lua; how many jobs, actor, iso time, task, queue; how many tags it asks for, those, their set ('' = none);
 --       slots that serve it, how many are free, how long jobs run (ms, '' = unknown), how many lists are emptied before it,
---       those lists, none of that where nobody serves ('', '', '', 0); then of each job: id spec signature rq_data timeout_s
---       description
+--       those lists, none of that where nobody serves ('', '', '', 0); then of each job: id spec signature timeout_s description
 -- -> {'changed'}: the caller is not as it was, and nothing was done | {'ok', how many of them, the first ones, are accepted,
 --    how many more may come, ms until the oldest counted request is forgotten, created, {seconds it will wait...}}
 -- include known
@@ -15,24 +14,24 @@
 -- include write
 -- include hand
 -- include lines
-local WORDS = 6
+local WORDS = 5
 local same, at = known_as(ARGV)
 if not same then return {'changed'} end
-local actor, iso, queue = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+local actor, iso, task, queue = unpack(ARGV, at + 1, at + 4)
 local allowed, remaining, reset_ms = rated(ARGV[1], tonumber(ARGV[2]), now, tonumber(ARGV[at]))
 if allowed == 0 then return {'ok', 0, remaining, reset_ms} end
-local tags = {unpack(ARGV, at + 5, at + 4 + ARGV[at + 4])}
-at = at + 5 + #tags
+local tags = {unpack(ARGV, at + 6, at + 5 + ARGV[at + 5])}
+at = at + 6 + #tags
 local tag_set, slots, free, mean_ms, lists = unpack(ARGV, at, at + 4)
 local before = slots ~= '' and 0
 for i = at + 5, at + 4 + lists do before = before + redis.call('LLEN', ARGV[i]) end
 local jobs, ids, scores, estimates, options = {}, {}, {}, {}, {tag_set = tag_set}
 for i = 1, allowed do
   local from = at + 5 + lists + WORDS * (i - 1)
-  local id, spec, signature, data, timeout, description = unpack(ARGV, from, from + WORDS - 1)
-  local A = {id, actor, queue, spec, signature, data, iso, timeout, description, tag_set}
+  local id, spec, signature, timeout, description = unpack(ARGV, from, from + WORDS - 1)
+  local A = {id, actor, queue, spec, signature, rq_data(task, id), iso, timeout, description, tag_set}
   local estimate = before and estimated_s(before + i - 1, slots, free, mean_ms) or ''
-  write_job(A, options, nil, estimate, now_text)
+  write_plain(A, options, estimate, now_text)
   jobs[i], ids[i], estimates[i] = A, id, estimate
   scores[2 * i - 1], scores[2 * i] = now_text, id
 end

@@ -1,15 +1,14 @@
--- Make the next jobs of an accepted batch; safe to run by several at once. ARGV: batch most -> how many are left
+-- Make the next portion of an accepted batch; safe to run by several at once. ARGV: batch -> how many are left
 -- include now
 -- include event
 -- include events
 -- include write
 -- include lines
 local name = 'h:batch:' .. ARGV[1]
-local meta = redis.call('HMGET', name, 'by', 'created', 'iso', 'actor')
--- in the older form a batch knew its `actor`, and a job was eight words in its list
-local actor, created, iso, WORDS = meta[1] or meta[4], meta[2], meta[3], meta[1] and 1 or 8
+local staged = name .. ':jobs'
+local meta = redis.call('HMGET', name, 'owner', 'created', 'iso', 'task', 'by')
+local actor, created, iso, task = meta[1] or meta[5], meta[2], meta[3], meta[4]
 if not actor then return 0 end
-local words = redis.call('LPOP', name .. ':jobs', ARGV[2] * WORDS) or {}
 local scores, lines = {}, {}
 
 -- what is ordinary gets into indexes and queues all at once
@@ -52,37 +51,46 @@ local function extraordinary(A, o)
   if dead then more.finish(more.load(A[1]), 'cancelled', 'dependency', '', iso) end
 end
 
-for i = 1, #words, WORDS do
-  local id, queue, signature, data, timeout, description, spec, options
-  if WORDS == 1 then                                     -- storage/batches.py says how it is put together
-    local word = words[i]
-    local l1, l2, l3, l4, l5, l6, l7, from = struct.unpack('>HHHHHHI', word)
-    id = string.sub(word, from, from + l1 - 1) from = from + l1
-    queue = string.sub(word, from, from + l2 - 1) from = from + l2
-    signature = string.sub(word, from, from + l3 - 1) from = from + l3
-    data = string.sub(word, from, from + l4 - 1) from = from + l4
-    timeout = string.sub(word, from, from + l5 - 1) from = from + l5
-    description = string.sub(word, from, from + l6 - 1) from = from + l6
-    spec = string.sub(word, from, from + l7 - 1)
-    options = string.sub(word, from + l7)
-  else
-    id, queue, spec, signature, data, timeout, description, options = unpack(words, i, i + 7)
-  end
-  local A = {id, actor, queue, spec, signature, data, iso, timeout, description, options}
+local function make(A)
   if A[10] ~= '' then
     flush()
-    extraordinary(A, cjson.decode(A[10]))
-  else
-    write_job(A, {}, nil, '', created)
-    scores[#scores + 1] = created
-    scores[#scores + 1] = A[1]
-    local ids = lines[A[3]] or {}
-    ids[#ids + 1] = A[1]
-    lines[A[3]] = ids
+    return extraordinary(A, cjson.decode(A[10]))
+  end
+  write_plain(A, {}, '', created)
+  scores[#scores + 1], scores[#scores + 2] = created, A[1]
+  local ids = lines[A[3]] or {}
+  ids[#ids + 1] = A[1]
+  lines[A[3]] = ids
+end
+
+-- storage/batches.py says how a portion is put together
+local function make_all(portion)
+  local stem, queue = 'job-' .. string.sub(ARGV[1], 7) .. '-', nil      -- after 'batch-'
+  local number, at = struct.unpack('>H', portion)
+  while at <= #portion do
+    local named, timeout, spec, signature, description, options
+    named, timeout, spec, signature, description, options, at = struct.unpack('>Hc0IIc0Hc0Hc0Ic0', portion, at)
+    if named ~= '' then queue = named end
+    local id = string.format('%s%03d', stem, number)
+    make({id, actor, queue, spec, signature, rq_data(task, id), iso, string.format('%d', timeout), description, options})
+    number = number + 1
   end
 end
+
+-- laid ready by the version before, which has a word for each job
+local function make_older(word)
+  local parts = {struct.unpack('>HHHHHHI', word)}
+  local at = parts[8]
+  for i = 1, 7 do parts[i], at = string.sub(word, at, at + parts[i] - 1), at + parts[i] end
+  local id, queue, signature, data, timeout, description, spec = unpack(parts, 1, 7)
+  make({id, actor, queue, spec, signature, data, iso, timeout, description, string.sub(word, at)})
+end
+
+for _, word in ipairs(redis.call('LPOP', staged, task and 1 or 50) or {}) do
+  if task then make_all(word) else make_older(word) end
+end
 flush()
-local left = redis.call('LLEN', name .. ':jobs') / WORDS
+local left = redis.call('LLEN', staged)
 if left == 0 then
   redis.call('DEL', name)
   redis.call('SREM', 'h:batches', ARGV[1])

@@ -1,5 +1,5 @@
 -- Accept a job: record, RQ job, queue entry, event and audit entry at once, or nothing.
--- ARGV: id actor queue spec signature rq_data iso timeout_s description options(JSON, '' = none); and where something is
+-- ARGV: id actor queue spec signature task iso timeout_s description options(JSON, '' = none); and where something is
 --       known of who serves it: their slots, how many are free, how long jobs run (ms, '' = unknown), the lists before it
 -- -> {'ok' | 'replay', id, created, estimate} | {'conflict'} | {'parent', id, state | 'unknown'} | {'file'}
 --    | {'app', why, detail}: the change of an app that comes with it (_app.lua), or work on a backup (_backup.lua), was refused
@@ -35,6 +35,7 @@ if o.schedule then
   local made = redis.call('HMGET', 'h:job:' .. id, 'created', 'estimate')    -- an occurrence that was made before
   if made[1] then return {'replay', id, made[1], made[2] or ''} end
 end
+A[6] = rq_data(A[6], id)
 local unmet = {}
 for _, parent in ipairs(o.depends_on or {}) do
   local state = redis.call('HGET', 'h:job:' .. parent, 'state')

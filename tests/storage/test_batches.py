@@ -1,11 +1,14 @@
 """Batches: all or none, also when whoever submits dies at any step."""
 
 import asyncio
+import struct
 from typing import Any
 
 import pytest
 import redis
 from engine import claim, register, settle, submit
+from rq.job import Job as RqJob
+from rq.serializers import JSONSerializer
 
 from storage import batches, jobs
 from storage.calls import Call
@@ -48,6 +51,44 @@ async def test_a_batch_becomes_its_jobs_in_their_order(store: Store, redis_clien
     assert (last.spec["command"], last.actor, last.state) == (f"echo {COUNT - 1}", "user:ada", "queued")
     assert last.created_ms == batch.created_ms
     assert not list(redis_client.scan_iter("h:batch*"))
+
+
+async def test_each_job_of_a_batch_is_written_as_one_that_comes_alone(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    mixed = [
+        Order(command="echo first"),
+        Order(command="echo long " + "x" * 2000),
+        Order(argv=["echo", "later"], name="Ünï", timeout_s=7),
+        Order(command="echo soon", priority="high", env={"A": "b"}, metadata={"pr": 5}),
+        Order(command="echo tagged", tags=["gpu"]),
+        Order(command="echo last"),
+    ]
+    batch = await batches.submit(store, "user:ada", mixed)
+    drawn = {b"sig", b"created", b"created_at", b"enqueued_at", b"spec", b"data"}
+    for order, job_id in zip(mixed, batch.job_ids, strict=True):
+        alone = await jobs.submit(store, "user:ada", order)
+        kept = [
+            {name: value for name, value in redis_client.hgetall(prefix + each).items() if name not in drawn}
+            for each in (job_id, alone.id)
+            for prefix in ("h:job:", "rq:job:")
+        ]
+        assert kept[:2] == kept[2:], order
+        job, other = await jobs.get(store, job_id), await jobs.get(store, alone.id)
+        assert jobs.order_of(store, job) == jobs.order_of(store, other) == order
+        made = RqJob.fetch(job_id, connection=redis_client, serializer=JSONSerializer)
+        assert (made.func_name, made.args, made.timeout) == (
+            "workers.tasks.command",
+            [job_id],
+            order.timeout_s,
+        )
+    assert redis_client.lrange("rq:queue:jobs.normal", 0, 2) == [
+        batch.job_ids[place].encode() for place in (0, 1, 2)
+    ]
+    compact = [redis_client.object("encoding", f"h:job:{job_id}") for job_id in batch.job_ids]
+    assert compact[0] == compact[-1], (
+        "a long command in a batch leaves the records of the others as small as they are"
+    )
 
 
 async def test_jobs_of_a_batch_run_as_others_do(store: Store, redis_client: redis.Redis) -> None:
@@ -162,20 +203,28 @@ async def test_a_parent_that_failed_since_takes_its_children_with_it(
 async def test_a_batch_that_was_accepted_in_the_older_form_is_made_whole(
     store: Store, redis_client: redis.Redis
 ) -> None:
-    orders = [Order(command="echo old"), Order(command="echo tagged", tags=["gpu"])]
+    orders = [
+        Order(command="echo old"),
+        Order(command="echo tagged", tags=["gpu"]),
+        Order(command="echo new"),
+    ]
     ids = [store.new_id("job") for _ in orders]
     for job_id, order in zip(ids, orders, strict=True):
-        queue, spec, signature, data, timeout_s, description, options = described(store, order, job_id=job_id)
-        redis_client.rpush(
-            "h:batch:batch-old:jobs", job_id, queue, spec, signature, data, timeout_s, description, options
-        )
+        made = described(store, order, job_id=job_id)
+        words = (
+            job_id, made.queue, made.signature, b"what RQ calls", b"%d" % made.timeout_s, made.description, made.spec,
+        )  # fmt: skip
+        parts = [word.encode() if isinstance(word, str) else word for word in words]
+        lengths = struct.pack(">HHHHHHI", *map(len, parts))
+        redis_client.rpush("h:batch:batch-old:jobs", lengths + b"".join(parts) + made.packed_options)
     redis_client.hset(
         "h:batch:batch-old",
-        mapping={"actor": "user:u", "created": "1790000000000", "iso": "2026-09-21T00:00:00.000000Z"},
+        mapping={"by": "user:u", "created": "1790000000000", "iso": "2026-09-21T00:00:00.000000Z"},
     )
     redis_client.sadd("h:batches", "batch-old")
     assert await batches.unfold_all(store) == ["batch-old"]
     for job_id, order in zip(ids, orders, strict=True):
         job = await jobs.get(store, job_id)
         assert (job.state, job.actor, job.spec["command"]) == ("queued", "user:u", order.command)
+        assert job.queue == ("jobs.gpu.normal" if order.tags else "jobs.normal")
     assert not list(redis_client.scan_iter("h:batch*"))

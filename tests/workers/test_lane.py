@@ -77,7 +77,6 @@ async def put(
     job_id = store.new_id("job")
     raw = orjson.dumps({"task": task, "timeout_s": timeout_s, **spec})
     signature = store.seal.signature("job", job_id, raw)
-    data = tasks.rq_data(tasks.TABLE[task], job_id)
     await store.call(
         script(
             "submit",
@@ -86,7 +85,7 @@ async def put(
             f"node.{node}",
             raw,
             signature,
-            data,
+            tasks.TABLE[task].function,
             rq_time(),
             timeout_s,
             task,
