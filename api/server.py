@@ -7,6 +7,7 @@ on, so that parked connections hold a deploy for the whole timeout. Both are men
 import asyncio
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -45,6 +46,8 @@ LINGER_S = 5.0
 TICK_S = 0.25
 #: Fields that say whom a message is for and where it ends.
 _DECIDING = frozenset({b"host", b"expect", b"content-length", b"transfer-encoding"})
+#: The offer to go on in HTTP/2, which Java's client and `curl --http2` make over cleartext.
+_HTTP2_OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
 class _Phase(Enum):
@@ -128,6 +131,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_head:
             if self._phase is not _Phase.HEAD:
                 self._await(_Phase.HEAD, HEAD_DEADLINE_S)
+            if not self._head_bytes and b"h2c" in data:
+                data = _without_offer(data)
             self._head_bytes += len(data)
         else:
             self._framing_bytes += len(data)
@@ -348,6 +353,15 @@ class GuardedProtocol(HttpToolsProtocol):
         head = f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         self.transport.write(head.encode())
         self.transport.close()
+
+
+def _without_offer(data: bytes) -> bytes:
+    """Return what came without the offer, in its first head, to go on in HTTP/2, which nobody need accept.
+
+    The parser would take the message's body for what is spoken from then on.
+    """
+    end = data.find(b"\r\n\r\n") + 2
+    return _HTTP2_OFFER.sub(b"", data[:end]) + data[end:] if end > 1 else data
 
 
 class FramesProtocol(WebSocketsSansIOProtocol):

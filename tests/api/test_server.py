@@ -107,6 +107,23 @@ def test_an_upgrade_that_nobody_knows_is_passed_over(port: int) -> None:
     assert status(ask(port, head)) == 200
 
 
+def test_an_offer_to_speak_http2_is_passed_over_and_its_body_read_as_such(port: int) -> None:
+    head = (
+        b"POST / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\nHost: x\r\n"
+        b"HTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n\r\n"
+    )
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), 3) as connection:
+        for body in (hidden, b"abcd"):
+            connection.sendall(head % len(body) + body)
+            assert status(answer := connection.recv(65536)) == 200
+            assert answer.count(b"HTTP/1.1 ") == 1
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(65536)
+    assert status(ask(port, head % 4, then=b"abcd", pause_s=0.2)) == 200
+
+
 def test_a_body_that_arrives_in_two_pieces_is_read_whole(port: int) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab"
     assert status(ask(port, head, then=b"cd", pause_s=0.2)) == 200
@@ -129,7 +146,7 @@ def test_a_body_that_arrives_in_two_pieces_is_read_whole(port: int) -> None:
         ),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400),
         (
-            b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nabcd",
+            b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: foo\r\nContent-Length: 4\r\n\r\nabcd",
             400,
         ),
     ],
