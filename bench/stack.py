@@ -14,7 +14,7 @@ import redis
 
 from bench.figure import Bench, Missing
 from bench.processes import await_port, descendants, environment, free_port, process
-from cli.embedded import redis_conf
+from cli.embedded import redis_conf, redis_environ
 from settings import Settings
 from storage.store import Store
 
@@ -121,6 +121,7 @@ def _valkey(bench: Bench) -> Iterator[str]:
     directory.mkdir()
     port, log = free_port(), bench.directory / "valkey.log"
     (directory / "redis.conf").write_text(redis_conf(port, password=""))
-    with process([get_binary_path(), "redis.conf"], log=log, cwd=directory) as child:
+    binary = get_binary_path()
+    with process([binary, "redis.conf"], log=log, cwd=directory, env=redis_environ(binary)) as child:
         await_port(port, child, log)
         yield f"redis://127.0.0.1:{port}/0"

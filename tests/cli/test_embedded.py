@@ -258,6 +258,21 @@ def test_s3_keeps_its_objects_when_its_ports_were_taken_meanwhile(tmp_path: Path
     assert not [name for name in left if any(str(port) in name for port in ports.values())]
 
 
+def test_valkey_allocates_as_it_is_made_to_where_the_machine_can(redis_up: tuple[Server, int]) -> None:
+    if not any(Path(place, embedded.ALLOCATOR).exists() for place in embedded.ALLOCATOR_PLACES):
+        pytest.skip("libjemalloc2 is not installed")
+    assert embedded.ALLOCATOR in Path(f"/proc/{redis_up[1]}/maps").read_text()
+
+
+def test_an_allocator_that_does_not_load_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / embedded.ALLOCATOR).write_bytes(b"no library")
+    monkeypatch.setattr(embedded, "ALLOCATOR_PLACES", (str(tmp_path / "none"), str(tmp_path)))
+    with running(prepared(redis_server, tmp_path)) as child:
+        assert embedded.ALLOCATOR not in Path(f"/proc/{child.pid}/environ").read_text()
+
+
 def test_a_server_that_does_not_run_does_not_answer(tmp_path: Path) -> None:
     for make in (redis_server, s3_server):
         assert not asyncio.run(prepared(make, tmp_path).answers())
