@@ -151,7 +151,7 @@ class RedisLine:
             self._tag_sets = None
             wake("")
 
-        channels = ["h:wake", f"h:control:{self.name}"]
+        channels = ["h:wake", f"h:control:{self.name}", f"h:offer:{self.name}"]
         return asyncio.create_task(listen(self.store.wire.address, channels, tell, connected))
 
     def _hear_offer(self, message: bytes, take: Callable[[Offer], None]) -> None:

@@ -18,7 +18,7 @@ local function handed(A)
     local fit = r[1] == 'online' and not r[2] and r[5] == registration and tonumber(r[3] or '') and tonumber(r[4] or '')
       and now - (tonumber(r[6] or '') or 0) < tonumber(r[4])
     if fit and redis.call('LLEN', 'h:proc:' .. worker) >= tonumber(r[3]) then return false end
-    if fit and redis.call('PUBLISH', 'h:control:' .. worker,
+    if fit and redis.call('PUBLISH', 'h:offer:' .. worker,
         'offer ' .. id .. ' 1 ' .. queue .. ' ' .. A[5] .. ' ' .. owner .. ' '
           .. registration .. '\n' .. A[4]) > 0 then
       redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)      -- though nothing waits in it: its registries are trimmed

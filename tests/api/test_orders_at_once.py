@@ -276,7 +276,7 @@ async def test_the_first_of_a_turn_is_handed_to_a_worker_that_idles_and_the_rest
     def tell(_: bytes, message: bytes) -> None:
         found.extend(filter(None, [attempts.offered(holder, message)]))
 
-    listening = asyncio.create_task(listen(store.wire.address, ["h:control:w"], tell, ready.set))
+    listening = asyncio.create_task(listen(store.wire.address, ["h:offer:w"], tell, ready.set))
     async with asyncio.timeout(20):
         await ready.wait()
     sets = await fleet.tag_sets(store)

@@ -37,7 +37,7 @@ async def heard(store: Store) -> AsyncIterator[list[Claim]]:
     def tell(_: bytes, message: bytes) -> None:
         found.extend(filter(None, [attempts.offered(Holder("w", "r1"), message)]))
 
-    task = asyncio.create_task(listen(store.wire.address, ["h:control:w"], tell, ready.set))
+    task = asyncio.create_task(listen(store.wire.address, ["h:offer:w"], tell, ready.set))
     async with asyncio.timeout(20):
         await ready.wait()
     yield found
@@ -91,7 +91,10 @@ async def test_an_idle_worker_is_handed_a_job_whole_and_says_that_it_starts(
 
 async def test_where_nobody_hears_a_job_waits_in_its_queue(store: Store, client: redis.Redis) -> None:
     await idle(store)
-    job_id = await submit(store)
+    with client.pubsub() as supervisor:  # it hears words to the worker, and takes no jobs
+        supervisor.subscribe("h:control:w")
+        supervisor.get_message(timeout=20)
+        job_id = await submit(store)
     assert (await jobs.get(store, job_id)).state is State.QUEUED
     assert client.lrange(QUEUE, 0, -1) == [job_id]
     assert client.scard("h:ready:jobs.normal") == 0  # it is not asked twice
@@ -195,7 +198,7 @@ async def test_what_its_successor_is_handed_is_not_for_a_worker_that_still_liste
     step = attempts.claim(Holder("w", "r2"), [], [], most=1, startable=1, lease_s=15, hears=True)
     assert await store.call(step) == ([], [])
     with client.pubsub() as told:
-        told.subscribe("h:control:w")
+        told.subscribe("h:offer:w")
         job_id = await submit(store)
         words = [each["data"] for _ in range(2) if (each := told.get_message(timeout=20))]
     assert words[-1].partition("\n")[0].endswith(" r2")

@@ -228,7 +228,7 @@ async def test_a_job_that_is_handed_over_is_taken_and_what_is_forged_is_not(
             await ready.wait()
         assert await line.claim(most=1, startable=1) == []
         for word in (b"offer", b"offer \xff", b"offer job-x 1 jobs.normal sig\n{}", b"offer a b c d\n"):
-            redis_client.publish("h:control:w", word)
+            assert redis_client.publish("h:offer:w", word) == 1
         job_id = await submit(store, "make")
         await until(lambda: len(taken) == 1, "it is handed over")
         assert (taken[0].job_id, taken[0].attempt, taken[0].held_ahead) == (job_id, 1, True)
