@@ -105,8 +105,8 @@ FIGURES = [
             "between rounds the bench deletes the jobs of the round before",
         ),
         notes=(
-            "Redis is one thread: RQ's hash and ours for each job, less with jemalloc (docs/performance.md), more while the "
-            "append-only file is rewritten",
+            "Redis, one thread: RQ's hash and ours for each job, a third less with jemalloc, half as much again while "
+            "the append-only file is rewritten",
         ),
     ),
     Figure(
