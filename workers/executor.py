@@ -225,6 +225,7 @@ class Executor:
         if not self._draining.is_set():
             for slot in self._free:
                 self._around.workspace.make_spare(slot)
+            self._platform.make_ready()
 
     async def _carry_out(self, run: Run, earlier: Run | None) -> None:
         cause.remember(run.cause.request_id, run.span.traceparent or run.cause.traceparent, run.offer.job_id)

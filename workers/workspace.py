@@ -105,7 +105,7 @@ class Workspace:
 
     def _fresh(self, slot: int) -> Path:
         made_s, spare = self._spares.pop(slot, (0.0, None))
-        if spare is not None and _facts(spare):  # nobody has tidied up meanwhile
+        if spare is not None and os.access(spare, os.F_OK):  # nobody has tidied up meanwhile
             if time.monotonic() - made_s < SPARE_S:
                 return spare
             self._discard(spare)

@@ -307,6 +307,24 @@ def test_five_hundred_commands_leave_no_descriptor_open(linux):
     assert [descriptors(pid) for pid in pids] == [before[0] - 2, before[1]]
 
 
+def test_outputs_that_were_opened_ahead_serve_one_command_and_go_with_the_platform(folder, linux):
+    def count():
+        return len(os.listdir("/proc/self/fd"))
+
+    before, each = count(), ("sh", "-c", "echo one >/dev/stdout; echo two >/dev/stderr")
+    linux.platform.make_ready()
+    linux.platform.make_ready()
+    assert count() == before + 4
+    for slot in (1, 0):  # by whose user that may be
+        assert linux.run(*each, slot=slot)[1:] == (b"one\n", b"two\n")
+        linux.children[-1].close()
+    assert count() == before
+    another = Bench(linux.kind, folder)
+    another.platform.make_ready()
+    another.close()
+    assert count() == before
+
+
 # Killing
 
 TREES = {

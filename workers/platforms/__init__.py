@@ -140,6 +140,9 @@ class Platform(Protocol):
     def pump(self) -> list[Child]:
         """Return the children that have ended since the last call, without waiting."""
 
+    def make_ready(self) -> None:
+        """Have what a command to come needs, so that its start waits for less. Safe to repeat."""
+
     def spawn(self, command: Command) -> Child:
         """Start a command, without waiting until it runs.
 

@@ -119,19 +119,25 @@ class Request:
 
         Raises OSError, ValueError or MemoryError.
         """
+        if self.memory_limit_bytes < 0:
+            return self.execute_found(fds)
         with memory_limited(self.memory_limit_bytes):
-            program = self.program()
-            try:
-                return self.spawn(program, fds)
-            except (FileNotFoundError, PermissionError):
-                # also where the interpreter that its first line names is missing, or Landlock forbids a program, of
-                # which access(2) knows nothing: execvp(3) goes on with the next one
-                for another in self.others(program):
-                    with contextlib.suppress(FileNotFoundError, PermissionError):
-                        pid = self.spawn(another, fds)
-                        self.remember(another)
-                        return pid
-                raise
+            return self.execute_found(fds)
+
+    def execute_found(self, fds: list[int]) -> int:
+        """Start the program that execvp(3) would find."""
+        program = self.program()
+        try:
+            return self.spawn(program, fds)
+        except (FileNotFoundError, PermissionError):
+            # also where the interpreter that its first line names is missing, or Landlock forbids a program, of
+            # which access(2) knows nothing: execvp(3) goes on with the next one
+            for another in self.others(program):
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    pid = self.spawn(another, fds)
+                    self.remember(another)
+                    return pid
+            raise
 
     def spawn(self, program: bytes, fds: list[int]) -> int:
         """Start `program` as the command."""

@@ -47,10 +47,11 @@ class LinuxChild:
 
     __slots__ = ("_platform", "_token", "command", "ending", "failure", "stderr", "stdout")
 
-    def __init__(self, platform: "LinuxPlatform", token: int, command: Command) -> None:
+    def __init__(
+        self, platform: "LinuxPlatform", token: int, command: Command, stdout: Pipe, stderr: Pipe
+    ) -> None:
         self.command = command
-        self.stdout = Pipe()
-        self.stderr = Pipe()
+        self.stdout, self.stderr = stdout, stderr
         self.ending: Outcome | None = None
         self.failure: str | None = None
         self._platform = platform
@@ -110,6 +111,7 @@ class LinuxPlatform:
         self._watched: dict[int, Callable[[], object]] = {}  # by the descriptors of outputs
         self._ended: list[LinuxChild] = []
         self._left: set[int] = set()  # slots whose last command left something
+        self._outputs: tuple[Pipe, Pipe, list[int]] | None = None  # of the next command
         self._token = 0
         self._bell = os.eventfd(
             0, os.EFD_CLOEXEC | os.EFD_NONBLOCK
@@ -217,14 +219,23 @@ class LinuxPlatform:
         del self._children[token]
         self._ended.append(child)
 
+    def make_ready(self) -> None:
+        """Open what the next command will print into."""
+        if self._outputs is None:
+            with contextlib.suppress(OSError):  # then its start will say so
+                self._outputs = _outputs()
+
     def spawn(self, command: Command) -> LinuxChild:
         """Start a command, without waiting until it runs. Raises CommandNotStarted when nothing can start."""
         self._token += 1
         self._left.discard(command.slot)
-        child = LinuxChild(self, self._token, command)
-        fds: list[int] = []
         try:
-            fds += (child.stdout.open(), child.stderr.open())
+            stdout, stderr, fds = self._outputs or _outputs()
+        except OSError as error:
+            raise _nothing_starts(error) from error
+        self._outputs = None
+        child = LinuxChild(self, self._token, command, stdout, stderr)
+        try:
             if self._users:  # else /dev/stdout and /dev/stderr would be closed to it
                 for fd in fds:
                     os.fchown(fd, self._users[command.slot], -1)
@@ -233,7 +244,7 @@ class LinuxPlatform:
                 child.failure = self._request(command, fds)
         except OSError as error:
             child.close()
-            raise CommandNotStarted(f"This worker can start nothing now: {error.strerror}.") from error
+            raise _nothing_starts(error) from error
         finally:
             for fd in fds:
                 os.close(fd)
@@ -367,6 +378,10 @@ class LinuxPlatform:
         for child in self._children.values():
             child.ending = _KILLED
         self._children.clear()
+        if self._outputs is not None:
+            stdout, stderr, fds = self._outputs
+            _close(stdout, stderr, fds)
+            self._outputs = None
         for claim in self._claims:
             claim.close()
         if self._confinement is not None:
@@ -465,6 +480,29 @@ class LinuxPlatform:
 def make_undumpable() -> None:
     """Close this process's memory and environment to other processes of its user (PR_SET_DUMPABLE)."""
     ctypes.CDLL(None).prctl(launcher.PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _outputs() -> tuple[Pipe, Pipe, list[int]]:
+    """Open what a command prints into; the last are the writing ends. Raises OSError."""
+    stdout, stderr, fds = Pipe(), Pipe(), list[int]()
+    try:
+        for pipe in (stdout, stderr):
+            fds.append(pipe.open())
+    except OSError:
+        _close(stdout, stderr, fds)
+        raise
+    return stdout, stderr, fds
+
+
+def _close(stdout: Pipe, stderr: Pipe, fds: list[int]) -> None:
+    stdout.close()
+    stderr.close()
+    for fd in fds:
+        os.close(fd)
+
+
+def _nothing_starts(error: OSError) -> CommandNotStarted:
+    return CommandNotStarted(f"This worker can start nothing now: {error.strerror}.")
 
 
 def _raise(error: OSError) -> None:

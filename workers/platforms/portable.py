@@ -96,6 +96,9 @@ class PortablePlatform:
                 ended.append(child)
         return ended
 
+    def make_ready(self) -> None:
+        """Do nothing: threads of this process start commands, and pay for it themselves."""
+
     def spawn(self, command: Command) -> PortableChild:
         """Start a command. Raises CommandNotStarted when nothing can be started."""
         child = PortableChild(command)
