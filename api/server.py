@@ -27,7 +27,7 @@ from uvicorn.server import ServerState
 from uvicorn_worker import UvicornWorker
 
 from api.exchange import WHOLE, Exchange
-from api.long_body import LONG_BYTES, LongBody
+from api.long_body import IN_PLACE, LONG_BYTES, LongBody
 from api.realtime.frames import FRAMES
 
 MOST_HEADERS = 100
@@ -39,6 +39,9 @@ HEAD_DEADLINE_S = 15.0
 BODY_IDLE_S = 30.0
 #: How often a worker looks whether its master is still there.
 MASTER_CHECK_S = 1.0
+#: Most clients write a head and its short body separately: a body up to so long is waited for, before its request is
+#: served in the ordinary way.
+HELD_BODY_BYTES, HELD_S = 16 * 1024, 0.2
 #: What is read on of a body that was answered before its end, so that its sender hears the answer and no reset.
 LINGER_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
@@ -111,6 +114,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._held: Callable[[], None] | None = (
             None  # serves a request of which the body may be there in a moment
         )
+        self._moment: asyncio.TimerHandle | None = None  # for which it is waited
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
@@ -121,6 +125,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock, and tell the request that is being served, which may not be the last one that came."""
         self._clock.watched.discard(self)
+        self._let_go_of_held()
         if self._serving is not None and not self._serving.response_complete:
             self._serving.disconnected = True
             self._serving.message_event.set()
@@ -139,12 +144,17 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._phase is _Phase.BODY:
                 self._await(_Phase.BODY, BODY_IDLE_S)
         super().data_received(data)
-        if self._held is not None:
-            self._start_held()
+        if self._held is not None and self._moment is None:
+            if self.expect_100_continue or not 0 < self._body_bytes <= HELD_BODY_BYTES:
+                self._start_held()
+            else:
+                self._moment = self.loop.call_later(HELD_S, self._start_held)
         if self._long_left and not self._in_head and not self.transport.is_closing():
             exchange: Any = self.cycle
             left, self._long_left = self._long_left, 0
-            LongBody(self, exchange, left).take_over()
+            body = LongBody(self, exchange, left)
+            exchange.scope["extensions"][IN_PLACE] = body.read_into
+            body.take_over()
         if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
             self._refuse(431, "Request Header Fields Too Large")
         elif not self._in_head and self._framing_bytes > HEAD_LIMIT_BYTES:
@@ -154,7 +164,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Begin a head."""
         super().on_message_begin()
         self._in_head = True
-        self._fields_bytes = self._hosts = self._lengths = self._long_left = 0
+        self._fields_bytes = self._hosts = self._lengths = self._long_left = self._body_bytes = 0
         self._odd_coding = self._has_body = False
 
     def on_url(self, url: bytes) -> None:
@@ -180,8 +190,10 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self._lengths += 1
             self._has_body |= name == b"transfer-encoding" or value.strip(b"0") != b""
-            if name == b"content-length" and value.isdigit() and int(value) >= LONG_BYTES:
-                self._long_left = int(value)  # of which the rest of this read is still the parser's
+            if name == b"content-length" and value.isdigit():
+                self._body_bytes = int(value)
+                if self._body_bytes >= LONG_BYTES:
+                    self._long_left = self._body_bytes  # of which the rest of this read is still the parser's
             self._odd_coding |= name == b"transfer-encoding" and value.lower() != b"chunked"
 
     def on_headers_complete(self) -> None:
@@ -238,10 +250,17 @@ class GuardedProtocol(HttpToolsProtocol):
         )
 
     def _start_held(self) -> None:
-        """Serve in the ordinary way what may have been answered at once, had all of it come in one piece."""
-        start, self._held = self._held, None
+        """Serve in the ordinary way what may have been answered at once, had all of it come in time."""
+        start = self._let_go_of_held()
         if start is not None and not self.transport.is_closing():
             start()
+
+    def _let_go_of_held(self) -> Callable[[], None] | None:
+        start, self._held = self._held, None
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
+        return start
 
     def _may_be_a_look(self) -> bool:
         return (
@@ -274,6 +293,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._phase is _Phase.LINGER:
             self.body_unwanted(len(body))
 
+    def read_on(self) -> None:
+        """Read on, unless a long body is under way that nobody asks for."""
+        last: Any = self.cycle
+        (last.long or self.flow).resume_reading()
+
     def body_moves(self) -> None:
         """Wait for more of a body from now on."""
         if self._phase is _Phase.BODY:
@@ -298,7 +322,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        self.read_on()
         if self.pipeline:
             exchange, app = self.pipeline.pop()
             self._serving = exchange  # type: ignore[assignment]  # all that wait there are Exchanges
@@ -314,10 +338,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.transport.is_closing():
             return  # of a head that was refused
         super().on_message_complete()
-        if self._held is not None:
-            start, self._held = self._held, None  # by now: what is behind it in this read is another's
-            if not self._at_once.accept(self.cycle, self.cycle.body, start):
-                start()
+        start = self._let_go_of_held()  # by now: what is behind it in this read is another's
+        if start is not None and not self._at_once.accept(self.cycle, self.cycle.body, start):
+            start()
         self._in_head = True
         if self._phase is _Phase.LINGER:
             self.cycle.more_body = False

@@ -315,14 +315,20 @@ def test_orders_are_answered_at_once_where_all_of_them_is_there_and_in_turn(tmp_
         server.wait(20)
 
 
-def test_an_order_that_comes_in_pieces_is_served_in_the_ordinary_way(tmp_path: Path) -> None:
+def test_an_order_whose_rest_is_long_in_coming_is_served_in_the_ordinary_way(tmp_path: Path) -> None:
     server, number = serve(tmp_path, _LOOKS)
     whole = order("/order/one", b"12345")
     try:
         with socket.create_connection(("127.0.0.1", number), 10) as client:
-            for piece in (whole[:20], whole[20:-3], whole[-3:]):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in (whole[:-5], whole[-5:-2], whole[-2:]):  # as most clients do, only slower
                 client.sendall(piece)
-                time.sleep(0.1)
+                time.sleep(0.005)
+            time.sleep(0.3)
+            assert bodies(client.recv(65536)) == ["at once:12345"]
+            for piece, pause_s in ((whole[:20], 0.05), (whole[20:-3], 0.4), (whole[-3:], 0.1)):
+                client.sendall(piece)
+                time.sleep(pause_s)
             assert bodies(client.recv(65536)) == ["/order/one12345"]
             client.sendall(whole)
             time.sleep(0.3)
