@@ -1,7 +1,7 @@
 """One request and its answer over HTTP/1.1, as ASGI has it: uvicorn's, with fewer steps on the usual way."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 if TYPE_CHECKING:
+    from api.long_body import LongBody
     from api.server import GuardedProtocol
 
 #: The extension in a scope that takes a whole answer at once: `await answer(status, lines, body)`.
@@ -43,11 +44,12 @@ class Exchange(RequestResponseCycle):
         self.server_state = protocol.server_state
         self.message_event = asyncio.Event()
         self.on_response = protocol.on_response_complete
+        self.read_on = protocol.read_on
         self.disconnected = False
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = protocol.expect_100_continue
         self.body = b""  # nearly always one piece, which is then handed on as it is
-        self.wants: Callable[[], None] | None = None  # who waits until what there is of the body was taken
+        self.long: LongBody | None = None  # what reads the rest of a long body
         self.more_body = True
         self.response_started = False
         self.response_complete = False
@@ -60,17 +62,18 @@ class Exchange(RequestResponseCycle):
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
-        if not self.disconnected and not self.response_complete:
-            self.flow.resume_reading()
+        over = self.disconnected or self.response_complete
+        if not over and self.long is not None:
+            self.body = self.body or await self.long.piece()
+            over = not self.body
+        elif not over:
+            self.read_on()
             await self.message_event.wait()
-            self.message_event.clear()
-        if self.disconnected or self.response_complete:
+        self.message_event.clear()
+        if over or self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         body, self.body = self.body, b""
-        more_body = self.more_body
-        if self.wants is not None:
-            self.wants()
-        return {"type": "http.request", "body": body, "more_body": more_body}
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         """Take an ASGI message of the answer. Raises RuntimeError for one that does not fit those before it."""

@@ -1,35 +1,49 @@
-"""A long body of a known length: read past the HTTP parser into pieces of its own, copied by nobody on the way.
+"""A long body of a known length: read past the HTTP parser, straight into the memory of whoever reads it.
 
 Through the parser each read of the socket is copied three times and wakes the request: most of what receiving a large
-file took. Here the loop reads into the piece itself, and a piece is handed on once it is full, or after a moment.
+file took. Here the loop reads in place; and as long as a body comes fast, one of a few threads does, which wakes nobody
+until the memory is full. Each thread has left after a moment of which nothing came, so that no sender keeps one.
 """
 
 import asyncio
+import os
+import select
+import socket
 import sys
-from typing import Any, Protocol
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+#: The extension in a scope that reads the body in place: `read_into` of its LongBody.
+IN_PLACE = "hostler.in-place"
 
 #: Bodies from here on are read so.
 LONG_BYTES = 256 * 1024
-#: What is handed on at once.
+#: What the loop reads at once; a body of which so much has come in one go is left to a thread.
 PIECE_BYTES = 256 * 1024
 #: A piece that does not fill up is handed on after so long.
 GATHER_S = 0.002
 
+#: Bodies of a process that threads receive at a time; the loop reads those that come fast beyond them.
+MOST_THREADS = 2
+#: A thread is woken for so much; where it has not come after so long, the loop goes on.
+_WAKE_BYTES = 512 * 1024
+_WAKE_MS = 20
+#: A thread receives no more before it has it looked at: what its core has cached.
+_LOOK_BYTES = 1024 * 1024
+#: How much later than others a thread that receives gets its turn: what has come is looked at before more is received.
+_NICENESS = 5
+
 #: What is read at a time of a body that was answered before its end.
 _UNWANTED_BYTES = 4096
-#: So many pieces are used again: one is read into, one waits, one is being used.
-_MOST_KEPT = 3
-#: References to a piece that only the list of pieces holds: the list's, and the one that is counted with.
-_OURS_ALONE = 2
 
 
 class Taking(Protocol):
     """What takes a body: the exchange of api/exchange.py."""
 
-    body: Any
     response_complete: bool
     message_event: asyncio.Event
-    wants: Any
+    long: Any
 
 
 class Receiving(Protocol):
@@ -61,97 +75,189 @@ class Receiving(Protocol):
         """Go on writing."""
 
 
+class _Received(NamedTuple):
+    """What a thread has received, whether the rest comes fast too, and what `look` failed with."""
+
+    size: int
+    fast: bool
+    failure: Exception | None = None
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # elsewhere it would slow down the whole process
+        os.nice(_NICENESS)
+
+
+_threads = ThreadPoolExecutor(MOST_THREADS, "receive", initializer=_give_way)
+_by_threads: set["LongBody"] = set()
+
+
 class LongBody(asyncio.BufferedProtocol):
-    """Takes the connection over from `receiving` for the `left` bytes of a body that are still to come."""
+    """Takes the connection over from `receiving` for the `left` bytes of a body that are still to come.
+
+    Nothing is read while nobody asks for it: what has come waits in the socket.
+    """
 
     def __init__(self, receiving: Receiving, exchange: Taking, left: int) -> None:
         self._receiving, self._exchange, self._left = receiving, exchange, left
-        self._pieces: list[bytearray] = []
-        self._piece, self._used = self._free(), 0
+        self._room: memoryview | None = None  # what the loop reads into, while somebody waits for it
+        self._used = 0
+        self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._fast = False
+        self._stopped = False  # by whom it was for, or with the connection; a thread looks at it
         self.pause_writing, self.resume_writing = receiving.pause_writing, receiving.resume_writing  # type: ignore[method-assign]
 
     def take_over(self) -> None:
         """Begin."""
-        transport, paused = self._receiving.transport, self._receiving.flow.read_paused
-        if not paused:
-            transport.pause_reading()
-        transport.set_protocol(self)
-        if not paused:
-            transport.resume_reading()
+        self._receiving.flow.pause_reading()
+        self._receiving.transport.set_protocol(self)
+        self._exchange.long = self
+
+    async def piece(self) -> bytearray:
+        """Return the next piece, empty when no more will come."""
+        piece = bytearray(min(PIECE_BYTES, self._left))
+        size = await self.read_into(piece, 0, len(piece), lambda _: True)
+        return piece if size == len(piece) else piece[:size]
+
+    async def read_into(self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool]) -> int:
+        """Read into `buffer[start:end]` as storage/objects.py's ReadInto has it.
+
+        Who is cancelled meanwhile cannot go on with the body.
+        """
+        if self._is_over():
+            return 0
+        size = 0
+        try:
+            with memoryview(buffer) as whole, whole[start : min(end, start + self._left)] as room:
+                if self._fast and len(room) >= _WAKE_BYTES and len(_by_threads) < MOST_THREADS:
+                    size = await self._read_by_thread(room, lambda size: look(start + size))
+                if not size and not self._is_over():
+                    size = await self._read_by_loop(room[:PIECE_BYTES])
+                    look(start + size)
+        except asyncio.CancelledError:
+            self._stopped = True
+            raise
+        if not self._left:
+            self._exchange.message_event.clear()  # its end was told
+        return size
+
+    def _is_over(self) -> bool:
+        return not self._left or self._stopped or self._exchange.response_complete
+
+    async def _read_by_loop(self, room: memoryview) -> int:
+        flow = self._receiving.flow
+        self._room, self._used = room, 0
+        self._waiter = self._receiving.loop.create_future()
+        flow.resume_reading()
+        try:
+            await self._waiter
+        finally:
+            self._stop_timer()
+            self._room = None
+            if self._left:  # otherwise what is read now is the next request
+                flow.pause_reading()
+        if len(room) == PIECE_BYTES:
+            self._fast = self._used == PIECE_BYTES
+        return self._used
+
+    async def _read_by_thread(self, room: memoryview, look: Callable[[int], bool]) -> int:
+        loop = self._receiving.loop
+        try:  # the loop may close its own while the thread reads, and open another by the same number
+            descriptor = os.dup(self._receiving.transport.get_extra_info("socket").fileno())
+        except OSError:  # there are no more to be had
+            return 0
+        _by_threads.add(self)
+        reading = loop.run_in_executor(_threads, self._receive, descriptor, room[:], look)
+        reading.add_done_callback(self._thread_has_read)
+        received: _Received = await asyncio.shield(reading)
+        if received.failure is not None:
+            raise received.failure
+        return received.size
+
+    def _receive(self, descriptor: int, room: memoryview, look: Callable[[int], bool]) -> _Received:
+        """Receive until `room` is full, `look` says no, or a moment passes in which not enough comes."""
+        size, fast, least = 0, True, 0
+        try:
+            with room, socket.socket(fileno=descriptor) as connection:
+                ready = select.poll()
+                ready.register(connection, select.POLLIN)
+                try:
+                    while fast and size < len(room) and not self._stopped:
+                        with room[size : size + _LOOK_BYTES] as rest:
+                            if least != min(len(rest), _WAKE_BYTES):
+                                least = min(len(rest), _WAKE_BYTES)
+                                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+                            fast = bool(ready.poll(_WAKE_MS))
+                            came = connection.recv_into(rest)
+                        fast = fast and came > 0
+                        size += came
+                        if came and not look(size):
+                            break
+                finally:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        except OSError:  # nothing has come, or it is one that the loop will see too
+            fast = False
+        except Exception as failure:
+            return _Received(size, fast, failure)
+        return _Received(size, fast)
+
+    def _thread_has_read(self, reading: "asyncio.Future[_Received]") -> None:
+        """Count what a thread has received, whether or not anybody waits for it any more."""
+        _by_threads.discard(self)
+        if reading.cancelled():
+            return
+        size, self._fast, _ = reading.result()
+        self._left -= size
+        if self._exchange.response_complete:
+            self._receiving.body_unwanted(size)
+            self.resume_reading()
+        else:
+            self._receiving.body_moves()
+        if self._left == 0:
+            self._end()
+
+    def resume_reading(self) -> None:
+        """Read to the end of a body that has been answered; an answer to the request before it changes nothing."""
+        if self._exchange.response_complete and self not in _by_threads:
+            self._room = None
+            self._wake()
+            self._receiving.flow.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return what is free of the piece; it never holds anything beyond the body."""
-        if self._exchange.response_complete:  # nobody wants what is in it any more
-            self._discard()
-        elif self._used == len(self._piece):  # the answer before this one let reading go on
-            self._exchange.body = self._exchange.body + self._piece
-            self._piece, self._used = self._free(), 0
-        return memoryview(self._piece)[self._used : self._used + self._left]
-
-    def _discard(self) -> None:
-        """Read on with little: of connections that wait for such an end there may be many."""
-        self._used = 0
-        if len(self._piece) > _UNWANTED_BYTES:
-            self._pieces.clear()
-            self._piece, self._exchange.body = bytearray(_UNWANTED_BYTES), b""
+        """Return what is read into next; it never holds anything beyond the body."""
+        if self._room is None:
+            return memoryview(bytearray(min(_UNWANTED_BYTES, self._left)))
+        return self._room[self._used :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read; hand it on if it is enough."""
         self._left -= nbytes
-        if self._exchange.response_complete:
+        if self._room is None:
             self._receiving.body_unwanted(nbytes)
         else:
             self._used += nbytes
             self._receiving.body_moves()
         if self._left == 0:
             self._end()
-        elif self._used == len(self._piece):
-            self._hand_on()
-        elif self._timer is None and self._used:
-            self._timer = self._receiving.loop.call_later(GATHER_S, self._hand_on)
+        elif self._room is not None and self._used == len(self._room):
+            self._wake()
+        elif self._room is not None and self._timer is None:
+            self._timer = self._receiving.loop.call_later(GATHER_S, self._wake)
 
-    def _hand_on(self) -> None:
-        """Give the piece to the request, or stop reading until it has taken the one before."""
+    def _wake(self) -> None:
         self._stop_timer()
-        exchange = self._exchange
-        if exchange.body:
-            if self._used == len(self._piece):
-                self._receiving.flow.pause_reading()
-            exchange.wants = self._hand_on
-            return
-        exchange.wants = None
-        if self._used:
-            exchange.body = self._taken()
-            self._piece, self._used = self._free(), 0
-            exchange.message_event.set()
-
-    def _taken(self) -> bytearray:
-        return self._piece if self._used == len(self._piece) else self._piece[: self._used]
-
-    def _free(self) -> bytearray:
-        """Return a piece that nobody else holds any more, nor a view of it: fresh memory costs more than its use."""
-        for number in range(len(self._pieces)):
-            if sys.getrefcount(self._pieces[number]) == _OURS_ALONE:
-                return self._pieces[number]
-        piece = bytearray(min(PIECE_BYTES, self._left))
-        if len(self._pieces) < _MOST_KEPT:
-            self._pieces.append(piece)
-        return piece
+        if self._waiter is not None and not self._waiter.done():
+            self._receiving.flow.pause_reading()
+            self._waiter.set_result(None)
 
     def _end(self) -> None:
-        self._stop_timer()
-        exchange, receiving = self._exchange, self._receiving
-        exchange.wants = None
-        if not exchange.response_complete:
-            rest = self._taken()
-            exchange.body = exchange.body + rest if exchange.body else rest
-        transport, paused = receiving.transport, receiving.flow.read_paused
-        if not paused:
-            transport.pause_reading()
-        transport.set_protocol(receiving)
-        if not paused and not transport.is_closing():
-            transport.resume_reading()
+        self._wake()
+        receiving = self._receiving
+        self._exchange.long = None
+        receiving.flow.pause_reading()
+        receiving.transport.set_protocol(receiving)
+        receiving.flow.resume_reading()
         receiving.body_ends()
 
     def _stop_timer(self) -> None:
@@ -164,7 +270,7 @@ class LongBody(asyncio.BufferedProtocol):
         return self._receiving.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the connection."""
-        self._stop_timer()
-        self._exchange.wants = None
+        """Tell the connection, and who waits for more."""
+        self._stopped = True
         self._receiving.connection_lost(exc)
+        self._wake()

@@ -1,14 +1,14 @@
 """multipart/form-data, split while it streams: one file, and a few small fields around it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 
 import falcon
 from falcon.asgi.multipart import BodyPart
 from falcon.media.multipart import MultipartParseError, MultipartParseOptions
 
-from api.body import BODY_IDLE_S, Patience
 from api.errors import UnsupportedMediaType
 from storage.errors import Invalid
+from storage.objects import ReadInto
 
 #: The headers of one part.
 HEADERS_LIMIT_BYTES = 8 * 1024
@@ -16,6 +16,8 @@ HEADERS_LIMIT_BYTES = 8 * 1024
 AROUND_LIMIT_BYTES = 64 * 1024
 #: Parts of one form, the file's among them.
 PARTS_LIMIT = 32
+#: What is read at once of all that is not the file's content.
+_STEP_BYTES = 16 * 1024
 
 _OPTIONS = MultipartParseOptions()
 
@@ -60,14 +62,14 @@ class FormReader:
     before its last boundary for a whole one.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes], boundary: bytes) -> None:
-        self._chunks = chunks
+    def __init__(self, read_body: ReadInto, boundary: bytes) -> None:
+        self._read_body = read_body
         self._delimiter = b"\r\n--" + boundary
-        self._data = b"\r\n"  # so that the first boundary looks like all others
-        self._at = 0
+        #: what was read and not yet handed on, from `_at`; begins so that the first boundary looks like all others
+        self._data, self._at = bytearray(b"\r\n"), 0
         self._parts = 0
         self._around_bytes = 0
-        self._patience: Patience | None = None
+        self._over = False
 
     async def file(self, name: str) -> Part:
         """Go to the content of the file sent as `name`. Raises Invalid when the form has none."""
@@ -82,53 +84,78 @@ class FormReader:
             await self._skip()
         raise Invalid(f"{name} is required", details={name: "missing"})
 
-    async def content(self) -> AsyncIterator[memoryview]:
-        """Yield the file's bytes, then read the form to its end. Raises Invalid when that is no end."""
-        async for piece in self._until_delimiter():
-            yield piece
+    async def read_into(self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool]) -> int:
+        """Read the file's content as ReadInto has it, and the form to its end. Raises Invalid when that is no end."""
+        while not self._over:
+            found = self._data.find(self._delimiter, self._at)
+            sure = self._sure(self._data, self._at, len(self._data), found)
+            if size := min(sure - self._at, end - start):
+                buffer[start : start + size] = self._data[self._at : self._at + size]
+                self._at += size
+                look(start + size)
+                return size
+            if found >= 0:
+                self._at = found + len(self._delimiter)
+                await self._to_the_end()
+                self._over = True
+            elif end - start < _STEP_BYTES:
+                await self._more()
+            elif size := await self._read_in_place(buffer, start, end, look):
+                return size
+        return 0
+
+    async def _read_in_place(
+        self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool]
+    ) -> int:
+        """Read on where the content shall lie; all that has been read is what may be the beginning of a delimiter."""
+        held = self._data[self._at :]
+        first, sure = start + len(held), start
+        buffer[start:first] = held
+
+        def look_for_delimiter(upto: int) -> bool:
+            nonlocal sure
+            found = buffer.find(self._delimiter, sure, upto)
+            sure = self._sure(buffer, sure, upto, found)
+            return look(sure) and found < 0
+
+        upto = first + await self._wanted(buffer, first, end, look_for_delimiter)
+        self._data, self._at = buffer[sure:upto], 0
+        return sure - start
+
+    def _sure(self, data: bytearray, start: int, end: int, found: int) -> int:
+        """Return up to where `data` is no part of a delimiter, nor may be: one was `found`, or none (-1)."""
+        if found >= 0:
+            return found
+        begun = data.find(b"\r", max(start, end - len(self._delimiter) + 1), end)
+        return end if begun < 0 else begun
+
+    async def _to_the_end(self) -> None:
         while part := await self._next_part():
             if part.filename is not None:
                 raise Invalid("Only one file can be uploaded at a time.")
             await self._skip()
         self._count(len(self._data) - self._at)
-        while chunk := await self._chunk():  # what follows the last boundary means nothing, but is not free
-            self._count(len(chunk))
+        rest = bytearray(_STEP_BYTES)
+        # what follows the last boundary means nothing, but is not free
+        while size := await self._read_body(rest, 0, len(rest), _on):
+            self._count(size)
 
     async def _skip(self) -> None:
-        async for piece in self._until_delimiter():
-            self._count(len(piece))
+        """Pass over what comes before the next delimiter, and over that."""
+        while (found := self._data.find(self._delimiter, self._at)) < 0:
+            self._count_to(self._sure(self._data, self._at, len(self._data), found))
+            await self._more()
+        self._count_to(found)
+        self._at += len(self._delimiter)
+
+    def _count_to(self, end: int) -> None:
+        self._count(end - self._at)
+        self._at = end
 
     def _count(self, size_bytes: int) -> None:
         self._around_bytes += size_bytes
         if self._around_bytes > AROUND_LIMIT_BYTES:
             raise Invalid(f"The form holds more than {AROUND_LIMIT_BYTES} bytes beside its file.")
-
-    async def _until_delimiter(self) -> AsyncIterator[memoryview]:
-        delimiter, overlap = self._delimiter, len(self._delimiter) - 1
-        while True:
-            end = self._data.find(delimiter, self._at)
-            if end >= 0:
-                piece = memoryview(self._data)[self._at : end]
-                self._at = end + len(delimiter)
-                if piece:
-                    yield piece
-                return
-            # hold back no more than what may be the beginning of a delimiter
-            end = self._data.find(b"\r", max(self._at, len(self._data) - overlap))
-            end = len(self._data) if end < 0 else end
-            piece = memoryview(self._data)[self._at : end]
-            self._at = end
-            if piece:
-                yield piece
-            held = bytes(self._data[end:])
-            self._data, self._at = b"", 0  # what has been read is not held any longer than its reader wants
-            chunk = await self._wanted()
-            if held and (len(chunk) < overlap or 0 <= (held + chunk[:overlap]).find(delimiter) < len(held)):
-                self._data = held + chunk
-                continue
-            self._data = chunk
-            if held:
-                yield memoryview(held)
 
     async def _next_part(self) -> Part | None:
         """Read on after a delimiter: the next part's headers, or None at the end of the form."""
@@ -157,24 +184,19 @@ class FormReader:
         return line
 
     async def _more(self) -> None:
-        chunk = await self._wanted()
-        rest = self._data[self._at :]
-        self._data = rest + chunk if rest else chunk
-        self._at = 0
+        """Read on behind what was read."""
+        del self._data[: self._at]
+        self._at, size = 0, len(self._data)
+        self._data += bytes(_STEP_BYTES)
+        size += await self._wanted(self._data, size, size + _STEP_BYTES, _on)
+        del self._data[size:]
 
-    async def _wanted(self) -> bytes:
-        chunk = await self._chunk()
-        if not chunk:
+    async def _wanted(self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool]) -> int:
+        size = await self._read_body(buffer, start, end, look)
+        if not size:
             raise Invalid("The body ends before the form does.")
-        return chunk
+        return size
 
-    async def _chunk(self) -> bytes:
-        if self._patience is None:
-            self._patience = Patience(BODY_IDLE_S)
-        try:
-            chunk = await self._patience.next(self._chunks)
-        except TimeoutError:
-            raise Invalid(f"The body stopped arriving for {BODY_IDLE_S} s.") from None
-        if not chunk:
-            self._patience.close()
-        return chunk
+
+def _on(_upto: int) -> bool:
+    return True

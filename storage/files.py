@@ -4,7 +4,7 @@ import asyncio
 import mimetypes
 import re
 import unicodedata
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 from settings import MIB
 from storage.calls import Call, command, pairs, script, text
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, TooLarge, Unprocessable
-from storage.objects import Reading, Uploaded
+from storage.objects import Reading, ReadInto, Uploaded
 from storage.store import Store
 
 DAY_MS = 24 * 3600 * 1000
@@ -182,15 +182,15 @@ async def page(store: Store, *, limit: int, offset: int, descending: bool = True
 
 async def accept(
     store: Store,
-    chunks: AsyncIterable[bytes | memoryview],
+    read_into: ReadInto,
     *,
     filename: str,
     content_type: str | None,
     actor: str,
 ) -> File:
-    """Store what `chunks` yields as a new file.
+    """Store what `read_into` reads as a new file.
 
-    Raises InvalidFile beyond the limit or without a name, and whatever `chunks` raises; nothing is left then.
+    Raises InvalidFile beyond the limit or without a name, and whatever `read_into` raises; nothing is left then.
     """
     name = clean_filename(filename)
     media_type = clean_content_type(content_type, name)
@@ -199,7 +199,7 @@ async def accept(
         try:
             uploaded = await store.objects.upload(
                 object_key(file_id),
-                chunks,
+                read_into,
                 content_type=media_type,
                 limit_bytes=store.settings.upload_limit_bytes,
             )

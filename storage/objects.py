@@ -5,14 +5,15 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from settings import MIB, Settings
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 #: One part of a multipart upload; S3 wants 5 MiB or more, and 10,000 of them at most.
 PART_BYTES = 8 * MIB
+#: How much memory there is for the first part, step by step; a small object needs no more than the first of them.
+_ROOM_BYTES = (64 * 1024, 512 * 1024, 2 * MIB, PART_BYTES)
 #: Parts under way at once, besides the one being filled: what bounds an upload's memory.
 PARTS_IN_FLIGHT = 2
 #: Parts of all uploads of a process that are under way at once. A store takes no more in a second for being given more
@@ -131,6 +134,53 @@ def _session() -> "boto3.session.Session":
     return boto3.session.Session()
 
 
+class ReadInto(Protocol):
+    """Reads what comes next into `buffer[start:end]`, at least a byte of it; returns how much, 0 when all was read.
+
+    `look` is told up to where the buffer holds what was read, once or as it grows, perhaps by another thread, and
+    answers whether to go on. It does not wait.
+    """
+
+    def __call__(
+        self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool], /
+    ) -> Awaitable[int]:
+        """Read."""
+
+
+class Pieces:
+    """Reads pieces that come in memory of their own."""
+
+    def __init__(self, pieces: AsyncIterable[bytes]) -> None:
+        self._pieces = aiter(pieces)
+        #: What was not taken yet of the last one.
+        self.rest = memoryview(b"")
+
+    async def read_into(self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool]) -> int:
+        """Read as ReadInto has it."""
+        while not self.rest:
+            try:
+                self.rest = memoryview(await anext(self._pieces))
+            except StopAsyncIteration:
+                return 0
+        taken, self.rest = self.rest[: end - start], self.rest[end - start :]
+        with memoryview(buffer) as whole:  # a slice of the buffer itself would copy twice
+            whole[start : start + len(taken)] = taken
+        look(start + len(taken))
+        return len(taken)
+
+
+async def whole_of(read_into: ReadInto) -> bytes:
+    """Return all that `read_into` reads."""
+    full: list[bytearray] = []
+    piece, used = bytearray(_ROOM_BYTES[0]), 0
+    while size := await read_into(piece, used, len(piece), lambda _: True):
+        used += size
+        if used == len(piece):
+            full.append(piece)
+            piece, used = bytearray(_ROOM_BYTES[0]), 0
+    return b"".join([*full, memoryview(piece)[:used]])
+
+
 class Objects:
     """One bucket. Nothing touches the network before the first call; the coroutines never block their loop.
 
@@ -185,19 +235,16 @@ class Objects:
         """Return the SHA-256 of an object in hex. Raises Conflict when its tag is not `etag` any more."""
         return await self._run(self._sha256, key, etag)
 
-    async def upload(
-        self, key: str, chunks: AsyncIterable[bytes | memoryview], *, content_type: str, limit_bytes: int
-    ) -> Uploaded:
-        """Store what `chunks` yields, in parts, holding at most three of them (24 MiB) in memory.
+    async def upload(self, key: str, read_into: ReadInto, *, content_type: str, limit_bytes: int) -> Uploaded:
+        """Store what `read_into` reads, in parts, holding at most three of them (24 MiB) in memory.
 
-        Raises TooLarge beyond `limit_bytes`, and whatever `chunks` raises; nothing is then left behind.
+        Raises TooLarge beyond `limit_bytes`, and whatever `read_into` raises; nothing is then left behind.
         """
         sending = _Sending(self, key, content_type)
         try:
-            async for chunk in chunks:
-                if sending.size_bytes + len(chunk) > limit_bytes:
+            while await sending.fill(read_into):
+                if sending.size_bytes > limit_bytes:
                     raise TooLarge(f"The object exceeds {limit_bytes} bytes.")
-                await sending.add(chunk)
             return await sending.finish()
         except BaseException:
             cleaning = asyncio.get_running_loop().create_task(sending.abort())
@@ -574,6 +621,63 @@ class Reading:
                 ahead.result().close()
 
 
+class _Digest:
+    """A SHA-256 that a thread reckons beside whoever has the bytes, in their order."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool, self._sha256 = pool, hashlib.sha256()
+        self._lock = threading.Lock()
+        self._waiting: deque[memoryview | Callable[[], object]] = deque()
+        self._running = False
+
+    def update(self, piece: memoryview) -> None:
+        """Take `piece`, which must not change before it was reckoned. May be called in any thread.
+
+        Raises Unavailable when the process stops.
+        """
+        self._put(piece)
+
+    def caught_up(self) -> "asyncio.Future[None]":
+        """Return what is done once all that was taken so far is reckoned. Raises Unavailable when the process stops."""
+        loop = asyncio.get_running_loop()
+        reckoned: asyncio.Future[None] = loop.create_future()
+        self._put(partial(loop.call_soon_threadsafe, _settle, reckoned))
+        return reckoned
+
+    def hexdigest(self) -> str:
+        """Return the digest of what was reckoned."""
+        return self._sha256.hexdigest()
+
+    def _put(self, what: "memoryview | Callable[[], object]") -> None:
+        with self._lock:
+            self._waiting.append(what)
+            if self._running:
+                return
+            try:
+                self._pool.submit(self._run)
+            except RuntimeError:
+                raise Unavailable("This process is stopping.") from None
+            self._running = True
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running = False
+                    return
+                what = self._waiting.popleft()
+            if isinstance(what, memoryview):
+                with what:
+                    self._sha256.update(what)
+            else:
+                what()
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class _Sending:
     """An upload under way: the part being filled, those in flight, and what S3 has confirmed."""
 
@@ -581,10 +685,10 @@ class _Sending:
         self._objects = objects
         self._target = {"Bucket": objects.bucket, "Key": key}
         self._content_type = content_type
-        self._sha256 = hashlib.sha256()
-        self._hashing: asyncio.Future[None] | None = None
+        self._digest = _Digest(objects._pool)
+        self._hashed: asyncio.Future[None] | None = None  # the part before the one being filled
         self._filling = bytearray()
-        self._filled = 0
+        self._filled = self._digested = 0
         self._free: list[bytearray] = []
         self._upload_id: str | None = None
         self._count = 0
@@ -593,37 +697,39 @@ class _Sending:
         self._etags: dict[int, str] = {}
         self.size_bytes = 0
 
-    async def add(self, chunk: bytes | memoryview) -> None:
-        """Take the next bytes; waits while too many parts are under way."""
-        rest = memoryview(chunk)
-        while rest:
-            if self._filled == PART_BYTES:
-                await self._ship()
-            taken, rest = rest[: PART_BYTES - self._filled], rest[PART_BYTES - self._filled :]
-            end = self._filled + len(taken)
-            if end > len(self._filling):
-                self._filling += taken  # a new buffer grows
-            else:
-                with memoryview(self._filling) as used:  # a slice of the buffer itself would copy twice
-                    used[self._filled : end] = taken
-            self._filled = end
-        self.size_bytes += len(chunk)
+    async def fill(self, read_into: ReadInto) -> int:
+        """Take the next bytes and return how many, 0 at their end; waits while too many parts are under way."""
+        if self._filled == PART_BYTES:
+            await self._ship()
+        if self._filled == len(self._filling):
+            size = next(each for each in _ROOM_BYTES if each > self._filled)
+            larger = bytearray(PART_BYTES if self._count else size)
+            larger[: self._filled] = self._filling  # not in place: the digest may still look at it
+            self._filling = larger
+        size = await read_into(self._filling, self._filled, len(self._filling), self._digest_to)
+        self._filled += size
+        self.size_bytes += size
+        return size
+
+    def _digest_to(self, end: int) -> bool:
+        self._digest.update(memoryview(self._filling)[self._digested : end])
+        self._digested = end
+        return True
 
     async def finish(self) -> Uploaded:
         """Send what is left and have S3 put the parts together."""
         if self._upload_id is None:
             return await self._put_whole()
+        await self._digest.caught_up()
         del self._filling[self._filled :]
         await self._ship()
         while self._in_flight:
             await self._landed()
-        if self._hashing is not None:
-            await self._hashing
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(self._etags.items())]
         answer = await self._ask(
             "complete_multipart_upload", UploadId=self._upload_id, MultipartUpload={"Parts": parts}
         )
-        return Uploaded(self.size_bytes, self._sha256.hexdigest(), answer["ETag"].strip('"'))
+        return Uploaded(self.size_bytes, self._digest.hexdigest(), answer["ETag"].strip('"'))
 
     async def abort(self) -> None:
         """Leave nothing behind; parts in flight are awaited, for one that lands later would stay."""
@@ -634,10 +740,10 @@ class _Sending:
                 await self._ask("abort_multipart_upload", UploadId=self._upload_id)
 
     async def _put_whole(self) -> Uploaded:
+        await self._digest.caught_up()
         del self._filling[self._filled :]
-        await self._objects._run(self._sha256.update, self._filling)
         answer = await self._ask("put_object", Body=self._filling, ContentType=self._content_type)
-        return Uploaded(self.size_bytes, self._sha256.hexdigest(), answer["ETag"].strip('"'))
+        return Uploaded(self.size_bytes, self._digest.hexdigest(), answer["ETag"].strip('"'))
 
     async def _ship(self) -> None:
         if self._upload_id is None:
@@ -645,13 +751,13 @@ class _Sending:
             self._upload_id = answer["UploadId"]
         while len(self._in_flight) >= PARTS_IN_FLIGHT:
             await self._landed()
-        if self._hashing is not None:
-            await self._hashing  # one after the other: the order makes the digest
+        if self._hashed is not None:
+            await self._hashed  # what is received before it can be hashed only takes its time from hashing
         part, self._filling = self._filling, self._free.pop() if self._free else bytearray()
-        self._filled = 0
+        self._filled = self._digested = 0
         self._count += 1
-        self._hashing = asyncio.ensure_future(self._objects._run(self._sha256.update, part))
-        self._in_flight.add(asyncio.ensure_future(self._send(self._count, part, self._hashing)))
+        self._hashed = self._digest.caught_up()
+        self._in_flight.add(asyncio.ensure_future(self._send(self._count, part, self._hashed)))
 
     async def _send(self, number: int, part: bytearray, hashed: "asyncio.Future[None]") -> None:
         async with self._objects._parts:

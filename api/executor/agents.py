@@ -389,8 +389,9 @@ async def put_artifact(
     content_type = files.clean_content_type(req.content_type, name)
     key = artifacts.object_key(id, attempt, name)
     limit_bytes = store.settings.upload_limit_bytes
+    body = bodies.Incoming(req, limit_bytes)
     stored = await store.objects.upload(
-        key, bodies.chunks(req, limit_bytes), content_type=content_type, limit_bytes=limit_bytes
+        key, body.read_into, content_type=content_type, limit_bytes=limit_bytes
     )
     record = {
         "name": name, "size": stored.size_bytes, "sha256": stored.sha256, "contentType": content_type,

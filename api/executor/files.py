@@ -6,7 +6,7 @@ from typing import Any
 from falcon.asgi import Request, Response
 from marshmallow import Schema, fields, validate
 
-from api import downloads, multipart
+from api import body, downloads, multipart
 from api.dialect import EXECUTOR
 from api.downloads import Content
 from api.endpoint import Context, Endpoint, Group, HTTPStatus, Role
@@ -96,11 +96,11 @@ async def upload(context: Context, req: Request, resp: Response) -> None:
         most_bytes = store.settings.upload_limit_bytes + multipart.AROUND_LIMIT_BYTES
         if req.content_length is not None and req.content_length > most_bytes:
             raise files.too_large(store)
-        form = multipart.FormReader(aiter(req.stream), boundary)
+        form = multipart.FormReader(body.Incoming(req).read_into, boundary)
         part = await form.file("file")
         file = await files.accept(
             store,
-            form.content(),
+            form.read_into,
             filename=part.filename or "",
             content_type=part.content_type,
             actor=context.caller.actor,

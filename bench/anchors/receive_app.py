@@ -5,7 +5,7 @@ from typing import Any
 
 import falcon.asgi
 
-from api import multipart
+from api import body, multipart
 from settings import Settings
 from storage.objects import Objects
 
@@ -30,10 +30,10 @@ class _Upload:
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Receive one file."""
-        form = multipart.FormReader(aiter(req.stream), multipart.boundary_of(req.content_type))
+        form = multipart.FormReader(body.Incoming(req).read_into, multipart.boundary_of(req.content_type))
         part = await form.file("file")
         uploaded = await self.objects.upload(
-            "dropped", form.content(), content_type=part.content_type, limit_bytes=_LIMIT_BYTES
+            "dropped", form.read_into, content_type=part.content_type, limit_bytes=_LIMIT_BYTES
         )
         resp.media = {"size": uploaded.size_bytes, "sha256": uploaded.sha256}
 

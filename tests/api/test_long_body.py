@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -16,9 +17,26 @@ from test_server import serve
 from api.long_body import LONG_BYTES, PIECE_BYTES
 
 #: Answers how long a body was and its digest; /slow takes its time over each piece, /late before the first, /early
-#: answers before the body, /part before its end.
+#: answers before the body, /part before its end. /place reads in place; /cancel gives that up after a moment; /threads
+#: answers who has received.
 _APP = """
-import asyncio, hashlib
+import asyncio, hashlib, threading
+async def read_in_place(read_into, digest, names):
+    room, size = bytearray(3_000_000), 0
+    while True:
+        at = 10
+        def look(end):
+            nonlocal at
+            names.add(threading.current_thread().name.partition("_")[0])
+            digest.update(memoryview(room)[at:end])
+            at = end
+            return True
+        got = await read_into(room, at, len(room) - 10, look)
+        assert 10 + got == at
+        assert room[:10] == room[-10:] == bytes(10)
+        if not got:
+            return size
+        size += got
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
@@ -37,6 +55,21 @@ async def app(scope, receive, send):
         size += len(message["body"])
         if scope["path"] == "/slow":
             await asyncio.sleep(0.01)
+        read_into = scope["extensions"].get("hostler.in-place")
+        if read_into and message["more_body"] and scope["path"] in ("/place", "/threads", "/cancel"):
+            for piece in kept:
+                digest.update(piece)
+            kept, names = [], set()
+            reading = asyncio.ensure_future(read_in_place(read_into, digest, names))
+            if scope["path"] == "/cancel":
+                await asyncio.sleep(0.01)
+                reading.cancel()
+                await asyncio.wait([reading])
+                break
+            size += await reading
+            if scope["path"] == "/threads":
+                scope["path"] = ",".join(names)
+            break
         if not message["more_body"] or (scope["path"] == "/part" and size >= 200_000):
             break
         if scope["path"] != "/keep":
@@ -100,7 +133,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("path", ["/", "/slow", "/keep"])
+@pytest.mark.parametrize("path", ["/", "/slow", "/keep", "/place"])
 def test_every_byte_arrives_once_and_the_connection_serves_on(port: int, path: str, size: int) -> None:
     body = os.urandom(size)
     with Connection(port) as connection:
@@ -124,16 +157,49 @@ def test_an_answer_before_a_long_body_loses_nothing_of_it(port: int) -> None:
         assert connection.answer() == expected("/late", body)
 
 
-def test_a_body_in_pieces_of_any_size_with_pauses_is_the_same_body(port: int) -> None:
-    body, chance, at = os.urandom(900_000), random.Random(4), 0  # noqa: S311
+@pytest.mark.parametrize(("path", "most"), [("/", 200_000), ("/place", 200_000), ("/place", 900_000)])
+def test_a_body_in_pieces_of_any_size_with_pauses_is_the_same_body(port: int, path: str, most: int) -> None:
+    body, chance, at = os.urandom(5 * most), random.Random(4), 0  # noqa: S311
     with Connection(port) as connection:
-        connection.socket.sendall(head("/", len(body)))
+        connection.socket.sendall(head(path, len(body)))
         while at < len(body):
-            size = chance.choice([1, 100, 10_000, 70_000, 200_000])
+            size = chance.choice([1, 100, 10_000, 70_000, most])
             connection.socket.sendall(body[at : at + size])
             at += size
             time.sleep(chance.choice([0, 0.001, 0.01]))
-        assert connection.answer() == expected("/", body)
+        assert connection.answer() == expected(path, body)
+
+
+def test_a_body_that_comes_fast_is_received_by_a_thread(port: int) -> None:
+    body = os.urandom(1_000_000) * 50
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/threads", len(body)) + body + head("/", 2) + b"ok")
+        names, _, rest = connection.answer().partition(b" ")
+        assert b"receive" in names.split(b",")
+        assert b" ".join([b"", rest]) == expected("", body)
+        assert connection.answer() == expected("/", b"ok")
+
+
+def test_more_bodies_than_threads_arrive_together(port: int) -> None:
+    bodies = [os.urandom(1_000_000) * 12 for _ in range(5)]
+
+    def send(body: bytes) -> bytes:
+        with Connection(port) as connection:
+            connection.socket.sendall(head("/place", len(body)) + body)
+            return connection.answer()
+
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        assert list(pool.map(send, bodies)) == [expected("/place", body) for body in bodies]
+
+
+def test_a_body_that_is_given_up_leaves_the_server_serving(port: int) -> None:
+    for _ in range(5):
+        with Connection(port) as connection, contextlib.suppress(ConnectionError):
+            connection.socket.sendall(head("/cancel", 100_000_000) + bytes(100_000_000))
+    body = os.urandom(2_000_000)
+    with Connection(port) as connection:
+        connection.socket.sendall(head("/place", len(body)) + body)
+        assert connection.answer() == expected("/place", body)
 
 
 def test_a_client_that_expects_to_be_asked_is_asked(port: int) -> None:
@@ -162,18 +228,20 @@ def test_a_short_rest_that_nobody_wants_is_read_and_the_connection_serves_on(por
         assert connection.answer() == expected("/", b"abc")
 
 
-def test_a_body_that_stops_is_given_up(port: int) -> None:
+@pytest.mark.parametrize(("path", "size"), [("/", 400_000), ("/place", 400_000), ("/place", 4_000_000)])
+def test_a_body_that_stops_is_given_up(port: int, path: str, size: int) -> None:
     with Connection(port) as connection:
-        connection.socket.sendall(head("/", 10_000_000) + b"x" * 400_000)
+        connection.socket.sendall(head(path, 10_000_000) + b"x" * size)
         began = time.monotonic()
         assert connection.file.read() == b""
         assert time.monotonic() - began < 15
 
 
-def test_a_client_that_leaves_in_the_middle_leaves_the_server_serving(port: int) -> None:
-    for size in (100, 300_000, 2_000_000):
+@pytest.mark.parametrize("path", ["/slow", "/place"])
+def test_a_client_that_leaves_in_the_middle_leaves_the_server_serving(port: int, path: str) -> None:
+    for size in (100, 300_000, 2_000_000, 8_000_000):
         with Connection(port) as connection:
-            connection.socket.sendall(head("/slow", 10_000_000) + b"x" * size)
+            connection.socket.sendall(head(path, 10_000_000) + b"x" * size)
     with Connection(port) as connection:
         connection.socket.sendall(head("/", 2) + b"ok")
         assert connection.answer() == expected("/", b"ok")

@@ -13,6 +13,7 @@ from processes import Stack, finished, log_of, peak_rss_bytes, processes_of, rea
 
 from storage import files, jobs, logs
 from storage.calls import command, pairs
+from storage.objects import Pieces
 from storage.store import Store
 
 
@@ -21,7 +22,11 @@ async def upload(store: Store, name: str, content: bytes) -> str:
         yield content
 
     accepted = await files.accept(
-        store, chunks(), filename=name, content_type="application/octet-stream", actor="user:u"
+        store,
+        Pieces(chunks()).read_into,
+        filename=name,
+        content_type="application/octet-stream",
+        actor="user:u",
     )
     return accepted.id
 

@@ -17,6 +17,7 @@ from cli.packing import pack
 from storage import apps, files, manifests, products
 from storage.apps import App
 from storage.jobs import Job
+from storage.objects import Pieces
 from storage.store import Store
 
 APP = "hello-web"
@@ -30,7 +31,9 @@ async def publish(store: Store, folder: Path) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield packed.read_bytes()
 
-    file = await files.accept(store, chunks(), filename="release.zip", content_type=None, actor="user:u")
+    file = await files.accept(
+        store, Pieces(chunks()).read_into, filename="release.zip", content_type=None, actor="user:u"
+    )
     await products.publish(store, "user:u", file.id, manifests.read_directory(folder))
 
 

@@ -1,7 +1,7 @@
 """Files: the rules of an upload's life, on a real Valkey and an object store in memory."""
 
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from redis import Redis
 from storage import files, grants
 from storage.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable, Unprocessable
 from storage.files import DAY_MS, InvalidFile
-from storage.objects import ObjectInfo, Uploaded
+from storage.objects import ObjectInfo, Pieces, ReadInto, Uploaded, whole_of
 from storage.store import Store
 
 
@@ -29,8 +29,8 @@ class MemoryObjects:
             raise NotFound(f"There is no object {key}.")
         return hashlib.md5(self.stored[key]).hexdigest()  # noqa: S324
 
-    async def upload(self, key: str, chunks: AsyncIterable[bytes], *, limit_bytes: int, **_: Any) -> Uploaded:
-        data = b"".join([bytes(chunk) async for chunk in chunks])
+    async def upload(self, key: str, read_into: ReadInto, *, limit_bytes: int, **_: Any) -> Uploaded:
+        data = await whole_of(read_into)
         if self.away:
             raise Unavailable("The object store cannot be reached.")
         if len(data) > limit_bytes:
@@ -72,7 +72,9 @@ async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:
 
 
 async def uploaded(store: Store, name: str = "project.zip", data: bytes = b"data") -> files.File:
-    return await files.accept(store, chunks(data), filename=name, content_type=None, actor="user:u1")
+    return await files.accept(
+        store, Pieces(chunks(data)).read_into, filename=name, content_type=None, actor="user:u1"
+    )
 
 
 def keys(client: Redis) -> set[bytes]:
@@ -104,7 +106,9 @@ async def test_an_upload_that_fails_leaves_no_trace(store, memory, redis_client)
         raise Invalid("The body ends before the form does.")
 
     with pytest.raises(Invalid):
-        await files.accept(store, broken(), filename="a", content_type=None, actor="user:u1")
+        await files.accept(
+            store, Pieces(broken()).read_into, filename="a", content_type=None, actor="user:u1"
+        )
     assert memory.stored == {}
     assert keys(redis_client) == set()
 

@@ -17,7 +17,7 @@ from urllib3.exceptions import ProtocolError
 
 from settings import Settings
 from storage.errors import Conflict, NotFound, TooLarge, Unavailable
-from storage.objects import PART_BYTES, PARTS_AT_ONCE, Objects
+from storage.objects import PART_BYTES, PARTS_AT_ONCE, Objects, Pieces
 
 pytestmark = pytest.mark.stack
 
@@ -93,7 +93,9 @@ async def test_a_key_that_is_not_there_is_not_found(objects):
     "size_bytes", [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, 20_000_001]
 )
 async def test_an_upload_of_any_size_arrives_whole(objects, leftovers, size_bytes):
-    stored = await objects.upload("up", blocks(size_bytes), content_type="x/y", limit_bytes=size_bytes)
+    stored = await objects.upload(
+        "up", Pieces(blocks(size_bytes)).read_into, content_type="x/y", limit_bytes=size_bytes
+    )
     assert (stored.size_bytes, stored.sha256) == (size_bytes, digest_of(size_bytes))
     assert await objects.sha256("up", etag=stored.etag) == stored.sha256
     assert leftovers() == (["up"], 0)
@@ -107,13 +109,15 @@ async def test_an_upload_that_breaks_off_leaves_nothing(objects, leftovers, size
         raise ValueError("the client is gone")
 
     with pytest.raises(ValueError, match="gone"):
-        await objects.upload("up", broken(), content_type="x/y", limit_bytes=size_bytes)
+        await objects.upload("up", Pieces(broken()).read_into, content_type="x/y", limit_bytes=size_bytes)
     assert leftovers() == ([], 0)
 
 
 async def test_an_upload_beyond_the_limit_leaves_nothing(objects, leftovers):
     with pytest.raises(TooLarge):
-        await objects.upload("up", blocks(20_000_000), content_type="x/y", limit_bytes=19_999_999)
+        await objects.upload(
+            "up", Pieces(blocks(20_000_000)).read_into, content_type="x/y", limit_bytes=19_999_999
+        )
     assert leftovers() == ([], 0)
 
 
@@ -138,7 +142,9 @@ async def test_uploads_together_send_no_more_parts_at_once_than_a_store_takes_in
     monkeypatch.setattr(objects, "_client", lambda kind="work": Slow())
     size_bytes = 2 * PART_BYTES
     uploads = [
-        objects.upload(f"up-{number}", blocks(size_bytes), content_type="x/y", limit_bytes=size_bytes)
+        objects.upload(
+            f"up-{number}", Pieces(blocks(size_bytes)).read_into, content_type="x/y", limit_bytes=size_bytes
+        )
         for number in range(6)
     ]
     stored = await asyncio.gather(*uploads)
@@ -157,7 +163,9 @@ async def test_a_cancelled_upload_leaves_nothing(objects, leftovers):
         stalled.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(objects.upload("up", stalling(), content_type="x/y", limit_bytes=10**9))
+    task = asyncio.create_task(
+        objects.upload("up", Pieces(stalling()).read_into, content_type="x/y", limit_bytes=10**9)
+    )
     await stalled.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -347,7 +355,9 @@ def test_a_store_that_is_away_is_unavailable_and_nothing_else(tmp_path: Path):
         lambda: asyncio.run(away.delete("k")),
         lambda: asyncio.run(away.delete_prefix("k")),
         lambda: asyncio.run(away.sweep_uploads(1)),
-        lambda: asyncio.run(away.upload("k", blocks(PART_BYTES + 1), content_type="a/b", limit_bytes=10**9)),
+        lambda: asyncio.run(
+            away.upload("k", Pieces(blocks(PART_BYTES + 1)).read_into, content_type="a/b", limit_bytes=10**9)
+        ),
     ]
     for call in calls:
         with pytest.raises(Unavailable) as caught:

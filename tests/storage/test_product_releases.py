@@ -12,6 +12,7 @@ from settings import Settings
 from storage import apps, files, products
 from storage.errors import Conflict, Invalid, NotFound
 from storage.files import DAY_MS
+from storage.objects import Pieces
 from storage.seal import Forged
 from storage.store import Store
 
@@ -38,7 +39,9 @@ async def upload(store: Store, toml: bytes | None = TOML) -> str:
     async def chunks() -> AsyncIterator[bytes]:
         yield packed.getvalue()
 
-    file = await files.accept(store, chunks(), filename="hello.tgz", content_type=None, actor="user:u")
+    file = await files.accept(
+        store, Pieces(chunks()).read_into, filename="hello.tgz", content_type=None, actor="user:u"
+    )
     return file.id
 
 

@@ -35,6 +35,7 @@ from settings import Settings, process_environment
 from storage import files, fleet, jobs
 from storage.calls import pairs
 from storage.jobs import Job, State
+from storage.objects import Pieces
 from storage.store import Store
 from workers import agent
 
@@ -156,7 +157,11 @@ async def test_an_upload_is_unpacked_and_artifacts_come_back(
 
     store = Store(settings)
     file = await files.accept(
-        store, chunks(), filename="project.zip", content_type="application/zip", actor="user:u"
+        store,
+        Pieces(chunks()).read_into,
+        filename="project.zip",
+        content_type="application/zip",
+        actor="user:u",
     )
     job_id = await engine.submit(
         store,

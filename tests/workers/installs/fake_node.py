@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from settings import Settings
 from storage import apps, attempts, files, manifests, products
 from storage.apps import App, Instance
 from storage.attempts import Holder
-from storage.objects import Uploaded
+from storage.objects import Pieces, ReadInto, Uploaded, whole_of
 from storage.store import Store
 from workers.installs.tasks import TASKS
 from workers.lines import Offer
@@ -49,10 +49,8 @@ class FolderObjects:
     def path(self, key: str) -> Path:
         return self._folder / key.replace("/", "_")
 
-    async def upload(
-        self, key: str, chunks: AsyncIterable[bytes], *, content_type: str, limit_bytes: int
-    ) -> Uploaded:
-        data = b"".join([chunk async for chunk in chunks])
+    async def upload(self, key: str, read_into: ReadInto, *, content_type: str, limit_bytes: int) -> Uploaded:
+        data = await whole_of(read_into)
         self.path(key).write_bytes(data)
         return Uploaded(len(data), hashlib.sha256(data).hexdigest(), "etag")
 
@@ -188,7 +186,7 @@ class Node:
             yield packed.read_bytes()
 
         file = await files.accept(
-            self.store, chunks(), filename="release.zip", content_type=None, actor="user:u"
+            self.store, Pieces(chunks()).read_into, filename="release.zip", content_type=None, actor="user:u"
         )
         return await products.publish(self.store, "user:u", file.id, manifests.read_directory(directory))
 
