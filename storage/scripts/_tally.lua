@@ -15,5 +15,5 @@ local function tally_times(what, times)
     counts[bucket], sum = (counts[bucket] or 0) + 1, sum + math.max(0, ms)
   end
   for bucket, count in pairs(counts) do tally(what .. ':' .. bucket, count) end
-  tally(what .. ':ms', string.format('%d', sum))
+  if sum > 0 then tally(what .. ':ms', string.format('%d', sum)) end
 end
