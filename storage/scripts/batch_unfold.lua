@@ -63,8 +63,13 @@ local function make(A)
   lines[A[3]] = ids
 end
 
+local jobs, names = {}, {}
+local function add(A)
+  jobs[#jobs + 1], names[#names + 1] = A, 'h:job:' .. A[1]
+end
+
 -- storage/batches.py says how a portion is put together
-local function make_all(portion)
+local function add_all(portion)
   local stem, queue = 'job-' .. string.sub(ARGV[1], 7) .. '-', nil      -- after 'batch-'
   local number, at = struct.unpack('>H', portion)
   while at <= #portion do
@@ -72,22 +77,27 @@ local function make_all(portion)
     named, timeout, spec, signature, description, options, at = struct.unpack('>Hc0IIc0Hc0Hc0Ic0', portion, at)
     if named ~= '' then queue = named end
     local id = string.format('%s%03d', stem, number)
-    make({id, actor, queue, spec, signature, rq_data(task, id), iso, string.format('%d', timeout), description, options})
+    add({id, actor, queue, spec, signature, rq_data(task, id), iso, string.format('%d', timeout), description, options})
     number = number + 1
   end
 end
 
 -- laid ready by the version before, which has a word for each job
-local function make_older(word)
+local function add_older(word)
   local parts = {struct.unpack('>HHHHHHI', word)}
   local at = parts[8]
   for i = 1, 7 do parts[i], at = string.sub(word, at, at + parts[i] - 1), at + parts[i] end
   local id, queue, signature, data, timeout, description, spec = unpack(parts, 1, 7)
-  make({id, actor, queue, spec, signature, data, iso, timeout, description, string.sub(word, at)})
+  add({id, actor, queue, spec, signature, data, iso, timeout, description, string.sub(word, at)})
 end
 
 for _, word in ipairs(redis.call('LPOP', staged, task and 1 or 50) or {}) do
-  if task then make_all(word) else make_older(word) end
+  if task then add_all(word) else add_older(word) end
+end
+-- a recovery point may hold a job as well as the portion that it was made of, for they are read one after the other
+local some = #names > 0 and redis.call('EXISTS', unpack(names)) > 0
+for i, A in ipairs(jobs) do
+  if not some or redis.call('EXISTS', names[i]) == 0 then make(A) end
 end
 flush()
 local left = redis.call('LLEN', staged)

@@ -200,6 +200,24 @@ async def test_a_parent_that_failed_since_takes_its_children_with_it(
     assert (await jobs.get(store, child)).reason == "dependency"
 
 
+async def test_a_job_that_is_there_already_is_not_made_anew(store: Store, redis_client: redis.Redis) -> None:
+    """As in a database that was rebuilt: of a batch, what was laid ready may have been read before its jobs were."""
+    with pytest.raises(asyncio.CancelledError):
+        await batches.submit(Dying(store, 2), "user:ada", orders(3))
+    (batch_id,) = (each.decode() for each in redis_client.smembers("h:batches"))
+    ids = [batches._job_id(batch_id, index) for index in range(3)]
+    redis_client.hset(f"h:job:{ids[0]}", "state", "completed")
+    redis_client.hset(f"h:job:{ids[2]}", "state", "running")
+    await batches.unfold_all(store)
+    assert [redis_client.hget(f"h:job:{job_id}", "state") for job_id in ids] == [
+        b"completed",
+        b"queued",
+        b"running",
+    ]
+    assert redis_client.lrange("rq:queue:jobs.normal", 0, -1) == [ids[1].encode()]
+    assert redis_client.zrange("h:jobs:queued", 0, -1) == [ids[1].encode()]
+
+
 async def test_a_batch_that_was_accepted_in_the_older_form_is_made_whole(
     store: Store, redis_client: redis.Redis
 ) -> None:
