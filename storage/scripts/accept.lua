@@ -37,13 +37,15 @@ for i = 1, allowed do
 end
 event_of_all('job.queued', ids, 'by', actor, 'q', queue)
 redis.call('ZADD', 'h:jobs', unpack(scores))
-redis.call('ZADD', 'h:jobs:queued', unpack(scores))
 for _, tag in ipairs(tags) do redis.call('ZADD', 'h:jobs:tag:' .. tag, unpack(scores)) end
 if tag_set ~= '' and redis.call('SADD', 'h:tagsets', tag_set) == 1 then redis.call('PUBLISH', 'h:wake', 'tagsets') end
 local first = 1                                          -- of those that wait: nobody is overtaken
 if before == 0 then
   while first <= allowed and handed(jobs[first]) do first = first + 1 end
 end
-if first <= allowed then line_up_all(queue, {unpack(ids, first)}) end
+if first <= allowed then
+  redis.call('ZADD', 'h:jobs:queued', unpack(scores, 2 * first - 1))
+  line_up_all(queue, {unpack(ids, first)})
+end
 audit(now_text, actor, 'job.submit', unpack(ids))
 return {'ok', allowed, remaining, reset_ms, now_text, estimates}
