@@ -304,9 +304,7 @@ class Executor:
 
     def _lose(self, job_id: str, attempt: int) -> None:
         """Give up an attempt; one of the same job that was claimed while the heartbeat was on its way is not meant."""
-        self._held = deque(
-            pair for pair in self._held if (pair[1].job_id, pair[1].attempt) != (job_id, attempt)
-        )
+        self._held = deque(pair for pair in self._held if pair[1].key != (job_id, attempt))
         run = self._runs.get(job_id)
         if run is not None and run.offer.attempt == attempt:
             log.warning("an attempt is no longer ours", extra={"job": job_id, "attempt": run.offer.attempt})

@@ -170,7 +170,7 @@ class HttpLine:
     def _taken_offer(self, job: Mapping[str, Any]) -> Offer | None:
         """Note a job that an answer brought; None for one that we have disowned while the answer was on its way."""
         offer = self._offer(job)
-        key = (offer.job_id, offer.attempt)
+        key = offer.key
         if key in self._disowned:
             return None
         # should this be a newer registration than the one that took it, the API refuses the attempt itself
@@ -195,14 +195,14 @@ class HttpLine:
     async def begin(self, offer: Offer) -> bool:
         """Say that a held job starts; answers whether it is still ours. An API that cannot be told gets it back."""
         try:
-            return self._is_ours(_key(offer)) and await self._exchanges.begin(_key(offer))
+            return self._is_ours(offer.key) and await self._exchanges.begin(offer.key)
         except NoExchanges:
             await self.settle(offer, "released", "unstarted", None, {})
             return False
 
     def begin_unheard(self, offer: Offer, lost: Callable[[], None]) -> None:
         """Say that a held job starts, with whatever is said next."""
-        self._exchanges.begin_unheard(_key(offer), lost)
+        self._exchanges.begin_unheard(offer.key, lost)
 
     # Saying what happens
 
@@ -212,8 +212,8 @@ class HttpLine:
         What we took under an earlier registration is lost. What the API believes us to hold, but no poll has brought
         (its answer got lost), is handed back, for heartbeats would renew its lease for ever.
         """
-        runs = {_key(offer) for offer in held}
-        keys = runs | {_key(offer) for offer in self._received}
+        runs = {offer.key for offer in held}
+        keys = runs | {offer.key for offer in self._received}
         over = self._taken.keys() - keys
         said = {
             "status": "busy" if running else "idle", "currentJobId": current, "jobsCompleted": self._ended,
@@ -228,7 +228,7 @@ class HttpLine:
             theirs = {(str(each["jobId"]), int(each["attempt"])) for each in answer["held"]}
             lost |= keys - theirs
             await self._disown(theirs - keys - self._taken.keys())
-        self._received = deque(offer for offer in self._received if _key(offer) not in lost)
+        self._received = deque(offer for offer in self._received if offer.key not in lost)
         return Beaten(
             [job_id for job_id, _ in lost & runs], _ids(answer.get("cancel")), self._api.heartbeat_s
         )
@@ -281,10 +281,10 @@ class HttpLine:
         said = {name: facts[fact] for name, fact in spelled.items() if fact in facts}
         result = {"status": outcome, "reason": reason or None, "exitCode": exit_code, **said}
         try:
-            state = await self._exchanges.end(_key(offer), result)
+            state = await self._exchanges.end(offer.key, result)
         except NoExchanges:
-            state = await self._settle(_key(offer), result)
-        self._taken.pop(_key(offer), None)
+            state = await self._settle(offer.key, result)
+        self._taken.pop(offer.key, None)
         self._ended += outcome != "released"
         return state
 
@@ -300,9 +300,9 @@ class HttpLine:
 
     def _ours(self, offer: Offer) -> _Taken:
         """Return what is known of an attempt. Raises Stale, without asking, for one of an earlier registration."""
-        if not self._is_ours(_key(offer)):
+        if not self._is_ours(offer.key):
             raise Stale(f"Job {offer.job_id!r} was taken by an earlier registration of this agent.")
-        return self._taken[_key(offer)]
+        return self._taken[offer.key]
 
     # Files
 
@@ -362,10 +362,6 @@ class HttpLine:
         await self._exchanges.close()
         with contextlib.suppress(Unauthenticated, NotFound):
             await self._api.beat({"status": "offline", "reason": reason, "jobs": []})
-
-
-def _key(offer: Offer) -> Key:
-    return offer.job_id, offer.attempt
 
 
 def _ids(given: Any) -> list[str]:

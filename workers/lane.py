@@ -164,7 +164,7 @@ class Lane:
     def lose(self, job_id: str, attempt: int) -> None:
         """Give an attempt up: it is no longer ours."""
         for errand in list(self._errands):
-            if (errand.offer.job_id, errand.offer.attempt) == (job_id, attempt):
+            if errand.offer.key == (job_id, attempt):
                 errand.stop("lost")
 
     def cancel(self, job_id: str) -> None:

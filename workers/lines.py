@@ -36,6 +36,11 @@ class Offer:
     held_ahead: bool = False
     owner: str = ""
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Return what tells this attempt from all others."""
+        return self.job_id, self.attempt
+
 
 class IntegrityError(Conflict):
     """A file is not what it was when it was uploaded."""
@@ -263,7 +268,7 @@ class RedisLine:
 
     async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:
         """Renew the leases, by one script. With a registration that is gone all is lost; it is made anew meanwhile."""
-        pairs = [(offer.job_id, offer.attempt) for offer in held]
+        pairs = [offer.key for offer in held]
         status: dict[str, str | int] = {"running": running, "current_job": current or ""}
         ttl_s = int(self._lease_s * 4) + 1
         try:
@@ -314,7 +319,7 @@ class RedisLine:
 
         step = attempts.settle(
             self.holder, offer.job_id, offer.attempt, outcome, reason, exit_code, facts,
-            begins=[(start.job_id, start.attempt) for start, _ in starts], begun=begun,
+            begins=[start.key for start, _ in starts], begun=begun,
         )  # fmt: skip
         try:
             return await self._call(step)
