@@ -104,7 +104,7 @@ async def test_what_redis_refuses_for_good_is_raised_and_what_passes_is_unavaila
 async def test_scripts_that_were_flushed_are_known_again(
     wire: Wire, redis_client: "redis.Redis[bytes]"
 ) -> None:
-    lead = script("lead", "me", 1000)
+    lead = script("lead", "me", 1000, 15_000, 5000)
     assert await wire.call(lead) == 1
     redis_client.script_flush()
     assert await wire.call(lead) == 1
@@ -167,7 +167,7 @@ async def test_a_redis_that_restarts_is_found_again_with_its_scripts(
     own_valkey: Valkey, tmp_path: Path
 ) -> None:
     wire = Wire(own_valkey.url)
-    assert await wire.call(script("lead", "me", 60_000)) == 1
+    assert await wire.call(script("lead", "me", 60_000, 15_000, 5000)) == 1
     own_valkey.process.kill()
     own_valkey.process.wait()
     with pytest.raises(Unavailable):
@@ -176,7 +176,8 @@ async def test_a_redis_that_restarts_is_found_again_with_its_scripts(
     async with asyncio.timeout(5):
         while True:
             with contextlib.suppress(Unavailable):
-                assert await wire.call(script("lead", "me", 60_000)) == 1  # the AOF has the lead
+                # the AOF has the lead
+                assert await wire.call(script("lead", "me", 60_000, 15_000, 5000)) == 1
                 break
             await asyncio.sleep(0.05)
     await wire.close()
