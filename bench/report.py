@@ -27,7 +27,10 @@ def circumstances() -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "packages": {**{name: importlib.metadata.version(name) for name in _PACKAGES}, "jemalloc": _jemalloc()},
+        "packages": {
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            "jemalloc": _jemalloc(),
+        },
     }
 
 
