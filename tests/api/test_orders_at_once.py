@@ -10,6 +10,8 @@ import httpx
 import orjson
 import pytest
 import redis
+from rq.job import Job as RqJob
+from rq.serializers import JSONSerializer
 from test_at_once import Caller, a_caller
 from test_direct import shown
 from whole import Hostler
@@ -101,6 +103,24 @@ async def test_both_ways_make_the_same_job(caller: Caller, redis_client: redis.R
     made, expected = (records(redis_client, each.json()["jobId"]) for each in (second, first))
     assert made == expected
     assert len(made["lined"]) == len(made["events"]) == len(made["audited"]) == 1
+
+
+async def test_jobs_of_one_turn_take_nothing_over_from_one_another(
+    caller: Caller, redis_client: redis.Redis
+) -> None:
+    long = {"command": "echo " + "x" * 1100, "name": "Ünï😀"}
+    bodies = [*PLAIN.values(), long, {"command": "b", "timeout": 7}] * 3
+    together = await asyncio.gather(*(caller.client.post(SUBMIT, json=body) for body in bodies))
+    assert caller.server.at_once == len(bodies)
+    for body, answer in zip(bodies, together, strict=True):
+        alone = await caller.ordinary.post(SUBMIT, json=body)
+        made, expected = (records(redis_client, each.json()["jobId"]) for each in (answer, alone))
+        for each in (made, expected):
+            del each["events"], each["audited"]  # which they have in common
+        assert made == expected
+        rq_job = RqJob.fetch(answer.json()["jobId"], connection=redis_client, serializer=JSONSerializer)
+        assert (rq_job.args, rq_job.timeout) == ([rq_job.id], body.get("timeout", 600))
+        assert redis_client.ttl(f"rq:job:{rq_job.id}") == -1
 
 
 async def test_orders_of_one_turn_go_to_their_own_queues(caller: Caller, redis_client: redis.Redis) -> None:
