@@ -167,17 +167,32 @@ class LongBody(asyncio.BufferedProtocol):
             descriptor = os.dup(self._receiving.transport.get_extra_info("socket").fileno())
         except OSError:  # there are no more to be had
             return 0
+        parcel = [(descriptor, room[:])]  # whoever takes it out reads on
+        try:
+            reading = loop.run_in_executor(_threads, self._receive, parcel, look)
+        except RuntimeError:  # none could be started; if one runs one day, it finds nothing to do
+            try:
+                parcel.pop()[1].release()
+            except IndexError:  # it does, by now
+                self._stopped = True
+                raise
+            os.close(descriptor)
+            self._fast = False
+            return 0
         _by_threads.add(self)
-        reading = loop.run_in_executor(_threads, self._receive, descriptor, room[:], look)
         reading.add_done_callback(self._thread_has_read)
         received: _Received = await asyncio.shield(reading)
         if received.failure is not None:
             raise received.failure
         return received.size
 
-    def _receive(self, descriptor: int, room: memoryview, look: Callable[[int], bool]) -> _Received:
-        """Receive until `room` is full, `look` says no, or a moment passes in which not enough comes."""
+    def _receive(self, parcel: list[tuple[int, memoryview]], look: Callable[[int], bool]) -> _Received:
+        """Receive until the room is full, `look` says no, or a moment passes in which not enough comes."""
         size, fast, least = 0, True, 0
+        try:
+            descriptor, room = parcel.pop()
+        except IndexError:
+            return _Received(0, fast=False)
         try:
             with room, socket.socket(fileno=descriptor) as connection:
                 ready = select.poll()

@@ -18,9 +18,23 @@ from api.long_body import LONG_BYTES, PIECE_BYTES
 
 #: Answers how long a body was and its digest; /slow takes its time over each piece, /late before the first, /early
 #: answers before the body, /part before its end. /place reads in place; /cancel gives that up after a moment; /threads
-#: answers who has received.
+#: answers who has received; for /starved no thread can be started meanwhile.
 _APP = """
-import asyncio, hashlib, threading
+import asyncio, concurrent.futures, contextlib, hashlib, threading
+from api import long_body
+@contextlib.contextmanager
+def no_threads():
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+    kept, long_body._threads = long_body._threads, concurrent.futures.ThreadPoolExecutor(1)
+    begin, threading.Thread.start = threading.Thread.start, start
+    try:
+        yield
+    finally:
+        threading.Thread.start = begin
+        late, long_body._threads = long_body._threads, kept
+        assert late._work_queue.qsize()
+        late.submit(int).result()  # what was left in its queue comes first
 async def read_in_place(read_into, digest, names):
     room, size = bytearray(3_000_000), 0
     while True:
@@ -56,7 +70,7 @@ async def app(scope, receive, send):
         if scope["path"] == "/slow":
             await asyncio.sleep(0.01)
         read_into = scope["extensions"].get("hostler.in-place")
-        if read_into and message["more_body"] and scope["path"] in ("/place", "/threads", "/cancel"):
+        if read_into and message["more_body"] and scope["path"] in ("/place", "/threads", "/cancel", "/starved"):
             for piece in kept:
                 digest.update(piece)
             kept, names = [], set()
@@ -66,7 +80,8 @@ async def app(scope, receive, send):
                 reading.cancel()
                 await asyncio.wait([reading])
                 break
-            size += await reading
+            with no_threads() if scope["path"] == "/starved" else contextlib.nullcontext():
+                size += await reading
             if scope["path"] == "/threads":
                 scope["path"] = ",".join(names)
             break
@@ -178,6 +193,14 @@ def test_a_body_that_comes_fast_is_received_by_a_thread(port: int) -> None:
         assert b"receive" in names.split(b",")
         assert b" ".join([b"", rest]) == expected("", body)
         assert connection.answer() == expected("/", b"ok")
+
+
+def test_a_body_that_no_thread_can_be_started_for_is_read_by_the_loop(port: int) -> None:
+    body = os.urandom(1_000_000) * 50
+    with Connection(port) as connection:
+        for path, each in (("/starved", body), ("/", b"ok"), ("/place", body)):
+            connection.socket.sendall(head(path, len(each)) + each)
+            assert connection.answer() == expected(path, each)
 
 
 def test_more_bodies_than_threads_arrive_together(port: int) -> None:
