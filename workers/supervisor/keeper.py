@@ -76,11 +76,12 @@ class Keeper:
         if LINUX:
             libc.prctl(launcher.PR_SET_DUMPABLE, 0, 0, 0, 0)
             libc.prctl(launcher.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        began_ms = now_ms()
         failure = self.start()
         if failure is not None:
             os.waitpid(self.pid, 0)
             stage, number = failure
-            self.note(stage=stage, errno=number, exit_code=127, ended_ms=now_ms())
+            self.note(stage=stage, errno=number, exit_code=127, started_ms=began_ms, ended_ms=now_ms())
             return 127
         self.note(pid=self.pid, started_ms=now_ms())
         status, peak_kib = self.watch(ends)

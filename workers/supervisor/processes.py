@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class Kept:
         self.record, self.nonce, self.keeper_pid = record, nonce, keeper_pid
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.pid: int | None = None
-        self.started_ms = 0
+        self.started_ms = time.time_ns() // 1_000_000  # until its keeper has said so
         self._pidfd = -1
         self._looking: asyncio.Task[None] | None = None
         try:
@@ -104,10 +105,13 @@ class Kept:
     async def running(self) -> None:
         """Return once its main process is there, or has ended. Raises NotStarted when the keeper says nothing."""
         async with asyncio.timeout(KEEPER_PATIENCE_S):
-            while self.pid is None and not self.ended.done():
+            while True:
+                over = self.ended.done()  # looked at first: then the record says all that it ever will
                 noted = read(self.record)
-                if noted.get("nonce") == self.nonce and "pid" in noted:
-                    self.pid, self.started_ms = int(noted["pid"]), int(noted["started_ms"])
+                if noted.get("nonce") == self.nonce and "started_ms" in noted:
+                    self.started_ms = int(noted["started_ms"])
+                    self.pid = int(noted["pid"]) if "pid" in noted else None
+                if over or self.pid is not None:
                     return
                 await asyncio.wait([self.ended], timeout=0.01)
 

@@ -5,7 +5,9 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,25 @@ async def test_how_it_ended_is_known_and_what_it_printed_is_kept(app: Places, st
     assert (await kept.ended).exit_code == 3
     assert app.log("web", 0).read_text() == "out\nerr\n"
     assert not processes.is_kept(kept.record)
+
+
+async def test_what_has_ended_before_it_is_looked_at_says_when_it_began(app: Places) -> None:
+    (record := app.records / "once-0").write_text(
+        '{"nonce":"n","pid":7,"started_ms":1000,"exit_code":4,"ended_ms":1001}'
+    )
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    kept = Kept(record, "n", gone.pid)
+    await kept.running()
+    assert (kept.pid, kept.started_ms) == (7, 1000)
+    assert (await kept.ended).exit_code == 4
+
+
+async def test_what_cannot_be_started_says_when_that_was_tried(start: Starting) -> None:
+    before = time.time_ns() // 1_000_000
+    kept = await start(["/nowhere"])
+    assert (await kept.ended).exit_code == 127
+    assert before <= kept.started_ms == processes.read(kept.record)["started_ms"] <= time.time() * 1000
 
 
 async def test_a_stop_is_the_signal_it_asked_for(app: Places, start: Starting) -> None:
