@@ -104,9 +104,9 @@ async def test_the_reaper_tells_what_it_did(store: Store, redis_client: "redis.R
 async def test_after_an_absence_in_which_a_heartbeat_may_be_missing_nobody_is_reaped_for_a_lease(
     store: Store, redis_client: "redis.Redis[bytes]", away_s: float, patient: bool
 ) -> None:
-    seconds, _ = redis_client.time()
+    seconds, microseconds = redis_client.time()
     for key in ("h:reaper:last", "h:leader:asked"):
-        redis_client.set(key, int((seconds - away_s) * 1000))
+        redis_client.set(key, int((seconds - away_s) * 1000 + microseconds / 1000))
     await store.call(upkeep.lead("a", 9, store.settings))
     assert ((await store.call(upkeep.reap(store.settings))).hold_ms > 0) is patient
 
