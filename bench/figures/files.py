@@ -201,8 +201,6 @@ FIGURES = [
             Goal(limit=32, metric="rss-growth-mib", at_most=True, unit=" MiB"),
         ),
         overrides=(NO_LIMIT_NOTE, NO_WORKERS_NOTE),
-        notes=(
-            "hash: the sender and the kernel's copies share two cores with the receiver; see docs/performance.md.",
-        ),
+        notes=("hash: the sender and the kernel's copies share two cores with the receiver",),
     )
 ]

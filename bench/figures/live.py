@@ -257,6 +257,10 @@ FIGURES = [
         anchors={"xadd-per-read": flood_by_stream},
         goals=(Goal(limit=1.0, anchor="xadd-per-read"),),
         overrides=(NO_LIMIT_NOTE,),
+        notes=(
+            "the command, which writes each line by a call of its own, takes nearly all of the time on both sides, so "
+            "that rounds differ by the machine's pace more than from one another",
+        ),
     ),
     Figure(
         id="P10",
