@@ -10,7 +10,7 @@ from falcon.asgi import Request
 from api.errors import UnsupportedMediaType
 from api.long_body import IN_PLACE
 from storage.errors import Invalid, TooLarge
-from storage.objects import Pieces, ReadInto, whole_of
+from storage.read_into import Pieces, ReadInto, whole_of
 
 T = TypeVar("T")
 

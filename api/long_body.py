@@ -121,7 +121,7 @@ class LongBody(asyncio.BufferedProtocol):
         return piece if size == len(piece) else piece[:size]
 
     async def read_into(self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool]) -> int:
-        """Read into `buffer[start:end]` as storage/objects.py's ReadInto has it.
+        """Read into `buffer[start:end]` as ReadInto (storage/read_into.py) has it.
 
         Who is cancelled meanwhile cannot go on with the body.
         """

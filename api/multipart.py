@@ -8,7 +8,7 @@ from falcon.media.multipart import MultipartParseError, MultipartParseOptions
 
 from api.errors import UnsupportedMediaType
 from storage.errors import Invalid
-from storage.objects import ReadInto
+from storage.read_into import ReadInto
 
 #: The headers of one part.
 HEADERS_LIMIT_BYTES = 8 * 1024

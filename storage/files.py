@@ -12,7 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 from settings import MIB
 from storage.calls import Call, command, pairs, script, text
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, TooLarge, Unprocessable
-from storage.objects import Reading, ReadInto, Uploaded
+from storage.objects import Reading, Uploaded
+from storage.read_into import ReadInto
 from storage.store import Store
 
 DAY_MS = 24 * 3600 * 1000

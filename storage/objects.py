@@ -6,18 +6,19 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from settings import MIB, Settings
 from storage.errors import Conflict, NotFound, TooLarge, Unavailable
+from storage.read_into import ReadInto
 
 if (
     TYPE_CHECKING
@@ -132,53 +133,6 @@ def _session() -> "boto3.session.Session":
     import boto3  # noqa: PLC0415  see above
 
     return boto3.session.Session()
-
-
-class ReadInto(Protocol):
-    """Reads what comes next into `buffer[start:end]`, at least a byte of it; returns how much, 0 when all was read.
-
-    `look` is told up to where the buffer holds what was read, once or as it grows, perhaps by another thread, and
-    answers whether to go on. It does not wait.
-    """
-
-    def __call__(
-        self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool], /
-    ) -> Awaitable[int]:
-        """Read."""
-
-
-class Pieces:
-    """Reads pieces that come in memory of their own."""
-
-    def __init__(self, pieces: AsyncIterable[bytes]) -> None:
-        self._pieces = aiter(pieces)
-        #: What was not taken yet of the last one.
-        self.rest = memoryview(b"")
-
-    async def read_into(self, buffer: bytearray, start: int, end: int, look: Callable[[int], bool]) -> int:
-        """Read as ReadInto has it."""
-        while not self.rest:
-            try:
-                self.rest = memoryview(await anext(self._pieces))
-            except StopAsyncIteration:
-                return 0
-        taken, self.rest = self.rest[: end - start], self.rest[end - start :]
-        with memoryview(buffer) as whole:  # a slice of the buffer itself would copy twice
-            whole[start : start + len(taken)] = taken
-        look(start + len(taken))
-        return len(taken)
-
-
-async def whole_of(read_into: ReadInto) -> bytes:
-    """Return all that `read_into` reads."""
-    full: list[bytearray] = []
-    piece, used = bytearray(_ROOM_BYTES[0]), 0
-    while size := await read_into(piece, used, len(piece), lambda _: True):
-        used += size
-        if used == len(piece):
-            full.append(piece)
-            piece, used = bytearray(_ROOM_BYTES[0]), 0
-    return b"".join([*full, memoryview(piece)[:used]])
 
 
 class Objects:

@@ -38,8 +38,8 @@ REST_S = 2.5
 DISCARD_EVERY_S = 0.1
 #: The file in a worker's directory that is locked for as long as the worker lives.
 _IN_USE = "in-use"
-#: What the names of all else there begin with: directories of jobs (two of them as versions before had it), of uploads.
-_PREFIXES = ("job-", "kept-", "spare-", "fetch-", "tmp")
+#: What the names of all else there begin with: directories of jobs (the second of versions before), of uploads.
+_PREFIXES = ("job-", "spare-", "fetch-", "tmp")
 
 
 class NotPrepared(HostlerError):
@@ -129,7 +129,7 @@ class Workspace:
     def _keep_another(self, slot: int) -> None:
         """Make a directory that is to serve several commands of a slot, if the disk allows."""
         with contextlib.suppress(OSError, HostlerError):
-            path = self._made(slot, f"kept-{next(self._names)}")
+            path = self._made(slot, next(self._names))
             if facts := _facts(path):
                 self._kept[slot] = _Kept(path, time.monotonic(), facts)
 

@@ -13,7 +13,7 @@ from processes import Stack, finished, log_of, peak_rss_bytes, processes_of, rea
 
 from storage import files, jobs, logs
 from storage.calls import command, pairs
-from storage.objects import Pieces
+from storage.read_into import Pieces
 from storage.store import Store
 
 

@@ -17,7 +17,7 @@ from cli.packing import pack
 from storage import apps, files, manifests, products
 from storage.apps import App
 from storage.jobs import Job
-from storage.objects import Pieces
+from storage.read_into import Pieces
 from storage.store import Store
 
 APP = "hello-web"

@@ -11,7 +11,8 @@ from redis import Redis
 from storage import files, grants
 from storage.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable, Unprocessable
 from storage.files import DAY_MS, InvalidFile
-from storage.objects import ObjectInfo, Pieces, ReadInto, Uploaded, whole_of
+from storage.objects import ObjectInfo, Uploaded
+from storage.read_into import Pieces, ReadInto, whole_of
 from storage.store import Store
 
 

@@ -17,7 +17,8 @@ from urllib3.exceptions import ProtocolError
 
 from settings import Settings
 from storage.errors import Conflict, NotFound, TooLarge, Unavailable
-from storage.objects import PART_BYTES, PARTS_AT_ONCE, Objects, Pieces
+from storage.objects import PART_BYTES, PARTS_AT_ONCE, Objects
+from storage.read_into import Pieces
 
 pytestmark = pytest.mark.stack
 

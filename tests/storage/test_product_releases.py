@@ -12,7 +12,7 @@ from settings import Settings
 from storage import apps, files, products
 from storage.errors import Conflict, Invalid, NotFound
 from storage.files import DAY_MS
-from storage.objects import Pieces
+from storage.read_into import Pieces
 from storage.seal import Forged
 from storage.store import Store
 

@@ -22,7 +22,8 @@ from api import body as bodies
 from api import multipart
 from settings import MIB, Settings, process_environment
 from storage import files
-from storage.objects import PART_BYTES, Pieces, Reading, whole_of
+from storage.objects import PART_BYTES, Reading
+from storage.read_into import Pieces, whole_of
 from storage.store import Store
 
 from .files_app import around
