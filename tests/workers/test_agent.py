@@ -35,7 +35,7 @@ from settings import Settings, process_environment
 from storage import files, fleet, jobs
 from storage.calls import pairs
 from storage.jobs import Job, State
-from storage.objects import Pieces
+from storage.read_into import Pieces
 from storage.store import Store
 from workers import agent
 

@@ -16,7 +16,8 @@ from settings import Settings
 from storage import apps, attempts, files, manifests, products
 from storage.apps import App, Instance
 from storage.attempts import Holder
-from storage.objects import Pieces, ReadInto, Uploaded, whole_of
+from storage.objects import Uploaded
+from storage.read_into import Pieces, ReadInto, whole_of
 from storage.store import Store
 from workers.installs.tasks import TASKS
 from workers.lines import Offer
