@@ -5,8 +5,8 @@ import contextlib
 import random
 import time
 from collections import deque
-from functools import partial
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, Protocol
 
 from storage import cause, queues
 from storage.errors import HostlerError, Unavailable
@@ -21,6 +21,8 @@ POLL_S = 2.0
 AHEAD_S = 0.025
 #: A job held so long without a slot goes back to those who have one.
 HOLD_S = 0.1
+#: So many slots of a worker, the first ones, have their next command laid ready while one runs.
+MOST_FOLLOWERS = 32
 #: A slot that is free for so long is made ready for its next command.
 IDLE_S = 0.01
 
@@ -47,6 +49,14 @@ class Beside(Protocol):
         """Take no more work. Safe to repeat."""
 
 
+class Held(NamedTuple):
+    """A job that waits for a slot: since when, and whether it was laid ready to follow another one before."""
+
+    since_s: float
+    offer: Offer
+    has_followed: bool = False
+
+
 class Executor:
     """Runs up to `slots` jobs at once, until `stop` is called."""
 
@@ -63,8 +73,12 @@ class Executor:
         self._around, self._slots = around, slots
         self._heartbeat_s, self._drain_s = heartbeat_s, drain_s
         self._free = list(range(slots))
-        self._held: deque[tuple[float, Offer]] = deque()
-        self._runs: dict[str, Run] = {}  # the newest attempt of each job
+        self._held: deque[Held] = deque()
+        self._in_slots: dict[int, Run] = {}
+        # what starts in a slot by itself as the command there ends, in a place (and as a user) of its own: the two of
+        # a slot take turns
+        self._followers: dict[int, tuple[float, Run]] = {}
+        self._runs: dict[str, Run] = {}  # the newest attempt of each job, followers too
         self._outlived: set[Run] = (
             set()
         )  # attempts that were lost while their job came back to this very worker
@@ -158,7 +172,7 @@ class Executor:
     def _wanted(self) -> int:
         """Return how many jobs to claim now."""
         ahead = min(4 * self._slots, int(self._slots * AHEAD_S / self._mean_run_s))
-        wanted = len(self._free) + ahead - len(self._held)
+        wanted = len(self._free) + ahead - len(self._held) - len(self._followers)
         idle = len(self._free) > len(self._held)  # once what is held has been started
         if not idle and wanted < ahead / 2:  # several at once cost little more than one
             return 0
@@ -173,46 +187,111 @@ class Executor:
         offers = await self._line.claim(most=want, startable=max(0, len(self._free) - len(self._held)))
         self._more = len(offers) == want or not self._line.tells_of_work
         now = time.monotonic()
-        self._held.extend((now, offer) for offer in offers)
+        self._held.extend(Held(now, offer) for offer in offers)
         self._fill()
         return len(offers) == want and bool(self._free)
 
     def _take(self, offer: Offer) -> None:
         """Start a job that was handed to this worker because it idles."""
         if self._draining.is_set():
-            task = asyncio.get_running_loop().create_task(self._release(offer))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._do(self._release(offer))
             return
-        if offer.job_id in self._runs or any(held.job_id == offer.job_id for _, held in self._held):
+        if offer.job_id in self._runs or any(held.offer.job_id == offer.job_id for held in self._held):
             return  # said twice
         # after a pause of this process nobody knows for how long the word has lain there
-        self._held.append((min(time.monotonic(), self._looked + 2 * HOLD_S), offer))
+        self._held.append(Held(min(time.monotonic(), self._looked + 2 * HOLD_S), offer))
         self._fill()
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _fill(self) -> None:
         while self._held and self._free:
-            since, offer = self._held.popleft()
-            now = time.monotonic()
-            # this process may have been stopped meanwhile, for longer than a lease
-            held_long = now - since > 2 * HOLD_S
-            freed = partial(self._slot_freed, now)
-            run = Run(offer, self._free.pop(), self._around, freed, held_long=held_long, held_s=now - since)
-            earlier = self._runs.get(offer.job_id)
-            self._runs[offer.job_id] = run
+            held = self._held.popleft()
+            slot = self._free.pop()
+            run = self._in_slots[slot] = self._run_of(held, slot)
+            earlier = self._runs.get(held.offer.job_id)
+            self._runs[held.offer.job_id] = run
             if earlier is None:
                 run.start()
-            task = asyncio.get_running_loop().create_task(self._carry_out(run, earlier))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._do(self._carry_out(run, earlier))
+        if self._held:
+            self._lay_ready()
+        elif self._free and self._followers:  # a slot idles while a job waits for another one
+            next(iter(self._followers.values()))[1].recall()
 
-    def _slot_freed(self, began: float, run: Run) -> None:
-        self._free.append(run.slot)
-        self._mean_run_s += 0.2 * (time.monotonic() - began - self._mean_run_s)
+    def _run_of(self, held: Held, place: int) -> Run:
+        held_s = time.monotonic() - held.since_s
+        # this process may have been stopped meanwhile, for longer than a lease
+        held_long = held_s > 2 * HOLD_S
+        return Run(held.offer, place, self._around, self._slot_freed, held_long=held_long, held_s=held_s)
+
+    def _lay_ready(self) -> None:
+        """Have held jobs follow commands that run, so that no slot idles until this process hears of their ends.
+
+        Only commands that began a moment ago: most end soon, and what waits for a long one is kept from other slots.
+        """
+        lately_s = time.monotonic() - AHEAD_S
+        for slot, before in self._in_slots.items():
+            if slot >= self._platform.followers or slot in self._followers or not before.runs_since(lately_s):
+                continue
+            if not self._held or not self._follow(slot, before):
+                return
+
+    def _follow(self, slot: int, before: Run) -> bool:
+        """Have the held job that is next follow a command; False where it, and all after it, wait for a slot."""
+        held = self._held[0]
+        if (
+            held.has_followed
+            or held.offer.job_id in self._runs
+            or self._draining.is_set()
+            or before.child is None
+        ):
+            return False
+        run = self._run_of(held, slot if before.slot != slot else self._slots + slot)
+        if not run.may_follow:
+            return False
+        try:
+            run.follow(before.child, held.since_s + 2 * HOLD_S)
+        except Exception:  # its own start will say what is wrong
+            run.give_up()
+            return False
+        self._held.popleft()
+        self._followers[slot] = held.since_s, run
+        self._runs[held.offer.job_id] = run
+        return True
+
+    def _slot_freed(self, run: Run) -> None:
+        slot = run.slot % self._slots
+        self._mean_run_s += 0.2 * (time.monotonic() - run.began_s - self._mean_run_s)
         if self._more and self._wanted() > 0:
             self._work.set()  # first, so that the claim leaves in one write with what is started and settled now
+        del self._in_slots[slot]
+        if slot in self._followers:
+            follower = self._in_slots[slot] = self._followers.pop(slot)[1]
+            follower.has_started()
+            self._do(self._carry_out(follower, None))
+        else:
+            self._free.append(slot)
         self._fill()
         self._expect()
+
+    def _given_back(self, run: Run) -> None:
+        """Hold what was not started after all, unless somebody wants its end."""
+        slot = run.slot % self._slots
+        since_s, _ = self._followers.pop(slot)
+        if self._runs.get(run.offer.job_id) is run:
+            del self._runs[run.offer.job_id]
+        run.give_up()
+        if run.why_stopped == "lost":
+            return
+        if run.why_stopped is None and not self._draining.is_set():
+            self._held.appendleft(Held(since_s, run.offer, has_followed=True))
+            self._fill()
+        else:
+            self._do(self._release(run.offer))
 
     def _expect(self) -> None:
         """Have what slots need that idle for a moment be ready before the next command comes."""
@@ -252,7 +331,11 @@ class Executor:
         children: list[Child] = self._platform.pump()
         for child in children:
             for run in (self._runs.get(child.command.job_id), *self._outlived):
-                if run is not None and run.child is child:
+                if run is None or run.child is not child:
+                    continue
+                if child.given_back:
+                    self._given_back(run)
+                else:
                     run.has_exited()
 
     def _hear_of_cancel(self, job_id: str) -> None:
@@ -280,7 +363,7 @@ class Executor:
 
     async def _beat(self) -> None:
         async with self._beating:
-            held = [run.offer for run in self._runs.values()] + [offer for _, offer in self._held]
+            held = [run.offer for run in self._runs.values()] + [held.offer for held in self._held]
             held += self._held_beside()
             current = next(iter(self._runs), None)
             try:
@@ -304,7 +387,7 @@ class Executor:
 
     def _lose(self, job_id: str, attempt: int) -> None:
         """Give up an attempt; one of the same job that was claimed while the heartbeat was on its way is not meant."""
-        self._held = deque(pair for pair in self._held if pair[1].key != (job_id, attempt))
+        self._held = deque(held for held in self._held if held.offer.key != (job_id, attempt))
         run = self._runs.get(job_id)
         if run is not None and run.offer.attempt == attempt:
             log.warning("an attempt is no longer ours", extra={"job": job_id, "attempt": run.offer.attempt})
@@ -316,8 +399,11 @@ class Executor:
         while True:
             await asyncio.sleep(HOLD_S)
             self._looked = time.monotonic()
-            while self._held and time.monotonic() - self._held[0][0] > HOLD_S:
-                await self._release(self._held.popleft()[1])
+            for since_s, run in self._followers.values():
+                if self._looked - since_s > HOLD_S:
+                    run.recall()
+            while self._held and time.monotonic() - self._held[0].since_s > HOLD_S:
+                await self._release(self._held.popleft().offer)
 
     async def _release(self, offer: Offer) -> None:
         """Give back a job that was not started; when that fails, its lease runs out."""
@@ -327,8 +413,10 @@ class Executor:
             log.warning("could not hand a job back", extra={"job": offer.job_id, "why": str(error)})
 
     async def _drain(self) -> None:
+        for _, run in self._followers.values():
+            run.recall()
         while self._held:
-            await self._release(self._held.popleft()[1])
+            await self._release(self._held.popleft().offer)
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=self._drain_s)
         for run in list(self._runs.values()):

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -73,6 +74,8 @@ class Run:
         self.exited: asyncio.Future[None] = loop.create_future()
         self.slot_free: asyncio.Future[None] = loop.create_future()
         self.child: Child | None = None
+        self.follows = False  # another command, until that has ended: then this one has been started
+        self.began_s = time.monotonic()
         self.why_stopped: str | None = None
         self._slot_freed = slot_freed
         self._begun = not offer.held_ahead
@@ -111,12 +114,28 @@ class Run:
         self.why_stopped = why
         if self.child is None or self.exited.done():
             return
-        if why == "lost":
-            self.child.kill()
+        if self.follows:
+            self.recall()
+        else:
+            self._end(self.child)
+
+    def _end(self, child: Child) -> None:
+        if self.why_stopped == "lost":
+            child.kill()
             return
-        self.child.terminate()
+        child.terminate()
         loop = asyncio.get_running_loop()
-        self._timers.append(loop.call_later(self.around.kill_grace_s, self.child.kill))
+        self._timers.append(loop.call_later(self.around.kill_grace_s, child.kill))
+
+    def runs_since(self, time_s: float) -> bool:
+        """Tell whether its command runs, and was started after that time of the monotonic clock."""
+        return self.began_s > time_s and self.child is not None and not self.exited.done()
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether its command may start without this process, and again where it is not known whether it did."""
+        spec = self.offer.spec
+        return not (self._ask_first or spec.get("file") or spec.get("file_url") or spec.get("at_most_once"))
 
     def start(self) -> None:
         """Start the command at once, so that its slot does not idle; nothing where something has to be waited for.
@@ -128,10 +147,40 @@ class Run:
             return
         try:
             self._directory = self.around.workspace.make(self.slot, self.offer.owner)
-            self._spawn(self._directory)
+            self._watch(self._spawn(self._directory))
         except Exception as error:  # `carry_out` tells it, or whoever awaits that
             self._mistake = error
         self._begin_unheard()  # it leaves in the write at the end of this turn of the loop
+
+    def follow(self, before: Child, until_s: float) -> None:
+        """Have the command start once another one has ended, but not after `until_s`. Raises HostlerError, OSError."""
+        self.follows = True
+        self._directory = self.around.workspace.make(self.slot, self.offer.owner)
+        self._spawn(self._directory, after=before, until_s=until_s)
+
+    def recall(self) -> None:
+        """Keep the command from starting if what it follows has not ended: then it is given back."""
+        if self.child is not None:
+            self.child.recall()
+
+    def has_started(self) -> None:
+        """Hear that what it followed has ended, so that the command runs."""
+        self.follows = False
+        self.began_s = time.monotonic()
+        if self.child is not None:
+            self._watch(self.child)
+            self._begin_unheard()
+            if self.why_stopped is not None:  # it could not be called back any more
+                self._end(self.child)
+
+    def give_up(self) -> None:
+        """Let go of everything: the command was not started after all."""
+        if self.child is not None:
+            self.child.close()
+        if self._directory is not None:
+            self.around.workspace.discard(self._directory, self.slot)
+        self.slot_free.set_result(None)
+        self.span.end(failed="given back")
 
     async def carry_out(self) -> None:
         """Do the whole of it, or what `start` has left to do. Raises nothing that concerns this job alone."""
@@ -216,7 +265,7 @@ class Run:
             if not await self._fill(self._directory):
                 return Ending("released")
             if self.why_stopped is None:
-                self._spawn(self._directory)
+                self._watch(self._spawn(self._directory))
         outcome = None if self.child is None else await self._ended(self.child)
         ending = self._judged(outcome)
         artifacts = self.offer.spec.get("artifacts") and ending.outcome in {"completed", "failed"}
@@ -245,7 +294,7 @@ class Run:
                     return False
                 await asyncio.sleep(1)
 
-    def _spawn(self, directory: Path) -> None:
+    def _spawn(self, directory: Path, after: Child | None = None, until_s: float = 0.0) -> Child:
         """Start the command. Raises HostlerError, OSError."""
         spec = self.offer.spec
         self._working_directory = self.around.workspace.working_directory(spec, directory)
@@ -265,11 +314,14 @@ class Run:
             slot=self.slot,
             job_id=self.offer.job_id,
         )
-        platform = self.around.platform
-        self.child = child = platform.spawn(command)
+        self.child = self.around.platform.spawn(command, after=after, until_s=until_s)
+        return self.child
+
+    def _watch(self, child: Child) -> None:
+        """Read what the command prints, and end it after its time."""
         for channel, pipe in (("o", child.stdout), ("e", child.stderr)):
-            platform.watch(pipe, partial(self._hear, channel, pipe))
-        timeout_s = float(spec.get("timeout_s") or 600)
+            self.around.platform.watch(pipe, partial(self._hear, channel, pipe))
+        timeout_s = float(self.offer.spec.get("timeout_s") or 600)
         self._timers.append(asyncio.get_running_loop().call_later(timeout_s, self.stop, "timeout"))
 
     async def _ended(self, child: Child) -> Outcome:

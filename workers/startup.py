@@ -18,7 +18,7 @@ from integrations import tracing
 from settings import Settings, __version__, process_environment
 from workers import platforms
 from workers.backups import engine
-from workers.executor import Beside, Executor
+from workers.executor import MOST_FOLLOWERS, Beside, Executor
 from workers.lines import Line
 from workers.log import log
 from workers.platforms import Platform
@@ -86,7 +86,9 @@ def workplace(settings: Settings, *, name: str, slots: int) -> Iterator[Workplac
     """
     platforms.protect_this_process()
     root = settings.work_dir / name
-    platform = platforms.choose(settings.isolation, slots=slots, directory=root)
+    platform = platforms.choose(
+        settings.isolation, slots=slots, followers=min(slots, MOST_FOLLOWERS), directory=root
+    )
     try:
         workspace = Workspace(
             root, platform, fetch_limit_bytes=settings.fetch_limit_bytes, allow=settings.outbound_allow

@@ -45,7 +45,7 @@ async def start(line: FakeLine, root: Path) -> AsyncIterator[Start]:
         running: list[tuple[Executor, asyncio.Task[None]]] = []
 
         def start(slots: int = 2, heartbeat_s: float = 0.05, drain_s: float = 0.2, **how: Any) -> Executor:
-            platform = platforms.choose("none", slots=slots)
+            platform = platforms.choose("none", slots=slots, followers=how.get("followers", slots))
             stack.callback(platform.close)
             around = Circumstances(
                 line=line, platform=platform, workspace=Workspace(root, platform, fetch_limit_bytes=1 << 20, allow=()),
@@ -78,16 +78,22 @@ async def test_jobs_are_carried_out_and_their_ends_told(line: FakeLine, start: S
     assert {"cpu_ms", "max_rss_bytes"} <= set(good[3])
 
 
-async def test_no_more_run_at_once_than_there_are_slots(line: FakeLine, start: Start, root: Path) -> None:
-    start(slots=2)
-    for number in range(6):
-        line.put(f"j{number}", f"echo + >> {root}/n; sleep 0.1; echo - >> {root}/n")
-    await until(ends(line, *(f"j{number}" for number in range(6))), "all end")
+@pytest.mark.parametrize("run_s", [0.1, 0.01])
+async def test_no_more_run_at_once_than_there_are_slots(
+    line: FakeLine, start: Start, root: Path, run_s: float
+) -> None:
+    one = start(slots=2)
+    one._mean_run_s = run_s
+    ids = [f"j{number}" for number in range(round(1 / run_s) // 2)]
+    for job_id in ids:
+        line.put(job_id, f"echo + >> {root}/n; sleep {run_s}; echo - >> {root}/n")
+    await until(ends(line, *ids), "all end")
     depth = deepest = 0
     for sign in (root / "n").read_text().split():
         depth += 1 if sign == "+" else -1
         deepest = max(deepest, depth)
     assert deepest == 2
+    assert [line.of(job_id).ends[0][0] for job_id in ids] == ["completed"] * len(ids)
 
 
 async def test_short_jobs_are_claimed_ahead_and_long_ones_left_to_others(
@@ -102,21 +108,123 @@ async def test_short_jobs_are_claimed_ahead_and_long_ones_left_to_others(
     assert line.of("j0").ends == []
 
 
+@pytest.mark.parametrize("followers", [0, 1])
 async def test_what_was_held_while_this_process_stood_still_is_asked_for_before_it_starts(
-    line: FakeLine, start: Start, root: Path
+    line: FakeLine, start: Start, root: Path, followers: int
 ) -> None:
-    one = start(slots=1)
+    one = start(slots=1, followers=followers)
     one._mean_run_s = 0.01
-    line.put("first", "sleep 0.05")
+    line.put("first", "sleep 0.4")
     line.put("second", f"touch {root}/started")
     await until(lambda: line.attempts.get("second"), "both are claimed")
     line.stale.add(("second", 1))
-    one._held[0] = (one._held[0][0] - 60, one._held[0][1])
+    time.sleep(0.7)
     await until(ends(line, "first"), "the slot is free")
     line.put("third")
     await until(ends(line, "third"), "the slot is free again")
     assert line.begun == []
     assert not (root / "started").exists()
+
+
+async def test_a_job_that_was_laid_ready_starts_while_this_process_is_busy_and_is_told_once(
+    line: FakeLine, start: Start, root: Path
+) -> None:
+    one = start(slots=1)
+    one._mean_run_s = 0.01
+    line.put("first", "sleep 0.03")
+    line.put("second", f"touch {root}/started; echo said")
+    await until(lambda: one._followers, "the second is laid ready")
+    assert not (root / "started").exists()
+    deadline = time.monotonic() + 20
+    while not (root / "started").exists():
+        assert time.monotonic() < deadline, "it does not start by itself"
+        time.sleep(0.01)
+    assert line.begun == []
+    await until(ends(line, "first", "second"), "both end")
+    assert line.begun == [("second", 1)]
+    assert line.of("second").text == b"said\n"
+    assert [end[:3] for end in line.of("second").ends] == [("completed", "", 0)]
+    assert one._free == [0]
+
+
+async def test_a_job_that_is_laid_ready_behind_a_long_one_starts_as_soon_as_any_slot_is_free(
+    line: FakeLine, start: Start
+) -> None:
+    one = start(slots=2)
+    one._mean_run_s = 0.01
+    line.put("long", "sleep 600")
+    ids = [f"j{number}" for number in range(8)]
+    for job_id in ids:
+        line.put(job_id, "sleep 0.01")
+    await until(ends(line, *ids), "all others end")
+    assert [line.of(job_id).ends[0][0] for job_id in ids] == ["completed"] * len(ids)
+    assert line.of("long").ends == []
+
+
+async def test_a_job_that_is_laid_ready_is_in_heartbeats(line: FakeLine, start: Start) -> None:
+    one = start(slots=1, heartbeat_s=0.01)
+    one._mean_run_s = 0.01
+    line.put("first", "sleep 600")
+    line.put("second", "sleep 600")
+    await until(lambda: [("first", 1), ("second", 1)] in line.beats, "both are told of")
+    assert one._followers
+
+
+@pytest.mark.parametrize("spec", [{"at_most_once": True}, {"file": "f"}])
+async def test_a_job_that_must_not_start_unheard_is_not_laid_ready(
+    line: FakeLine, start: Start, root: Path, spec: dict[str, Any]
+) -> None:
+    line.files["f"] = b"one"
+    one = start(slots=1)
+    one._mean_run_s = 0.01
+    line.put("first", "sleep 0.05")
+    line.put("second", "sleep 0.05", **spec)
+    await until(lambda: line.attempts.get("second"), "both are claimed")
+    assert not one._followers
+    await until(ends(line, "second"), "it ends")
+
+
+@pytest.mark.parametrize("how", ["cancelled", "lost", "drained"])
+async def test_a_job_that_is_laid_ready_and_not_wanted_any_more_never_starts(
+    line: FakeLine, start: Start, root: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HOLD_S", 20.0)
+    one = start(slots=1, heartbeat_s=60, drain_s=0.5)
+    one._mean_run_s = 0.01
+    line.put("first", "sleep 0.4")
+    line.put("second", f"touch {root}/started")
+    await until(lambda: one._followers, "it is laid ready")
+    if how == "cancelled":
+        line.cancel("second")
+    elif how == "lost":
+        line.stale.add(("second", 1))
+        line.hint("second")
+    else:
+        one.stop()
+    await until(lambda: not one._followers, "it is given back")
+    await until(ends(line, "first"), "the first ends")
+    await until(lambda: not one._tasks, "all is told")
+    told = [] if how == "lost" else [("released", "unstarted")]
+    assert [end[:2] for end in line.of("second").ends] == told
+    assert line.begun == []
+    assert not (root / "started").exists()
+    assert not list(root.glob("job-*/*"))
+
+
+async def test_a_job_that_was_laid_ready_runs_when_the_launcher_is_killed(
+    line: FakeLine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HOLD_S", 20.0)
+    one = start(slots=1, heartbeat_s=60)
+    one._mean_run_s = 0.01
+    line.put("first", "sleep 600")
+    line.put("second", "echo ran")
+    await until(lambda: one._followers, "it is laid ready")
+    one._platform._launcher.terminate()  # type: ignore[attr-defined]
+    await until(ends(line, "first", "second"), "both end")
+    assert line.of("first").ends[0][3]["signal"] == 9
+    assert line.of("second").text == b"ran\n"
+    assert line.of("second").ends[0][:3] == ("completed", "", 0)
 
 
 def handed(job_id: str, command: str, **spec: Any) -> Offer:

@@ -48,17 +48,17 @@ def need(kind):
 
 
 class Bench:
-    """A platform with a directory for each of its four slots, and a loop around it."""
+    """A platform with a directory for each of its four slots and followers, and a loop around it."""
 
     def __init__(self, kind, folder):
         self.kind = kind
         self.folder = folder
-        self.platform = PortablePlatform() if kind == "portable" else choose(kind, slots=4)
+        self.platform = PortablePlatform() if kind == "portable" else choose(kind, slots=4, followers=4)
         self.children: list[Child] = []
-        self.ended: set[int] = set()
+        self.ended: list[int] = []  # in this order
         self.next_slot = 0
 
-    def spawn(self, *argv, environment=None, slot=None, memory_limit_bytes=None):
+    def spawn(self, *argv, environment=None, slot=None, memory_limit_bytes=None, **follows):
         job_id = f"job-{uuid.uuid4().hex}"
         if slot is None:
             slot, self.next_slot = self.next_slot, (self.next_slot + 1) % 4
@@ -66,23 +66,27 @@ class Bench:
         self.platform.prepare_directory(directory, slot)
         variables = {"PATH": PATH, "HOSTLER_JOB_ID": job_id, **(environment or {})}
         child = self.platform.spawn(
-            Command(list(argv), variables, directory, slot, job_id, memory_limit_bytes)
+            Command(list(argv), variables, directory, slot, job_id, memory_limit_bytes), **follows
         )
         self.children.append(child)
         return child
+
+    def follow(self, before, *argv, for_s=PATIENCE_S):
+        slot = (before.command.slot + 4) % 8
+        return self.spawn(*argv, slot=slot, after=before, until_s=time.monotonic() + for_s)
 
     def pump(self, timeout_s=PATIENCE_S):
         poll = select.poll()
         poll.register(self.platform.fileno(), select.POLLIN)
         poll.poll(timeout_s * 1000)
-        self.ended.update(id(child) for child in self.platform.pump())
+        self.ended += map(id, self.platform.pump())
 
-    def wait(self, child) -> Outcome:
+    def wait(self, child) -> Outcome | None:
         deadline = time.monotonic() + PATIENCE_S
         while id(child) not in self.ended:
             assert time.monotonic() < deadline, "the command did not end"
             self.pump(1)
-        return child.outcome()
+        return None if child.given_back else child.outcome()
 
     def run(self, *argv, **options):
         child = self.spawn(*argv, **options)
@@ -290,6 +294,141 @@ def test_commands_run_side_by_side(bench):
     assert bench.run("true")[0].exit_code == 0
     first.kill()
     assert bench.wait(first).signal == signal.SIGKILL
+
+
+# Following
+
+
+def test_a_command_follows_another_one_without_a_word_of_the_worker(linux):
+    first = linux.spawn("sh", "-c", "sleep 0.2; date +%s%N")
+    second = linux.follow(first, "date", "+%s%N")
+    told = int(read_line(second.stdout))
+    assert linux.ended == []
+    assert linux.wait(second).exit_code == 0
+    assert linux.ended == [id(first), id(second)]
+    assert int(read_line(first.stdout)) <= told
+    assert not second.given_back
+
+
+def test_what_a_command_left_is_gone_before_another_one_follows(linux, mark):
+    first = linux.spawn("sh", "-c", "setsid sh -c 'sleep 100; :' $0 & sleep 0.1", mark)
+    second = linux.follow(first, "sh", "-c", "echo here; sleep 100")
+    assert read_line(second.stdout) == "here"
+    assert not alive(mark)
+    assert linux.wait(first).exit_code == 0
+    second.kill()
+    assert linux.wait(second).signal == signal.SIGKILL
+
+
+def test_a_command_that_follows_has_a_user_of_its_own(folder):
+    need("uid")
+    bench = Bench("uid", folder)
+    first = bench.spawn("sh", "-c", "id -u; sleep 0.1")
+    second = bench.follow(first, "id", "-u")
+    assert {read_line(each.stdout) for each in (first, second)} <= {str(uid) for uid in bench.platform._users}
+    assert len(set(bench.platform._users)) == 8
+    bench.wait(second)
+    bench.close()
+
+
+def test_a_command_that_follows_nothing_any_more_starts_at_once(linux):
+    first = linux.spawn("true")
+    linux.wait(first)
+    second = linux.follow(first, "echo", "here", for_s=-1)
+    assert linux.wait(second).exit_code == 0
+    assert read_all(second.stdout) == b"here\n"
+
+
+def test_a_command_that_is_recalled_in_time_is_given_back(linux):
+    first = linux.spawn("sleep", "100")
+    second = linux.follow(first, "touch", str(linux.folder / "slot-4" / "started"))
+    for _ in range(2):
+        second.recall()
+        linux.wait(second)
+    assert second.given_back
+    first.kill()
+    assert linux.wait(first).signal == signal.SIGKILL
+    assert linux.ended == [id(second), id(first)]
+    assert linux.run("true")[0].exit_code == 0
+    assert not list(linux.folder.glob("*/started"))
+
+
+def test_a_command_that_runs_cannot_be_recalled(linux):
+    first = linux.spawn("true")
+    second = linux.follow(first, "sh", "-c", "echo here; sleep 100")
+    read_line(second.stdout)
+    second.recall()
+    linux.wait(first)
+    assert linux.run("true")[0].exit_code == 0
+    assert id(second) not in linux.ended
+    second.terminate()
+    assert linux.wait(second).signal == signal.SIGTERM
+
+
+def test_a_command_that_has_waited_for_too_long_is_given_back_before_the_other_ones_end(linux):
+    first = linux.spawn("sleep", "0.2")
+    second = linux.follow(first, "true", for_s=0.05)
+    assert linux.wait(first).exit_code == 0
+    assert linux.ended == [id(second), id(first)]
+    assert second.given_back
+
+
+def test_what_is_wrong_with_a_command_that_follows_is_said_at_its_turn(linux):
+    first = linux.spawn("sleep", "0.1")
+    second = linux.follow(first, "/no/such/program")
+    with pytest.raises(CommandNotStarted, match="no such program"):
+        linux.wait(second)
+    assert linux.ended == [id(first), id(second)]
+    third = linux.spawn("sleep", "100")
+    fourth = linux.follow(third)
+    assert linux.wait(fourth) is None
+    third.kill()
+    linux.wait(third)
+
+
+@pytest.mark.parametrize("which", ["launcher", "guardian"])
+def test_what_was_to_follow_is_given_back_by_a_launcher_that_is_killed(linux, mark, which):
+    first = linux.spawn("sh", "-c", "echo ready; sleep 100; :", mark)
+    second = linux.follow(first, "sh", "-c", "sleep 100; :", mark)
+    read_line(first.stdout)
+    pids = dict(zip(["launcher", "guardian"], launcher_of(linux.platform), strict=True))
+    os.kill(pids[which], signal.SIGKILL)
+    assert linux.wait(first).signal == signal.SIGKILL
+    assert linux.ended == [id(second), id(first)]
+    assert second.given_back
+    await_true(lambda: not alive(mark), 2)
+
+
+def test_commands_that_follow_and_are_given_back_leave_no_descriptor_open(linux):
+    def descriptors():
+        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), launcher_of(linux.platform)[0])]
+
+    linux.run("true", slot=0)
+    linux.children[-1].close()
+    before = descriptors()
+    for number in range(60):
+        first = linux.spawn("true", slot=0)
+        second = linux.follow(first, "true")
+        if number % 2:
+            second.recall()
+        for each in (first, second):
+            linux.wait(each)
+            each.close()
+        linux.ended.clear()  # another child may get the id of one that is gone
+    assert descriptors() == before
+
+
+def test_there_are_as_many_followers_as_users_are_left(monkeypatch):
+    need("uid")
+    from workers.platforms import slot_users
+
+    claim = slot_users.claim
+    monkeypatch.setattr(slot_users, "claim", lambda count: claim(min(count, 4)))
+    chosen = choose("uid", slots=3, followers=3)
+    assert chosen.followers == 1
+    chosen.close()
+    with pytest.raises(IsolationUnavailable, match="more slots together"):
+        choose("uid", slots=5, followers=5)
 
 
 def test_five_hundred_commands_leave_no_descriptor_open(linux):

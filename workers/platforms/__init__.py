@@ -26,7 +26,8 @@ class Command:
     """A command to start.
 
     `environment` is all that it gets and holds HOSTLER_JOB_ID, by which leftovers are recognised. `slot`
-    counts from 0; two commands never run in one slot at a time, for the end of one kills whatever runs there.
+    counts from 0, those of followers come after all others; two commands never run in one slot at a time, for the end
+    of one kills whatever runs there.
     `memory_limit_bytes` bounds the address space of each of its processes.
     """
 
@@ -102,8 +103,12 @@ class Child(Protocol):
     def stderr(self) -> Output:
         """What it complains about."""
 
+    @property
+    def given_back(self) -> bool:
+        """Whether it was to follow another command and was not started after all."""
+
     def outcome(self) -> Outcome:
-        """Return how it ended, once `Platform.pump` has returned it.
+        """Return how it ended, once `Platform.pump` has returned it and it was not given back.
 
         Raises CommandNotStarted when it never ran.
         """
@@ -113,6 +118,9 @@ class Child(Protocol):
 
     def kill(self) -> None:
         """Kill its main process and everything that it has started; nothing when it has ended."""
+
+    def recall(self) -> None:
+        """Have it given back unless what it follows has ended: `pump` returns whichever comes first."""
 
     def close(self) -> None:
         """Close its outputs. Safe to run twice."""
@@ -134,6 +142,10 @@ class Platform(Protocol):
     def warnings(self) -> list[str]:
         """What this machine cannot guarantee, a sentence each."""
 
+    @property
+    def followers(self) -> int:
+        """How many commands can be laid ready to follow others: so many slots there are beyond those asked for."""
+
     def fileno(self) -> int:
         """Return the descriptor to watch; it stays the same."""
 
@@ -143,8 +155,12 @@ class Platform(Protocol):
     def make_ready(self) -> None:
         """Have what a command to come needs, so that its start waits for less. Safe to repeat."""
 
-    def spawn(self, command: Command) -> Child:
+    def spawn(self, command: Command, *, after: Child | None = None, until_s: float = 0.0) -> Child:
         """Start a command, without waiting until it runs.
+
+        With `after`, where there are followers, it starts as soon as that command has ended and what it left is
+        killed: it has been started once `pump` has returned that one. Where that is not before `until_s` of the
+        monotonic clock, or something is wrong with it, it is given back, and `pump` returns it before that one.
 
         What is wrong with the command itself shows in `Child.outcome`, for only its own user in its own
         directory can tell. Raises CommandNotStarted when this machine can start nothing at all.
@@ -200,18 +216,26 @@ class Platform(Protocol):
 
 
 def choose(
-    isolation: str, *, slots: int, directory: Path | None = None, readable: Iterable[Path] = ()
+    isolation: str,
+    *,
+    slots: int,
+    followers: int = 0,
+    directory: Path | None = None,
+    readable: Iterable[Path] = (),
 ) -> Platform:
     """Return the platform for this machine, isolating commands by "uid", "landlock" or "none".
 
-    "auto" takes the first of them that there is. `directory` is where the job directories will be: "auto"
-    passes over "uid" when the slots' users could not reach it. `readable` are places that Landlock leaves open to
-    reading, besides the system's own. Raises IsolationUnavailable when a mode is asked for that this machine lacks.
+    "auto" takes the first of them that there is. There are as many of the `followers` asked for as this machine has
+    users for. `directory` is where the job directories will be: "auto" passes over "uid" when the slots' users could
+    not reach it. `readable` are places that Landlock leaves open to reading, besides the system's own. Raises
+    IsolationUnavailable when a mode is asked for that this machine lacks.
     """
     if sys.platform == "linux":
         from workers.platforms.linux import LinuxPlatform  # noqa: PLC0415  it imports what only Linux has
 
-        return LinuxPlatform.choose(isolation, slots=slots, directory=directory, readable=readable)
+        return LinuxPlatform.choose(
+            isolation, slots=slots, followers=followers, directory=directory, readable=readable
+        )
     from workers.platforms.portable import PortablePlatform  # noqa: PLC0415  for symmetry
 
     if isolation not in {"auto", "none"}:

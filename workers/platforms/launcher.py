@@ -37,7 +37,8 @@ ATTEMPT_VARIABLE = b"HOSTLER_ATTEMPT"
 #: kind, token, number, stage, CPU seconds, peak resident KiB, whether it left something to kill
 REPLY = struct.Struct("=cQiidQ?")
 EXITED, FAILED = b"X", b"F"  # number: the wait status, or the errno of a command that never started
-SPAWN, TERMINATE, KILL = "S", "T", "K"
+GIVEN_BACK = b"B"  # a command that was to follow another one, and is not going to
+SPAWN, TERMINATE, KILL, RECALL = "S", "T", "K", "R"
 #: How a job came to its end that its worker did not live to see: before it, or killed with it.
 BY_ITSELF, WITH_ITS_WORKER = "by-itself", "with-its-worker"
 #: A longer request travels in a memfd: the kernel bounds what one packet holds.
@@ -101,18 +102,24 @@ class Process:
 
 
 class Request:
-    """A command to start; `uid` is its own user, or -1 when it shares the worker's; -1 is also no limit."""
+    """A command to start; `uid` is its own user, or -1 when it shares the worker's; -1 is also no limit.
 
-    __slots__ = ("argv", "directory", "environment", "job_id", "memory_limit_bytes", "token", "uid")
+    One that is to follow another command, whose token is `after`, is started once that has ended, but not later than
+    at `until_s` of the monotonic clock; 0 is for one that is to start at once.
+    """
+
+    __slots__ = (
+        "after", "argv", "directory", "environment", "job_id", "memory_limit_bytes", "token", "uid", "until_s",
+    )  # fmt: skip
 
     #: Where programs were found, until when that holds: by name, PATH and user.
     programs: dict[tuple[bytes, bytes, int], tuple[bytes, float]] = {}  # noqa: RUF012  typing is not imported here
 
     def __init__(
-        self, fields: tuple[str, int, bytes, list[bytes], dict[bytes, bytes], bytes, int, int]
+        self, fields: tuple[str, int, bytes, list[bytes], dict[bytes, bytes], bytes, int, int, int, float]
     ) -> None:
         _, self.token, self.job_id, self.argv, self.environment, *_ = fields
-        self.directory, self.uid, self.memory_limit_bytes = fields[5:]
+        self.directory, self.uid, self.memory_limit_bytes, self.after, self.until_s = fields[5:]
 
     def execute(self, fds: list[int]) -> int:
         """Start the command as the real user of this process and return its pid.
@@ -349,6 +356,7 @@ class Launcher:
     def __init__(self, sock: socket.socket, obituaries: int) -> None:
         self.sock, self.obituaries = sock, obituaries
         self.jobs: dict[int, Job] = {}  # by pid
+        self.followers: dict[int, tuple[Request, list[int]]] = {}  # by the token of what each of them follows
         self.pid = os.getpid()
         self.empty: set[int] = (
             set()
@@ -391,13 +399,47 @@ class Launcher:
                     data = file.read()
             request = marshal.loads(data)  # noqa: S302  the other end is the parent, and nobody else holds the socket
             if request[0] == SPAWN:
-                self.spawn(Request(request), fds)
+                self.take(Request(request), fds)
+            elif request[0] == RECALL:
+                self.recall(request[1])
             else:
                 self.signal(*request)
         finally:
             for fd in fds:
                 os.close(fd)
         return True
+
+    def take(self, request: Request, fds: list[int]) -> None:
+        """Start a command, or keep it with its descriptors until the one that it follows has ended."""
+        if request.after and any(job.token == request.after for job in self.jobs.values()):
+            self.followers[request.after] = request, fds[:]
+            fds.clear()
+        else:
+            self.spawn(request, fds)
+
+    def recall(self, token: int) -> None:
+        """Give a command back; nothing when what it follows has ended, of which the worker has been told."""
+        for request, _ in self.followers.values():
+            if request.token == token:
+                self.give_back(request.after)
+                return
+
+    def give_back(self, ended: int) -> None:
+        """Let go of what was to follow a command, and tell the worker that it is not going to."""
+        request, fds = self.followers.pop(ended)
+        for fd in fds:
+            os.close(fd)
+        self.reply(GIVEN_BACK, request.token, 0)
+
+    def follow(self, ended: int) -> None:
+        """Start what was to follow a command whose end the worker has been told."""
+        if ended in self.followers:
+            request, fds = self.followers.pop(ended)
+            try:
+                self.spawn(request, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
 
     def spawn(self, request: Request, fds: list[int]) -> None:
         """Start a command; `fds` are its stdout, its stderr and perhaps a Landlock ruleset.
@@ -493,7 +535,13 @@ class Launcher:
                 if left := self.left_something(job):
                     self.kill_rest(job)
                 cpu_s = usage.ru_utime + usage.ru_stime
+                follower = self.followers.get(job.token)
+                # before the end is told, which says that its follower starts: the worker may have stood still for
+                # longer than it can be sure that the follower is still its own
+                if follower and follower[0].until_s < time.monotonic():
+                    self.give_back(job.token)
                 self.reply(EXITED, job.token, status, cpu_s=cpu_s, peak_kib=usage.ru_maxrss, left=left)
+                self.follow(job.token)
 
     def bury(self, pid: int, status: int, peak_kib: int, how: str) -> None:
         """Write down how a job ended whose worker cannot be told any more."""

@@ -45,17 +45,34 @@ _KILLED = Outcome(exit_code=None, signal=signal.SIGKILL, cpu_s=0.0, max_rss_byte
 class LinuxChild:
     """A command that the launcher has been asked to start."""
 
-    __slots__ = ("_platform", "_token", "command", "ending", "failure", "stderr", "stdout")
+    __slots__ = (
+        "_platform",
+        "after",
+        "command",
+        "ending",
+        "failure",
+        "given_back",
+        "stderr",
+        "stdout",
+        "token",
+    )
 
     def __init__(
-        self, platform: "LinuxPlatform", token: int, command: Command, stdout: Pipe, stderr: Pipe
+        self,
+        platform: "LinuxPlatform",
+        token: int,
+        command: Command,
+        outputs: tuple[Pipe, Pipe],
+        *,
+        after: int,
     ) -> None:
         self.command = command
-        self.stdout, self.stderr = stdout, stderr
+        self.token, self.after = token, after  # and the token of what it follows, 0 for nothing
+        self.given_back = False
+        self.stdout, self.stderr = outputs
         self.ending: Outcome | None = None
         self.failure: str | None = None
         self._platform = platform
-        self._token = token
 
     def outcome(self) -> Outcome:
         """Return how it ended. Raises CommandNotStarted when it never ran."""
@@ -67,11 +84,15 @@ class LinuxChild:
 
     def terminate(self) -> None:
         """Send SIGTERM to its process group; nothing when it has ended."""
-        self._platform.ask(launcher.TERMINATE, self._token)
+        self._platform.ask(launcher.TERMINATE, self.token)
 
     def kill(self) -> None:
         """Kill its main process and everything that it has started; nothing when it has ended."""
-        self._platform.ask(launcher.KILL, self._token)
+        self._platform.ask(launcher.KILL, self.token)
+
+    def recall(self) -> None:
+        """Have it given back unless it has been started."""
+        self._platform.ask(launcher.RECALL, self.token)
 
     def close(self) -> None:
         """Close its outputs. Safe to run twice."""
@@ -83,14 +104,15 @@ class LinuxPlatform:
     """Starts commands through the launcher. All calls belong to one thread."""
 
     def __init__(
-        self, isolation: str, *, slots: int, warnings: list[str] | None = None, directory: Path | None = None,
-        readable: Iterable[Path] = (),
+        self, isolation: str, *, slots: int, followers: int = 0, warnings: list[str] | None = None,
+        directory: Path | None = None, readable: Iterable[Path] = (),
     ) -> None:  # fmt: skip
         self.isolation = isolation
         self._obituaries = None if directory is None else directory / "obituaries"
         self.warnings = warnings or []
         self._claims: list[slot_users.Claim] = []
         self._users: list[int] = []
+        self.followers = followers
         self._reachable: set[str] = set()  # parents of job directories that have been looked at
         self._confinement: Confinement | None = None
         if isolation == "uid":
@@ -123,28 +145,43 @@ class LinuxPlatform:
 
     @classmethod
     def choose(
-        cls, isolation: str, *, slots: int, directory: Path | None, readable: Iterable[Path] = ()
+        cls,
+        isolation: str,
+        *,
+        slots: int,
+        followers: int,
+        directory: Path | None,
+        readable: Iterable[Path] = (),
     ) -> "LinuxPlatform":
         """Return a platform with the isolation asked for.
 
         Raises IsolationUnavailable when this machine lacks it.
         """
         if isolation == "none":
-            return cls("none", slots=slots, directory=directory)
+            return cls("none", slots=slots, followers=followers, directory=directory)
         no_uid = _why_no_uid() or (_why_unreachable(directory) if directory and isolation == "auto" else None)
         if isolation in {"uid", "auto"}:
             if no_uid is None:
-                return cls("uid", slots=slots, directory=directory)
+                return cls("uid", slots=slots, followers=followers, directory=directory)
             if isolation == "uid":
                 raise IsolationUnavailable(f"Commands cannot run as users of their own. {no_uid}")
         no_landlock = None if landlock_version() else "This kernel has no Landlock, or it is switched off."
         if no_landlock is None:
             # an ordinary user is not warned for being one
             warnings = [no_uid] if no_uid and os.getuid() == 0 else []
-            return cls("landlock", slots=slots, warnings=warnings, directory=directory, readable=readable)
+            return cls(
+                "landlock",
+                slots=slots,
+                followers=followers,
+                warnings=warnings,
+                directory=directory,
+                readable=readable,
+            )
         if isolation == "landlock":
             raise IsolationUnavailable(f"Commands cannot be confined. {no_landlock}")
-        return cls("none", slots=slots, warnings=[str(no_uid), no_landlock], directory=directory)
+        return cls(
+            "none", slots=slots, followers=followers, warnings=[str(no_uid), no_landlock], directory=directory
+        )
 
     def fileno(self) -> int:
         """Return the descriptor to watch; it stays the same."""
@@ -204,6 +241,9 @@ class LinuxPlatform:
         child = self._children.get(token)
         if child is None:
             return
+        if kind == launcher.GIVEN_BACK:
+            self._give_back(child)
+            return
         if kind == launcher.FAILED:
             child.failure = _why_not_started(child.command, stage, number)
             return
@@ -219,14 +259,22 @@ class LinuxPlatform:
         del self._children[token]
         self._ended.append(child)
 
+    def _give_back(self, child: LinuxChild) -> None:
+        child.given_back = True
+        del self._children[child.token]
+        self._ended.append(child)
+
     def make_ready(self) -> None:
         """Open what the next command will print into."""
         if self._outputs is None:
             with contextlib.suppress(OSError):  # then its start will say so
                 self._outputs = _outputs()
 
-    def spawn(self, command: Command) -> LinuxChild:
-        """Start a command, without waiting until it runs. Raises CommandNotStarted when nothing can start."""
+    def spawn(self, command: Command, *, after: Child | None = None, until_s: float = 0.0) -> LinuxChild:
+        """Start a command, without waiting until it runs, or have it follow another one.
+
+        Raises CommandNotStarted when nothing can start.
+        """
         self._token += 1
         self._left.discard(command.slot)
         try:
@@ -234,14 +282,15 @@ class LinuxPlatform:
         except OSError as error:
             raise _nothing_starts(error) from error
         self._outputs = None
-        child = LinuxChild(self, self._token, command, stdout, stderr)
+        follows = after.token if isinstance(after, LinuxChild) else 0
+        child = LinuxChild(self, self._token, command, (stdout, stderr), after=follows)
         try:
             if self._users:  # else /dev/stdout and /dev/stderr would be closed to it
                 for fd in fds:
                     os.fchown(fd, self._users[command.slot], -1)
             child.failure = self._confine(command, fds)
             if child.failure is None:
-                child.failure = self._request(command, fds)
+                child.failure = self._request(child, fds, until_s)
         except OSError as error:
             child.close()
             raise _nothing_starts(error) from error
@@ -251,6 +300,7 @@ class LinuxPlatform:
         if child.failure is None:
             self._children[self._token] = child
         else:
+            child.given_back = after is not None  # its own start will say what is wrong
             self._ended.append(child)
             os.eventfd_write(self._bell, 1)
         return child
@@ -264,15 +314,16 @@ class LinuxPlatform:
                 return _why_not_started(command, launcher.DIRECTORY, error.errno or 0)
         return None
 
-    def _request(self, command: Command, fds: list[int]) -> str | None:
+    def _request(self, child: LinuxChild, fds: list[int], until_s: float) -> str | None:
         """Ask the launcher to start the command; return why it cannot be asked, or None. Raises OSError."""
+        command = child.command
         if not command.argv:
             return "The command is empty."
         try:
             request = marshal.dumps(
                 (
                     launcher.SPAWN,
-                    self._token,
+                    child.token,
                     command.job_id.encode(_ENCODING, _ERRORS),
                     [word.encode(_ENCODING, _ERRORS) for word in command.argv],
                     {
@@ -282,6 +333,8 @@ class LinuxPlatform:
                     str(command.directory).encode(_ENCODING, _ERRORS),
                     self._users[command.slot] if self._users else -1,
                     -1 if command.memory_limit_bytes is None else command.memory_limit_bytes,
+                    child.after,
+                    until_s,
                 )
             )
         except UnicodeEncodeError:
@@ -388,7 +441,8 @@ class LinuxPlatform:
             self._confinement.close()
 
     def _claim_users(self, slots: int) -> None:
-        self._users, self._claims = slot_users.claim(slots)
+        self._users, self._claims = slot_users.claim(slots + self.followers)
+        self.followers = max(0, len(self._users) - slots)
         if len(self._users) < slots:
             for claim in self._claims:
                 claim.close()
@@ -461,6 +515,10 @@ class LinuxPlatform:
         """End a launcher that is dead or deaf, and with it every command."""
         self._end_launcher()
         self._sweep({os.fsencode(child.command.job_id) for child in self._children.values()})
+        # first, for the end of what it follows would say that it has been started
+        for child in [each for each in self._children.values() if each.after in self._children]:
+            self._left.add(child.command.slot)
+            self._give_back(child)
         for child in self._children.values():
             if child.failure is None:
                 child.ending = _KILLED

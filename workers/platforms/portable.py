@@ -25,6 +25,8 @@ _SWEEPS = 100  # so often is what multiplies meanwhile looked for
 class PortableChild:
     """A command that runs as a child of this process."""
 
+    given_back = False
+
     def __init__(self, command: Command) -> None:
         self.command = command
         self.stdout: Output = Pipe()
@@ -57,6 +59,9 @@ class PortableChild:
         if process is not None:
             kill_tree(process.pid, self.command.job_id)
 
+    def recall(self) -> None:
+        """Do nothing: it was started at once."""
+
     def close(self) -> None:
         """Close its outputs. Safe to run twice."""
         self.stdout.close()
@@ -67,6 +72,7 @@ class PortablePlatform:
     """Starts commands as children of this process. All calls belong to one thread."""
 
     isolation = "none"
+    followers = 0
 
     def __init__(self) -> None:
         self.warnings = [
@@ -99,7 +105,7 @@ class PortablePlatform:
     def make_ready(self) -> None:
         """Do nothing: threads of this process start commands, and pay for it themselves."""
 
-    def spawn(self, command: Command) -> PortableChild:
+    def spawn(self, command: Command, *, after: Child | None = None, until_s: float = 0.0) -> PortableChild:
         """Start a command. Raises CommandNotStarted when nothing can be started."""
         child = PortableChild(command)
         self._children.add(child)
