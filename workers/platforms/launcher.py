@@ -105,55 +105,59 @@ class Request:
     """A command to start; `uid` is its own user, or -1 when it shares the worker's; -1 is also no limit.
 
     One that is to follow another command, whose token is `after`, is started once that has ended, but not later than
-    at `until_s` of the monotonic clock; 0 is for one that is to start at once.
+    at `until_s` of the monotonic clock; 0 is for one that is to start at once. `fds` are its stdout, its stderr and
+    perhaps a Landlock ruleset.
     """
 
     __slots__ = (
-        "after", "argv", "directory", "environment", "job_id", "memory_limit_bytes", "token", "uid", "until_s",
+        "after", "argv", "directory", "environment", "fds", "job_id", "memory_limit_bytes", "token", "uid", "until_s",
     )  # fmt: skip
 
     #: Where programs were found, until when that holds: by name, PATH and user.
     programs: dict[tuple[bytes, bytes, int], tuple[bytes, float]] = {}  # noqa: RUF012  typing is not imported here
 
     def __init__(
-        self, fields: tuple[str, int, bytes, list[bytes], dict[bytes, bytes], bytes, int, int, int, float]
+        self,
+        fields: tuple[str, int, bytes, list[bytes], dict[bytes, bytes], bytes, int, int, int, float],
+        fds: list[int],
     ) -> None:
+        self.fds = fds
         _, self.token, self.job_id, self.argv, self.environment, *_ = fields
         self.directory, self.uid, self.memory_limit_bytes, self.after, self.until_s = fields[5:]
 
-    def execute(self, fds: list[int]) -> int:
+    def execute(self) -> int:
         """Start the command as the real user of this process and return its pid.
 
         Raises OSError, ValueError or MemoryError.
         """
         if self.memory_limit_bytes < 0:
-            return self.execute_found(fds)
+            return self.execute_found()
         with memory_limited(self.memory_limit_bytes):
-            return self.execute_found(fds)
+            return self.execute_found()
 
-    def execute_found(self, fds: list[int]) -> int:
+    def execute_found(self) -> int:
         """Start the program that execvp(3) would find."""
         program = self.program()
         try:
-            return self.spawn(program, fds)
+            return self.spawn(program)
         except (FileNotFoundError, PermissionError):
             # also where the interpreter that its first line names is missing, or Landlock forbids a program, of
             # which access(2) knows nothing: execvp(3) goes on with the next one
             for another in self.others(program):
                 with contextlib.suppress(FileNotFoundError, PermissionError):
-                    pid = self.spawn(another, fds)
+                    pid = self.spawn(another)
                     self.remember(another)
                     return pid
             raise
 
-    def spawn(self, program: bytes, fds: list[int]) -> int:
+    def spawn(self, program: bytes) -> int:
         """Start `program` as the command."""
         # resetids: the effective user becomes the real one; executing the program makes it the saved one
         return os.posix_spawn(
             program,
             self.argv,
             self.environment,
-            file_actions=[(os.POSIX_SPAWN_DUP2, fds[0], 1), (os.POSIX_SPAWN_DUP2, fds[1], 2)],
+            file_actions=[(os.POSIX_SPAWN_DUP2, self.fds[0], 1), (os.POSIX_SPAWN_DUP2, self.fds[1], 2)],
             setsid=True,
             setsigmask=(),  # this process takes its signals from a descriptor
             setsigdef=SIGNALS,  # they have no handlers as it is, but posix_spawn(3) would ask for that of each
@@ -199,14 +203,24 @@ class Request:
 
 
 class Job:
-    """A command that runs."""
+    """A command that runs; `fds` are its outputs.
 
-    __slots__ = ("attempt", "job_id", "pid", "started_s", "token", "uid")
+    They stay open until its end was told: else the worker would wake up for the ends of both, a moment before that.
+    """
+
+    __slots__ = ("attempt", "fds", "job_id", "pid", "started_s", "token", "uid")
 
     def __init__(self, request: Request, pid: int) -> None:
         self.token, self.job_id, self.uid, self.pid = request.token, request.job_id, request.uid, pid
+        self.fds, request.fds = request.fds[:2], request.fds[2:]
         self.attempt = request.environment.get(ATTEMPT_VARIABLE, b"")
         self.started_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def close(fds: list[int]) -> None:
+    """Close descriptors."""
+    for fd in fds:
+        os.close(fd)
 
 
 def read_process(pid: int) -> Process | None:
@@ -356,7 +370,7 @@ class Launcher:
     def __init__(self, sock: socket.socket, obituaries: int) -> None:
         self.sock, self.obituaries = sock, obituaries
         self.jobs: dict[int, Job] = {}  # by pid
-        self.followers: dict[int, tuple[Request, list[int]]] = {}  # by the token of what each of them follows
+        self.followers: dict[int, Request] = {}  # by the token of what each of them follows
         self.pid = os.getpid()
         self.empty: set[int] = (
             set()
@@ -393,56 +407,40 @@ class Launcher:
         if not data:
             return False
         fds = [fd for _, _, packed in ancillary for fd in memoryview(packed).cast("i")]
-        try:
-            if data == b"memfd":
-                with open(fds.pop(), "rb") as file:
-                    data = file.read()
-            request = marshal.loads(data)  # noqa: S302  the other end is the parent, and nobody else holds the socket
-            if request[0] == SPAWN:
-                self.take(Request(request), fds)
-            elif request[0] == RECALL:
-                self.recall(request[1])
-            else:
-                self.signal(*request)
-        finally:
-            for fd in fds:
-                os.close(fd)
+        if data == b"memfd":
+            with open(fds.pop(), "rb") as file:
+                data = file.read()
+        request = marshal.loads(data)  # noqa: S302  the other end is the parent, and nobody else holds the socket
+        if request[0] == SPAWN:
+            self.take(Request(request, fds))
+        elif request[0] == RECALL:
+            self.recall(request[1])
+        else:
+            self.signal(*request)
         return True
 
-    def take(self, request: Request, fds: list[int]) -> None:
-        """Start a command, or keep it with its descriptors until the one that it follows has ended."""
+    def take(self, request: Request) -> None:
+        """Start a command, or keep it until the one that it follows has ended."""
         if request.after and any(job.token == request.after for job in self.jobs.values()):
-            self.followers[request.after] = request, fds[:]
-            fds.clear()
+            self.followers[request.after] = request
         else:
-            self.spawn(request, fds)
+            self.spawn(request)
 
     def recall(self, token: int) -> None:
         """Give a command back; nothing when what it follows has ended, of which the worker has been told."""
-        for request, _ in self.followers.values():
+        for request in self.followers.values():
             if request.token == token:
                 self.give_back(request.after)
                 return
 
     def give_back(self, ended: int) -> None:
         """Let go of what was to follow a command, and tell the worker that it is not going to."""
-        request, fds = self.followers.pop(ended)
-        for fd in fds:
-            os.close(fd)
+        request = self.followers.pop(ended)
+        close(request.fds)
         self.reply(GIVEN_BACK, request.token, 0)
 
-    def follow(self, ended: int) -> None:
-        """Start what was to follow a command whose end the worker has been told."""
-        if ended in self.followers:
-            request, fds = self.followers.pop(ended)
-            try:
-                self.spawn(request, fds)
-            finally:
-                for fd in fds:
-                    os.close(fd)
-
-    def spawn(self, request: Request, fds: list[int]) -> None:
-        """Start a command; `fds` are its stdout, its stderr and perhaps a Landlock ruleset.
+    def spawn(self, request: Request) -> None:
+        """Start a command.
 
         posix_spawn(3) shares memory with the child until it is another program, where a fork of Python costs more than
         many a command. What it cannot set for the child, this process sets for itself meanwhile.
@@ -461,7 +459,7 @@ class Launcher:
             os.chdir(request.directory)
             stage = EXECUTE
             try:
-                pid = self.spawn_confined(request, fds) if len(fds) > 2 else request.execute(fds)
+                pid = self.spawn_confined(request) if len(request.fds) > 2 else request.execute()
             finally:  # before anything else, since the command could signal this process until then
                 if uid >= 0:
                     os.setresuid(0, 0, 0)
@@ -480,8 +478,9 @@ class Launcher:
                 os.setresuid(0, 0, 0)
                 os.setresgid(0, 0, 0)
             os.chdir("/")  # the directory goes with its last user: the next spawn would wait for the disk
+            close(request.fds)  # what the job does not keep
 
-    def spawn_confined(self, request: Request, fds: list[int]) -> int:
+    def spawn_confined(self, request: Request) -> int:
         """Start a command from a thread that confines itself and ends: Landlock holds for a thread and its children."""
         done = _thread.allocate_lock()
         done.acquire()
@@ -490,9 +489,9 @@ class Launcher:
 
         def confine_and_execute() -> None:
             try:
-                if libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, fds[2], 0):
+                if libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, request.fds[2], 0):
                     raise NotConfined
-                started.append(request.execute(fds))
+                started.append(request.execute())
             except Exception as error:
                 failed.append(error)
             finally:
@@ -538,10 +537,12 @@ class Launcher:
                 follower = self.followers.get(job.token)
                 # before the end is told, which says that its follower starts: the worker may have stood still for
                 # longer than it can be sure that the follower is still its own
-                if follower and follower[0].until_s < time.monotonic():
+                if follower and follower.until_s < time.monotonic():
                     self.give_back(job.token)
                 self.reply(EXITED, job.token, status, cpu_s=cpu_s, peak_kib=usage.ru_maxrss, left=left)
-                self.follow(job.token)
+                close(job.fds)
+                if follower := self.followers.pop(job.token, None):
+                    self.spawn(follower)
 
     def bury(self, pid: int, status: int, peak_kib: int, how: str) -> None:
         """Write down how a job ended whose worker cannot be told any more."""
