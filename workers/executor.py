@@ -266,15 +266,16 @@ class Executor:
     def _slot_freed(self, run: Run) -> None:
         slot = run.slot % self._slots
         self._mean_run_s += 0.2 * (time.monotonic() - run.began_s - self._mean_run_s)
+        del self._in_slots[slot]
+        _, follower = self._followers.pop(slot, (0.0, None))
+        if follower is None:
+            self._free.append(slot)
         if self._more and self._wanted() > 0:
             self._work.set()  # first, so that the claim leaves in one write with what is started and settled now
-        del self._in_slots[slot]
-        if slot in self._followers:
-            follower = self._in_slots[slot] = self._followers.pop(slot)[1]
+        if follower is not None:
+            self._in_slots[slot] = follower
             follower.has_started()
             self._do(self._carry_out(follower, None))
-        else:
-            self._free.append(slot)
         self._fill()
         self._expect()
 
