@@ -334,9 +334,9 @@ class Executor:
             for run in (self._runs.get(child.command.job_id), *self._outlived):
                 if run is None or run.child is not child:
                     continue
-                if child.given_back:
+                if child.given_back and run.follows:
                     self._given_back(run)
-                else:
+                else:  # also what could not be asked for, where what it follows has ended in this same turn
                     run.has_exited()
 
     def _hear_of_cancel(self, job_id: str) -> None:
@@ -418,13 +418,18 @@ class Executor:
             run.recall()
         while self._held:
             await self._release(self._held.popleft().offer)
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=self._drain_s)
+        await self._finish(self._drain_s)
         for run in list(self._runs.values()):
             run.stop("released")
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=self._around.kill_grace_s + 5)
+        await self._finish(self._around.kill_grace_s + 5)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._around.workspace.tidied()
+
+    async def _finish(self, patience_s: float) -> None:
+        """Wait until all tasks have ended, those too that are begun meanwhile: for what could not be called back."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while self._tasks:
+                    await asyncio.wait(set(self._tasks))

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fake_line import FakeLine, until
 
@@ -224,6 +226,48 @@ async def test_a_job_that_was_laid_ready_runs_when_the_launcher_is_killed(
     await until(ends(line, "first", "second"), "both end")
     assert line.of("first").ends[0][3]["signal"] == 9
     assert line.of("second").text == b"ran\n"
+    assert line.of("second").ends[0][:3] == ("completed", "", 0)
+
+
+async def test_a_job_that_cannot_be_asked_for_behind_another_such_one_fails_as_that_does(
+    line: FakeLine, start: Start
+) -> None:
+    one = start(slots=1, heartbeat_s=60)
+    one._mean_run_s = 0.01
+    ids = [f"j{number}" for number in range(4)]
+    for job_id in ids:
+        line.put(job_id, env={"WORD": "\ud800"})
+    await until(ends(line, *ids), "all end")
+    assert [line.of(job_id).ends[0][:3] for job_id in ids] == [("failed", "invalid", 127)] * len(ids)
+    assert (one._free, one._followers) == ([0], {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no job is laid ready")
+async def test_draining_lets_a_job_end_that_started_as_it_was_called_back(
+    line: FakeLine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HOLD_S", 20.0)
+    one = start(slots=1, heartbeat_s=60, drain_s=20)
+    one._mean_run_s = 0.01
+    line.put("first", "echo ready; exec sleep 600")
+    line.put("second", "sleep 0.3; echo done")
+    await until(lambda: one._followers and line.of("first").text, "it is laid ready")
+    guardian = one._platform._launcher.pid  # type: ignore[attr-defined]
+    (launcher,) = psutil.Process(guardian).children()
+    launcher.suspend()
+    try:
+        follower = one._followers[0][1].child
+        assert follower is not None
+        follower.terminate()  # of which nothing comes; so the launcher hears that the first has ended next
+        (process,) = launcher.children()
+        process.kill()
+        await until(lambda: process.status() == psutil.STATUS_ZOMBIE, "the first has ended")
+        one.stop()
+        await asyncio.sleep(0.1)  # it calls the second back
+    finally:
+        launcher.resume()
+    await until(ends(line, "first", "second"), "both end")
+    assert line.of("second").text == b"done\n"
     assert line.of("second").ends[0][:3] == ("completed", "", 0)
 
 
