@@ -399,6 +399,27 @@ def test_what_was_to_follow_is_given_back_by_a_launcher_that_is_killed(linux, ma
     await_true(lambda: not alive(mark), 2)
 
 
+@pytest.mark.parametrize("found_by", ["pump", "spawn"])
+def test_what_a_launcher_told_before_it_was_killed_is_heard(linux, found_by):
+    first = linux.spawn("echo", "here")
+    second = linux.follow(first, "sh", "-c", "echo here; sleep 100")
+    third = linux.spawn("sh", "-c", "echo here; sleep 100")
+    for each in (second, third):
+        read_line(each.stdout)
+    pid = launcher_of(linux.platform)[0]
+    os.kill(pid, signal.SIGSTOP)
+    third.terminate()  # lies there unread, which makes the worker's end of the socket fail at once
+    os.kill(pid, signal.SIGKILL)
+    linux.platform._launcher.wait()
+    if found_by == "spawn":
+        fourth = linux.spawn("true")
+        assert linux.wait(fourth).exit_code == 0
+    assert linux.wait(first).exit_code == 0
+    assert linux.wait(second).signal == signal.SIGKILL
+    assert not second.given_back
+    assert linux.wait(third).signal == signal.SIGKILL
+
+
 def test_commands_that_follow_and_are_given_back_leave_no_descriptor_open(linux):
     def descriptors():
         return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), launcher_of(linux.platform)[0])]

@@ -207,17 +207,18 @@ class LinuxPlatform:
         return ended
 
     def _hear(self) -> None:
-        """Take what the launcher has said."""
-        with contextlib.suppress(BlockingIOError):
-            while self._launcher is not None:
-                try:
-                    message = self._socket.recv(launcher.REPLY.size, socket.MSG_DONTWAIT)
-                except ConnectionError:
-                    message = b""
-                if message:
-                    self._take(launcher.REPLY.unpack(message))
-                else:
-                    self._bury_launcher()
+        """Take what the launcher has said, and bury it if it is dead."""
+        while self._launcher is not None:
+            try:
+                message = self._socket.recv(launcher.REPLY.size, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionError:  # told once, and before what the launcher said while it lived
+                continue
+            if message:
+                self._take(launcher.REPLY.unpack(message))
+            else:
+                self._bury_launcher()
 
     def watch(self, output: Output, ready: Callable[[], object]) -> None:
         """Have `ready` called by `pump` whenever `output` can be read."""
@@ -347,7 +348,9 @@ class LinuxPlatform:
         try:
             socket.send_fds(self._socket, [request], fds)
         except OSError:  # it is dead, or does not take anything any more
-            self._bury_launcher()
+            self._hear()
+            if self._launcher is not None:
+                self._bury_launcher()
             os.eventfd_write(self._bell, 1)
             self._start_launcher()
             socket.send_fds(self._socket, [request], fds)
