@@ -445,7 +445,8 @@ class Worker(UvicornWorker):
         gc.set_threshold(10_000, 20, 50)
         self._install_sigquit_handler()
         watch = asyncio.create_task(self._leave_with_master(server))
-        await server.serve(sockets=self.sockets)
+        # not gunicorn's wrappers of them: uvloop would close those a second time as it ends
+        await server.serve(sockets=[each.sock for each in self.sockets])
         watch.cancel()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
