@@ -78,5 +78,5 @@ class Figure:
     anchors: Mapping[str, Open] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()  #: what differs from production's defaults, and why
     rounds: int = 5
-    quick_rounds: int = 3
+    quick_rounds: int = 2
     notes: tuple[str, ...] = ()  #: what a reader must know, such as the reason of a miss

@@ -11,7 +11,7 @@ RATE_HZ = 20
 
 def count(bench: Bench) -> int:
     """Return how many are taken in a round."""
-    return 60 if bench.quick else 200
+    return 40 if bench.quick else 200
 
 
 def quantiles(taken_ms: Sequence[float]) -> dict[str, float]:

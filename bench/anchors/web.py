@@ -21,7 +21,7 @@ _ARQ = ("arq==0.28.*", "fastapi", "uvicorn==0.54.*", "uvicorn-worker==0.4.*", "g
 
 def seconds(bench: Bench) -> float:
     """Return how long one load lasts."""
-    return 3 if bench.quick else 5
+    return 1 if bench.quick else 5
 
 
 @contextlib.contextmanager

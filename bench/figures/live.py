@@ -66,7 +66,7 @@ async def _follow(up: Stack, argv: list[str]) -> AsyncIterator[tuple[int, dict[s
 
 
 def _line_count(bench: Bench) -> int:
-    return 200 if bench.quick else 500
+    return 100 if bench.quick else 500
 
 
 @contextlib.contextmanager
@@ -187,7 +187,7 @@ def crowd(bench: Bench) -> Iterator[Measure]:
     """Tell 1,000 sockets of 200 events a second."""
     up = stack(bench, workers=0, **NO_LIMIT)
     clients = 200 if bench.quick else CLIENTS
-    seconds = 5 if bench.quick else 10
+    seconds = 3 if bench.quick else 10
 
     yield lambda: tell_crowd(bench, up, clients, seconds)
 

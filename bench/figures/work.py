@@ -205,7 +205,7 @@ AGENTS = 200
 @contextlib.contextmanager
 def idling(bench: Bench) -> Iterator[Measure]:
     """What an idle worker and 200 agents that wait for work cost, % of a core; and a warm start of all, s."""
-    up, seconds = stack(bench, workers=1, **NO_LIMIT), 6 if bench.quick else 20
+    up, seconds = stack(bench, workers=1, **NO_LIMIT), 4 if bench.quick else 20
 
     async def measure() -> dict[str, float]:
         worker, began = up.pids("worker"), time.monotonic()
