@@ -256,6 +256,7 @@ async def test_draining_lets_a_job_end_that_started_as_it_was_called_back(
     (launcher,) = psutil.Process(guardian).children()
     launcher.suspend()
     try:
+        await until(lambda: launcher.status() == psutil.STATUS_STOPPED, "the launcher stands still")
         follower = one._followers[0][1].child
         assert follower is not None
         follower.terminate()  # of which nothing comes; so the launcher hears that the first has ended next
