@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,14 +220,16 @@ async def test_a_job_that_was_laid_ready_runs_when_the_launcher_is_killed(
     monkeypatch.setattr(module, "HOLD_S", 20.0)
     one = start(slots=1, heartbeat_s=60)
     one._mean_run_s = 0.01
-    line.put("first", "sleep 600")
-    line.put("second", "echo ran")
+    # what is left of jobs of these names is killed wherever it runs, in other tests too
+    first, second = (f"{word}-{uuid.uuid4().hex}" for word in ("first", "second"))
+    line.put(first, "sleep 600")
+    line.put(second, "echo ran")
     await until(lambda: one._followers, "it is laid ready")
     one._platform._launcher.terminate()  # type: ignore[attr-defined]
-    await until(ends(line, "first", "second"), "both end")
-    assert line.of("first").ends[0][3]["signal"] == 9
-    assert line.of("second").text == b"ran\n"
-    assert line.of("second").ends[0][:3] == ("completed", "", 0)
+    await until(ends(line, first, second), "both end")
+    assert line.of(first).ends[0][3]["signal"] == 9
+    assert line.of(second).text == b"ran\n"
+    assert line.of(second).ends[0][:3] == ("completed", "", 0)
 
 
 async def test_a_job_that_cannot_be_asked_for_behind_another_such_one_fails_as_that_does(
@@ -268,8 +271,8 @@ async def test_draining_lets_a_job_end_that_started_as_it_was_called_back(
     finally:
         launcher.resume()
     await until(ends(line, "first", "second"), "both end")
-    assert line.of("second").text == b"done\n"
     assert line.of("second").ends[0][:3] == ("completed", "", 0)
+    assert line.of("second").text == b"done\n"
 
 
 def handed(job_id: str, command: str, **spec: Any) -> Offer:
