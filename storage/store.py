@@ -51,6 +51,7 @@ h:applogs:<id>          channel: lines of an app, a JSON array a message
 rq:*                    RQ's own layout; it follows, and h:* is the truth
 """
 
+import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -104,11 +105,11 @@ class Store:
 
         Those of one process do so within a millisecond as well, and while the clock goes back; none tells the next one.
         """
-        number = (self.now_ms() << 55) | secrets.randbits(55)
+        number = (self.now_ms() << 55) | int.from_bytes(os.urandom(7)) >> 1
         if number <= self._newest[0]:
             number = self._newest[0] + 1 + secrets.randbits(40)
         self._newest[0] = number
-        return f"{kind}-" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(95, -5, -5))
+        return f"{kind}-" + "".join([_ALPHABET[(number >> shift) & 31] for shift in range(95, -5, -5)])
 
     async def close(self) -> None:
         """Let go of all connections."""

@@ -133,7 +133,7 @@ def _accept(
     words += (len(tags), *tags, queues.tag_set(tags), slots, free, mean_ms, len(lists), *lists)
     for job_id, job, _ in orders:
         words += (job_id, job.spec, job.signature, job.timeout_s, job.description)
-    asking = store.wire.send(script("accept", *_of(store, known), *words))
+    asking = store.wire.send(script("accept", *_of(store, known), *words), others_first=True)
     if asking is not None:
         asking.add_done_callback(partial(_promise, store, orders))
     else:  # nothing was sent

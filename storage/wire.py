@@ -42,6 +42,7 @@ _PASSING = (
     "MISCONF",
     "NOREPLICAS",
 )
+_PING: tuple[Word, ...] = ("PING",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +262,19 @@ class Wire:
                 raise
             raise passing from None
 
-    def send(self, call: Call[Any]) -> "asyncio.Future[Any] | None":
+    def send(self, call: Call[Any], *, others_first: bool = False) -> "asyncio.Future[Any] | None":
         """Send one step without a task that waits; the future has the raw reply, or what `unavailable` explains.
 
         Answers None, and sends nothing, while there is no connection. A script that Redis forgot is an error.
+        With `others_first`, those who hear of something by this step hear of it before we have the answer.
         """
         connection = self._connection
-        return None if connection is None or connection.broken else connection.send(call.words)
+        if connection is None or connection.broken:
+            return None
+        if others_first and not connection.out:
+            # Redis writes first to whom it came to have something for last, and for us it has this ahead of the step
+            connection.send(_PING).cancel()  # nobody waits for it
+        return connection.send(call.words)
 
     def unavailable(self, error: Exception) -> Unavailable | None:
         """Return what it means that a step failed with `error`; None where Redis refuses that step itself."""
@@ -376,7 +383,7 @@ async def listen(
                         await connection.lost.wait()
                 if connection.loop.time() - connection.heard > PING_S and not connection.broken:
                     async with asyncio.timeout(DEADLINE_S):
-                        await connection.send(("PING",))
+                        await connection.send(_PING)
         except (OSError, TimeoutError, hiredis.ReplyError):
             await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
         finally:

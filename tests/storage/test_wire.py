@@ -75,6 +75,24 @@ async def test_a_step_that_nobody_waits_for_any_more_disturbs_no_other(wire: Wir
     assert answers[1::2] == [str(number).encode() for number in range(1, 20, 2)]
 
 
+async def test_who_is_to_hear_of_a_step_first_has_heard_of_it_when_its_answer_is_there(
+    wire: Wire, redis_client: "redis.Redis[bytes]"
+) -> None:
+    await wire.call(command("PING"))
+    publish = command("EVAL", "return redis.call('PUBLISH', ARGV[1], 'x')", 0, "heard first")
+    with contextlib.closing(redis_client.pubsub()) as listener:
+        listener.subscribe("heard first")
+        assert listener.get_message(timeout=20)
+        for _ in range(200):
+            answered = wire.send(publish, others_first=True)
+            assert answered is not None
+            heard: list[bool] = []
+            answered.add_done_callback(lambda _, heard=heard: heard.append(listener.connection.can_read(0)))
+            assert await answered == 1
+            assert heard == [True]
+            assert listener.get_message(timeout=20)
+
+
 async def test_a_word_that_cannot_be_sent_disturbs_no_other_step(wire: Wire) -> None:
     await wire.call(command("PING"))
     with pytest.raises(TypeError):
