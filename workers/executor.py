@@ -404,6 +404,8 @@ class Executor:
                 if self._looked - since_s > HOLD_S:
                     run.recall()
             while self._held and time.monotonic() - self._held[0].since_s > HOLD_S:
+                # what runs takes longer than what has ended: it would come back at once, as another attempt
+                self._mean_run_s = max(self._mean_run_s, 2 * self._slots * AHEAD_S)
                 await self._release(self._held.popleft().offer)
 
     async def _release(self, offer: Offer) -> None:

@@ -111,6 +111,20 @@ async def test_short_jobs_are_claimed_ahead_and_long_ones_left_to_others(
     assert line.of("j0").ends == []
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_what_was_held_in_vain_is_not_claimed_again_and_again_while_no_slot_is_free(
+    line: FakeLine, start: Start, slots: int
+) -> None:
+    one = start(slots=slots)
+    one._mean_run_s = 0.001
+    ids = [f"j{number}" for number in range(5 * slots)]
+    for job_id in ids:
+        line.put(job_id, "sleep 600")
+    await until(ends(line, *ids[slots:]), "those that were held are given back")
+    line.put("late")
+    assert one._wanted() == 0
+
+
 @pytest.mark.parametrize("followers", [0, 1])
 async def test_what_was_held_while_this_process_stood_still_is_asked_for_before_it_starts(
     line: FakeLine, start: Start, root: Path, followers: int
