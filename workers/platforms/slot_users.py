@@ -9,9 +9,9 @@ import socket
 from pathlib import Path
 from typing import BinaryIO
 
-#: Users of slots. Below 65536, since containers often map no more; Debian gives out none of these so far,
-#: systemd some in passing. A user that has a name is passed over.
-SLOT_USERS = range(62000, 63024)
+#: Users of slots, and of commands that lie ready to follow in them. Below 65536, since containers often map no more;
+#: Debian gives out none of these so far, systemd some in passing. A user that has a name is passed over.
+SLOT_USERS = range(61488, 63024)
 #: Where locks lie that workers in network namespaces of their own see, too; only root writes below /run.
 LOCKS = Path("/run/hostler-slots")
 
