@@ -128,6 +128,15 @@ def alive(word):
     return [int(words[0]) for words in lines if words[1][0] not in "ZX"]
 
 
+def descriptors(pid):
+    """Return how many descriptors a process has open, once it stays that for a moment."""
+    before = None
+    while before != (now := len(os.listdir(f"/proc/{pid}/fd"))):
+        before = now
+        time.sleep(0.05)
+    return now
+
+
 def await_true(condition, timeout_s=PATIENCE_S):
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -421,12 +430,10 @@ def test_what_a_launcher_told_before_it_was_killed_is_heard(linux, found_by):
 
 
 def test_commands_that_follow_and_are_given_back_leave_no_descriptor_open(linux):
-    def descriptors():
-        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), launcher_of(linux.platform)[0])]
-
+    pids = [os.getpid(), launcher_of(linux.platform)[0]]
     linux.run("true", slot=0)
     linux.children[-1].close()
-    before = descriptors()
+    before = [descriptors(pid) for pid in pids]
     for number in range(60):
         first = linux.spawn("true", slot=0)
         second = linux.follow(first, "true")
@@ -436,7 +443,7 @@ def test_commands_that_follow_and_are_given_back_leave_no_descriptor_open(linux)
             linux.wait(each)
             each.close()
         linux.ended.clear()  # another child may get the id of one that is gone
-    await_true(lambda: descriptors() == before)
+    assert [descriptors(pid) for pid in pids] == before
 
 
 def test_there_are_as_many_followers_as_users_are_left(monkeypatch):
@@ -453,9 +460,6 @@ def test_there_are_as_many_followers_as_users_are_left(monkeypatch):
 
 
 def test_five_hundred_commands_leave_no_descriptor_open(linux):
-    def descriptors(pid):
-        return len(os.listdir(f"/proc/{pid}/fd"))
-
     pids = [os.getpid(), launcher_of(linux.platform)[0]]
     linux.run("true", slot=0)
     before = [descriptors(pid) for pid in pids]
@@ -464,7 +468,7 @@ def test_five_hundred_commands_leave_no_descriptor_open(linux):
         for child in [linux.spawn("true", slot=slot) for slot in (0, 1)]:
             assert linux.wait(child).exit_code == 0
             child.close()
-    await_true(lambda: [descriptors(pid) for pid in pids] == [before[0] - 2, before[1]])
+    assert [descriptors(pid) for pid in pids] == [before[0] - 2, before[1]]
 
 
 def test_outputs_that_were_opened_ahead_serve_one_command_and_go_with_the_platform(folder, linux):
@@ -532,8 +536,8 @@ def test_leftovers_are_told_from_those_of_other_jobs(bench, mark):
 
 
 def test_whether_a_command_left_something_to_kill_is_told_until_the_next_one_of_its_slot(linux):
-    linux.run("true", slot=0)
-    assert not linux.platform.left_something(0)
+    # what another test has killed may be about to end, of the same user
+    await_true(lambda: linux.run("true", slot=0) and not linux.platform.left_something(0))
     linux.run("sh", "-c", "sleep 100 & exit 0", slot=0)
     assert linux.platform.left_something(0)
     assert not linux.platform.left_something(1)
