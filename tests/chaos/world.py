@@ -424,11 +424,10 @@ class World:
                 if "--slots" in words
                 else self.stack.env.get("HOSTLER_SLOTS", 2)
             )
-            found = [
-                path for path in root.iterdir() if path.name.startswith(("job-", "kept-", "spare-", "fetch-"))
-            ]
+            found = [path for path in root.iterdir() if path.name.startswith(("job-", "fetch-"))]
             idle = [path for path in found if not path.name.startswith("fetch-") and not any(path.glob("*"))]
-            left += [path for path in found if path not in idle] + idle[2 * int(slots) :]
+            # a slot may have one that is kept for one owner and one for anybody, its follower one that is kept
+            left += [path for path in found if path not in idle] + idle[3 * int(slots) :]
         return [str(path.relative_to(work)) for path in left]
 
     def _leaks(self, events: list[dict[str, str]]) -> list[str]:
