@@ -243,24 +243,26 @@ class Executor:
     def _follow(self, slot: int, before: Run) -> bool:
         """Have the held job that is next follow a command; False where it, and all after it, wait for a slot."""
         held = self._held[0]
+        offer, until_s = held.offer, held.since_s + 2 * HOLD_S
         if (
             held.has_followed
-            or held.offer.job_id in self._runs
+            or offer.needs_files
+            or offer.at_most_once  # it asks first whether it is still ours
+            or offer.job_id in self._runs
+            or time.monotonic() > until_s
             or self._draining.is_set()
             or before.child is None
         ):
             return False
         run = self._run_of(held, slot if before.slot != slot else self._slots + slot)
-        if not run.may_follow:
-            return False
         try:
-            run.follow(before.child, held.since_s + 2 * HOLD_S)
+            run.follow(before.child, until_s)
         except Exception:  # its own start will say what is wrong
             run.give_up()
             return False
         self._held.popleft()
         self._followers[slot] = held.since_s, run
-        self._runs[held.offer.job_id] = run
+        self._runs[offer.job_id] = run
         return True
 
     def _slot_freed(self, run: Run) -> None:

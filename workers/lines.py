@@ -41,6 +41,16 @@ class Offer:
         """Return what tells this attempt from all others."""
         return self.job_id, self.attempt
 
+    @property
+    def needs_files(self) -> bool:
+        """Tell whether something is to be fetched before its command can start."""
+        return bool(self.spec.get("file") or self.spec.get("file_url"))
+
+    @property
+    def at_most_once(self) -> bool:
+        """Tell whether its command must not run again where it is not known whether it did."""
+        return bool(self.spec.get("at_most_once"))
+
 
 class IntegrityError(Conflict):
     """A file is not what it was when it was uploaded."""

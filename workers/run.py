@@ -80,7 +80,7 @@ class Run:
         self._slot_freed = slot_freed
         self._begun = not offer.held_ahead
         # what was claimed a moment ago is surely still ours; only what may run but once waits to hear that
-        self._ask_first = offer.held_ahead and (held_long or bool(offer.spec.get("at_most_once")))
+        self._ask_first = offer.held_ahead and (held_long or offer.at_most_once)
         self._directory: Path | None = None
         self._working_directory: Path | None = None
         self._mistake: Exception | None = None
@@ -131,19 +131,12 @@ class Run:
         """Tell whether its command runs, and was started after that time of the monotonic clock."""
         return self.began_s > time_s and self.child is not None and not self.exited.done()
 
-    @property
-    def may_follow(self) -> bool:
-        """Whether its command may start without this process, and again where it is not known whether it did."""
-        spec = self.offer.spec
-        return not (self._ask_first or spec.get("file") or spec.get("file_url") or spec.get("at_most_once"))
-
     def start(self) -> None:
         """Start the command at once, so that its slot does not idle; nothing where something has to be waited for.
 
         What the command does not wait for comes after it.
         """
-        spec = self.offer.spec
-        if spec.get("file") or spec.get("file_url") or self._ask_first:
+        if self.offer.needs_files or self._ask_first:
             return
         try:
             self._directory = self.around.workspace.make(self.slot, self.offer.owner)

@@ -161,7 +161,7 @@ class Workspace:
     ) -> None:
         """Download what the job works on and unpack it into `directory`. Raises HostlerError."""
         spec = offer.spec
-        if not (spec.get("file") or spec.get("file_url")):
+        if not offer.needs_files:
             return
         # beside the job's directory, not in it: an archive's members must not meet the archive
         beside = Path(tempfile.mkdtemp(prefix="fetch-", dir=self._root))

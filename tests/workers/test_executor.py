@@ -24,6 +24,7 @@ from workers.run import Circumstances
 from workers.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="these commands need a POSIX shell")
+laid_ready = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no job is laid ready")
 
 
 @pytest.fixture
@@ -143,6 +144,7 @@ async def test_what_was_held_while_this_process_stood_still_is_asked_for_before_
     assert not (root / "started").exists()
 
 
+@laid_ready
 async def test_a_job_that_was_laid_ready_starts_while_this_process_is_busy_and_is_told_once(
     line: FakeLine, start: Start, root: Path
 ) -> None:
@@ -178,6 +180,7 @@ async def test_a_job_that_is_laid_ready_behind_a_long_one_starts_as_soon_as_any_
     assert line.of("long").ends == []
 
 
+@laid_ready
 async def test_a_job_that_is_laid_ready_is_in_heartbeats(line: FakeLine, start: Start) -> None:
     one = start(slots=1, heartbeat_s=0.01)
     one._mean_run_s = 0.01
@@ -201,6 +204,7 @@ async def test_a_job_that_must_not_start_unheard_is_not_laid_ready(
     await until(ends(line, "second"), "it ends")
 
 
+@laid_ready
 @pytest.mark.parametrize("how", ["cancelled", "lost", "drained"])
 async def test_a_job_that_is_laid_ready_and_not_wanted_any_more_never_starts(
     line: FakeLine, start: Start, root: Path, how: str, monkeypatch: pytest.MonkeyPatch
@@ -228,6 +232,7 @@ async def test_a_job_that_is_laid_ready_and_not_wanted_any_more_never_starts(
     assert not list(root.glob("job-*/*"))
 
 
+@laid_ready
 async def test_a_job_that_was_laid_ready_runs_when_the_launcher_is_killed(
     line: FakeLine, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +244,7 @@ async def test_a_job_that_was_laid_ready_runs_when_the_launcher_is_killed(
     line.put(first, "sleep 600")
     line.put(second, "echo ran")
     await until(lambda: one._followers, "it is laid ready")
-    one._platform._launcher.terminate()  # type: ignore[attr-defined]
+    one._platform._launcher.terminate()  # type: ignore[attr-defined]  # Linux's has one
     await until(ends(line, first, second), "both end")
     assert line.of(first).ends[0][3]["signal"] == 9
     assert line.of(second).text == b"ran\n"
@@ -259,7 +264,7 @@ async def test_a_job_that_cannot_be_asked_for_behind_another_such_one_fails_as_t
     assert (one._free, one._followers) == ([0], {})
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no job is laid ready")
+@laid_ready
 async def test_draining_lets_a_job_end_that_started_as_it_was_called_back(
     line: FakeLine, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +274,7 @@ async def test_draining_lets_a_job_end_that_started_as_it_was_called_back(
     line.put("first", "echo ready; exec sleep 600")
     line.put("second", "sleep 0.3; echo done")
     await until(lambda: one._followers and line.of("first").text, "it is laid ready")
-    guardian = one._platform._launcher.pid  # type: ignore[attr-defined]
+    guardian = one._platform._launcher.pid  # type: ignore[attr-defined]  # Linux's has one
     (launcher,) = psutil.Process(guardian).children()
     launcher.suspend()
     try:

@@ -421,7 +421,7 @@ class Launcher:
 
     def take(self, request: Request) -> None:
         """Start a command, or keep it until the one that it follows has ended."""
-        if request.after and any(job.token == request.after for job in self.jobs.values()):
+        if self.job_of(request.after):
             self.followers[request.after] = request
         else:
             self.spawn(request)
@@ -508,12 +508,14 @@ class Launcher:
 
     def signal(self, action: str, token: int) -> None:
         """Ask a job to end, or kill it whole; nothing when it has ended meanwhile."""
-        for job in self.jobs.values():
-            if job.token == token:
-                signal_if_there(os.killpg, job.pid, signal.SIGTERM if action == TERMINATE else signal.SIGKILL)
-                if action == KILL:
-                    self.kill_rest(job)
-                return
+        if job := self.job_of(token):
+            signal_if_there(os.killpg, job.pid, signal.SIGTERM if action == TERMINATE else signal.SIGKILL)
+            if action == KILL:
+                self.kill_rest(job)
+
+    def job_of(self, token: int) -> Job | None:
+        """Return the job of that token, if it runs; 0 is nobody's."""
+        return next((job for job in self.jobs.values() if job.token == token), None)
 
     def reap(self) -> None:
         """Collect every child that has ended; report the main processes among them."""

@@ -445,13 +445,13 @@ class LinuxPlatform:
 
     def _claim_users(self, slots: int) -> None:
         self._users, self._claims = slot_users.claim(slots + self.followers)
-        self.followers = max(0, len(self._users) - slots)
         if len(self._users) < slots:
             for claim in self._claims:
                 claim.close()
             raise IsolationUnavailable(
                 f"The workers of this machine have more slots together than the {len(SLOT_USERS)} users for them."
             )
+        self.followers = len(self._users) - slots
 
     def _start_launcher(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
