@@ -25,7 +25,7 @@ from storage.errors import BadGateway, GatewayTimeout, HostlerError, TooLarge, U
 from storage.identity import Identity
 from storage.seal import Forged
 from storage.store import Store
-from storage.wire import DEADLINE_S, listen
+from storage.wire import DEADLINE_S
 
 log = logging.getLogger("hostler.storage")
 
@@ -214,9 +214,7 @@ class _Desk:
         self.collected_bytes = 0
         self._connected = asyncio.Event()
         self._aside: set[asyncio.Task[Any]] = set()
-        self._listening = self.aside(
-            listen(store.wire.address, [self.channel], self._tell, self._look_all_over)
-        )
+        self._listening = self.aside(store.wire.listen([self.channel], self._tell, self._look_all_over))
         store.closing.append(self.close)
 
     def aside(self, work: Any) -> asyncio.Task[Any]:
@@ -439,7 +437,7 @@ async def serve(store: Store, node: str, handle: Handle, *, slots: int = SLOTS) 
     channel = f"h:relay:asks:{node}"
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(listen(store.wire.address, [channel], clerk.tell, clerk.look_all_over))
+            group.create_task(store.wire.listen([channel], clerk.tell, clerk.look_all_over))
             group.create_task(clerk.keep_saying_so())
             group.create_task(clerk.keep_taking())
     finally:

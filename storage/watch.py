@@ -22,7 +22,7 @@ from storage.calls import command, text
 from storage.errors import Unavailable
 from storage.logs import Entry, Snapshot
 from storage.store import Store
-from storage.wire import DEADLINE_S, PING_S, Wire, _Connection, _open, backoff_s
+from storage.wire import DEADLINE_S, PING_S, Wire, _Connection
 
 log = logging.getLogger("hostler.storage")
 
@@ -293,27 +293,17 @@ class Watch:
     # The subscription
 
     async def _listen(self) -> None:
-        failures = 0
         while True:
+            ear = await self._store.wire.another(lambda: _Ear(self))
             try:
-                opening = _open(self._store.wire.address, lambda: _Ear(self))
-                async with asyncio.timeout(DEADLINE_S):
-                    ear = await opening
                 await self._attend(ear)
-                failures = 0
-            except (OSError, TimeoutError, hiredis.ReplyError):
-                failures += 1
             except Exception:
                 log.exception("the subscription broke")
-                failures += 1
-            await asyncio.sleep(backoff_s(failures))
+            await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
 
     async def _attend(self, ear: _Ear) -> None:
-        """Subscribe to all that is wanted, and stay until the connection is lost. Raises OSError, ReplyError."""
+        """Subscribe to all that is wanted, and stay until the connection is lost."""
         try:
-            for words in self._store.wire.address.greeting():
-                async with asyncio.timeout(DEADLINE_S):
-                    await ear.send(words)
             self._ear, self._every = ear, set()
             for channel in self._wanted:
                 self._subscribe(channel)

@@ -10,7 +10,7 @@ import logging
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hostler.storage")
 T = TypeVar("T")
-P = TypeVar("P", bound=asyncio.Protocol)
-
 #: A reply that has not come by then is given up; the answer to the caller is "unknown", a 503.
 DEADLINE_S = 4.0
 #: Replies that are errors of Redis itself and pass by themselves.
@@ -42,6 +40,8 @@ _PASSING = (
     "MISCONF",
     "NOREPLICAS",
 )
+#: How often a silent subscription is asked whether it is still there.
+PING_S = 5.0
 _PING: tuple[Word, ...] = ("PING",)
 
 
@@ -195,18 +195,36 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
 
-async def _open(at: Address, protocol: Callable[[], P]) -> P:
-    """Open a connection that speaks `protocol`. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    if at.path:
-        return (await loop.create_unix_connection(protocol, at.path))[1]
-    return (await loop.create_connection(protocol, at.host, at.port, ssl=at.tls))[1]
+class _Listening(_Connection):
+    """A connection on which messages come unasked."""
+
+    def __init__(self, tell: Callable[[bytes, bytes], None]) -> None:
+        super().__init__()
+        self.tell, self.lost, self.heard = tell, asyncio.Event(), self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each message to the listener, and replies to whoever waits for one."""
+        self.heard = self.loop.time()
+        self.reader.feed(data)
+        while (reply := self.reader.gets()) is not False:
+            if isinstance(reply, list) and reply and reply[0] in {b"message", b"pmessage"}:
+                self.tell(reply[-2], reply[-1])
+            elif self.waiting:
+                self.answer(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the subscription to connect again."""
+        super().connection_lost(exc)
+        self.lost.set()
 
 
 def backoff_s(failures: int) -> float:
     """Return how long to wait before connecting again after so many failures: 0.1 s doubling to 1 s, at most halved."""
     # after a thousand failures, 2 to their power is no float any more
     return min(1.0, 0.05 * 2.0 ** min(failures, 5)) * random.uniform(0.5, 1)  # noqa: S311  jitter
+
+
+C = TypeVar("C", bound=_Connection)
 
 
 class Wire:
@@ -219,8 +237,10 @@ class Wire:
         self.address = Address.of(url)
         self._connection: _Connection | None = None
         self._connecting: asyncio.Lock | None = None
-        self._failures = 0
+        self._away = False
+        self._failures = 0  # in a row, to make this connection or another one
         self._not_before = 0.0
+        self._reached = asyncio.Event()  # for those who wait to connect again
         self._distrusted = ""  # why the certificate that Redis showed last is none to be trusted
 
     async def call(self, call: Call[T], *, deadline_s: float = DEADLINE_S) -> T:
@@ -293,28 +313,48 @@ class Wire:
         async with self._connecting:
             if self._connection is not None and not self._connection.broken:
                 return self._connection
-            loop = asyncio.get_running_loop()
-            if loop.time() < self._not_before:
+            if asyncio.get_running_loop().time() < self._not_before:
                 raise ConnectionError("Redis was away a moment ago.")
             try:
-                self._connection = await self._connect()
+                self._connection = await self._connect(_Connection, self.address.scripts())
             except (OSError, hiredis.ReplyError) as error:
-                self._failures += 1
-                self._not_before = loop.time() + backoff_s(self._failures)
+                self._away = True
+                self._note_failure()
                 self._distrusted = (
                     error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else ""
                 )
                 raise ConnectionError(str(error)) from error
-            if self._failures:
+            if self._away:
                 log.info("Redis is back")
-            self._failures = 0
+            self._away = False
+            self._note_success()
             return self._connection
 
-    async def _connect(self) -> _Connection:
-        connection = await _open(self.address, _Connection)
+    def _note_failure(self) -> None:
+        self._failures += 1
+        self._not_before = asyncio.get_running_loop().time() + backoff_s(self._failures)
+
+    def _note_success(self) -> None:
+        """Have all who wait to connect again do so now."""
+        self._failures, self._not_before = 0, 0.0
+        self._reached.set()
+        self._reached = asyncio.Event()
+
+    async def _pause(self) -> None:
+        """Wait until it is time to connect again, or until another connection has been made."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._not_before):
+                await self._reached.wait()
+
+    async def _connect(self, protocol: Callable[[], C], more: Iterable[tuple[Word, ...]] = ()) -> C:
+        """Open a connection that speaks `protocol`, and greet. Raises OSError, ReplyError."""
+        at, loop = self.address, asyncio.get_running_loop()
+        if at.path:
+            _, connection = await loop.create_unix_connection(protocol, at.path)
+        else:
+            _, connection = await loop.create_connection(protocol, at.host, at.port, ssl=at.tls)
         try:
-            greeting = [*self.address.greeting(), *self.address.scripts()]
-            await asyncio.gather(*(connection.send(words) for words in greeting))
+            await asyncio.gather(*(connection.send(words) for words in (*at.greeting(), *more)))
         except BaseException:
             connection.close()
             raise
@@ -327,64 +367,49 @@ class Wire:
             self._connection = None
             await asyncio.sleep(0)
 
-
-class _Listening(_Connection):
-    """A connection on which messages come unasked."""
-
-    def __init__(self, tell: Callable[[bytes, bytes], None]) -> None:
-        super().__init__()
-        self.tell, self.lost, self.heard = tell, asyncio.Event(), self.loop.time()
-
-    def data_received(self, data: bytes) -> None:
-        """Hand each message to the listener, and replies to whoever waits for one."""
-        self.heard = self.loop.time()
-        self.reader.feed(data)
-        while (reply := self.reader.gets()) is not False:
-            if isinstance(reply, list) and reply and reply[0] in {b"message", b"pmessage"}:
-                self.tell(reply[-2], reply[-1])
-            elif self.waiting:
-                self.answer(reply)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the subscription to connect again."""
-        super().connection_lost(exc)
-        self.lost.set()
-
-
-#: How often a silent subscription is asked whether it is still there, and how long it may take to say so.
-PING_S = 5.0
-
-
-async def listen(
-    address: Address, channels: list[str], tell: Callable[[bytes, bytes], None], connected: Callable[[], None]
-) -> None:
-    """Subscribe to `channels` until cancelled: `tell(channel, message)` for each message.
-
-    Connects again after every loss and calls `connected`, since messages may have been missed before.
-    """
-    failures = 0
-    while True:
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                connection = await _open(address, lambda: _Listening(tell))
-        except (OSError, TimeoutError):
-            failures += 1
-            await asyncio.sleep(backoff_s(failures))
-            continue
-        failures = 0
-        try:
-            for words in [*address.greeting(), ("SUBSCRIBE", *channels)]:
+    async def another(self, protocol: Callable[[], C]) -> C:
+        """Open a connection of the caller's own that speaks `protocol`, trying for as long as Redis is away."""
+        while True:
+            try:
                 async with asyncio.timeout(DEADLINE_S):
-                    await connection.send(words)
-            connected()
-            while not connection.broken:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PING_S):
-                        await connection.lost.wait()
-                if connection.loop.time() - connection.heard > PING_S and not connection.broken:
-                    async with asyncio.timeout(DEADLINE_S):
-                        await connection.send(_PING)
-        except (OSError, TimeoutError, hiredis.ReplyError):
-            await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
-        finally:
-            connection.close()
+                    connection = await self._connect(protocol)
+            except (OSError, TimeoutError, hiredis.ReplyError):
+                self._note_failure()
+                await self._pause()
+            else:
+                self._note_success()
+                return connection
+
+    async def listen(
+        self, channels: list[str], tell: Callable[[bytes, bytes], None], connected: Callable[[], None]
+    ) -> None:
+        """Subscribe to `channels` until cancelled: `tell(channel, message)` for each message.
+
+        Connects again after every loss and calls `connected`, since messages may have been missed before; by then
+        steps are carried out again, too.
+        """
+        while True:
+            connection = await self.another(lambda: _Listening(tell))
+            try:
+                await connection.send(("SUBSCRIBE", *channels), DEADLINE_S)
+                await self._serves()
+                connected()
+                while not connection.broken:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(PING_S):
+                            await connection.lost.wait()
+                    if connection.loop.time() - connection.heard > PING_S and not connection.broken:
+                        await connection.send(_PING, DEADLINE_S)
+            except (OSError, TimeoutError, hiredis.ReplyError):
+                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
+            finally:
+                connection.close()
+
+    async def _serves(self) -> None:
+        """Return once steps are carried out: Redis takes subscriptions while it still reads what it has kept."""
+        while self._connection is None or self._connection.broken:
+            try:
+                async with asyncio.timeout(DEADLINE_S):
+                    await self._connected()
+            except (OSError, TimeoutError):
+                await self._pause()

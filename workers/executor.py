@@ -17,6 +17,8 @@ from workers.run import Circumstances, Run
 
 #: The slow poll behind the wake-ups, which may get lost.
 POLL_S = 2.0
+#: After a claim that could not be asked for none is for so long, whatever wakes us.
+AWAY_S = 0.1
 #: So much work, by how long jobs take on average, is claimed before a slot is free, so that none idles for a reply.
 AHEAD_S = 0.025
 #: A job held so long without a slot goes back to those who have one.
@@ -155,7 +157,7 @@ class Executor:
                     pass
             except Unavailable as error:
                 log.warning("cannot claim for now", extra={"why": str(error)})
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(AWAY_S)
             except HostlerError as error:  # our registration is gone: the heartbeat makes it anew
                 log.warning("cannot claim", extra={"why": str(error)})
                 await self._beat()

@@ -14,7 +14,6 @@ from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailabl
 from storage.seal import Forged
 from storage.store import Store
 from storage.tasks import COMMAND, TABLE
-from storage.wire import listen
 from workers.log import log
 
 T = TypeVar("T")
@@ -167,7 +166,7 @@ class RedisLine:
             wake("")
 
         channels = ["h:wake", f"h:control:{self.name}", f"h:offer:{self.name}"]
-        return asyncio.create_task(listen(self.store.wire.address, channels, tell, connected))
+        return asyncio.create_task(self.store.wire.listen(channels, tell, connected))
 
     def _hear_offer(self, message: bytes, take: Callable[[Offer], None]) -> None:
         """Pass on a job that was handed to this worker, if we wrote it.

@@ -19,7 +19,6 @@ from whole import Hostler
 from api import measuring
 from storage import api_keys, attempts, fleet
 from storage.calls import command
-from storage.wire import listen
 
 SUBMIT = "/api/jobs/submit"
 
@@ -296,7 +295,7 @@ async def test_the_first_of_a_turn_is_handed_to_a_worker_that_idles_and_the_rest
     def tell(_: bytes, message: bytes) -> None:
         found.extend(filter(None, [attempts.offered(holder, message)]))
 
-    listening = asyncio.create_task(listen(store.wire.address, ["h:offer:w"], tell, ready.set))
+    listening = asyncio.create_task(store.wire.listen(["h:offer:w"], tell, ready.set))
     async with asyncio.timeout(20):
         await ready.wait()
     sets = await fleet.tag_sets(store)

@@ -12,7 +12,6 @@ from storage import attempts, fleet, jobs, queues
 from storage.attempts import Claim, Holder
 from storage.jobs import State
 from storage.store import Store
-from storage.wire import listen
 
 QUEUE = queues.key("jobs.normal")
 
@@ -37,7 +36,7 @@ async def heard(store: Store) -> AsyncIterator[list[Claim]]:
     def tell(_: bytes, message: bytes) -> None:
         found.extend(filter(None, [attempts.offered(Holder("w", "r1"), message)]))
 
-    task = asyncio.create_task(listen(store.wire.address, ["h:offer:w"], tell, ready.set))
+    task = asyncio.create_task(store.wire.listen(["h:offer:w"], tell, ready.set))
     async with asyncio.timeout(20):
         await ready.wait()
     yield found

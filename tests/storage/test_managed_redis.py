@@ -16,7 +16,6 @@ from storage.calls import command
 from storage.checks import FAIL, OK, WARN
 from storage.errors import Unavailable
 from storage.store import Store
-from storage.wire import listen
 
 pytestmark = pytest.mark.stack
 
@@ -61,8 +60,7 @@ async def test_every_client_trusts_whom_the_settings_name(managed: tuple[Front, 
     assert await store.call(command("PING")) == b"PONG"
     heard, subscribed = asyncio.Queue[bytes](), asyncio.Event()
     listening = asyncio.create_task(
-        listen(
-            store.wire.address,
+        store.wire.listen(
             ["news"],
             lambda _, message: heard.put_nowait(message),
             connected=subscribed.set,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from servers import Valkey, free_port, start_valkey
 from storage import wire as module
 from storage.calls import command, script
 from storage.errors import Unavailable
-from storage.wire import Address, Wire, backoff_s, listen
+from storage.wire import Address, Wire, backoff_s
 
 
 @pytest.fixture
@@ -202,14 +203,13 @@ async def test_a_redis_that_restarts_is_found_again_with_its_scripts(
 
 
 async def test_a_listener_hears_every_message_and_is_told_of_each_new_connection(
-    valkey: Valkey, redis_client: "redis.Redis[bytes]", monkeypatch: pytest.MonkeyPatch
+    wire: Wire, redis_client: "redis.Redis[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PING_S", 0.1)  # so that it asks whether the line is alive, too
     heard: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
     connected: asyncio.Queue[None] = asyncio.Queue()
     task = asyncio.create_task(
-        listen(
-            Address.of(valkey.url),
+        wire.listen(
             ["one", "two"],
             lambda *message: heard.put_nowait(message),
             lambda: connected.put_nowait(None),
@@ -235,9 +235,8 @@ async def test_a_listener_notices_that_the_other_side_fell_silent(
     monkeypatch.setattr(module, "PING_S", 0.1)
     monkeypatch.setattr(module, "DEADLINE_S", 0.2)
     connected: asyncio.Queue[None] = asyncio.Queue()
-    task = asyncio.create_task(
-        listen(Address.of(own_valkey.url), ["c"], lambda *_: None, lambda: connected.put_nowait(None))
-    )
+    wire = Wire(own_valkey.url)
+    task = asyncio.create_task(wire.listen(["c"], lambda *_: None, lambda: connected.put_nowait(None)))
     try:
         await asyncio.wait_for(connected.get(), 5)  # noqa: TID251
         own_valkey.process.send_signal(signal.SIGSTOP)
@@ -247,6 +246,88 @@ async def test_a_listener_notices_that_the_other_side_fell_silent(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await wire.close()
+
+
+class _Starting(asyncio.Protocol):
+    """A Redis that takes subscriptions, but no steps until it has `read` what it keeps."""
+
+    def __init__(self, server: "Starting") -> None:
+        self.server, self.reader = server, hiredis.Reader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.server.transports.append(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.reader.feed(data)
+        while (words := self.reader.gets()) is not False:
+            if words[0] == b"SUBSCRIBE":
+                answer = b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
+            else:
+                self.server.asked += 1
+                answer = b"+OK\r\n" if self.server.read else b"-LOADING it reads\r\n"
+            self.transport.write(answer)
+
+
+class Starting:
+    def __init__(self) -> None:
+        self.read, self.asked, self.transports = False, 0, list[asyncio.Transport]()
+
+
+@pytest.fixture
+async def starting() -> AsyncIterator[tuple[Starting, str]]:
+    starting = Starting()
+    server = await asyncio.get_running_loop().create_server(lambda: _Starting(starting), "127.0.0.1", 0)
+    yield starting, f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    for each in starting.transports:
+        each.abort()
+
+
+async def test_a_listener_tells_of_its_connection_once_steps_are_carried_out_too(starting) -> None:
+    server, url = starting
+    wire, connected = Wire(url), asyncio.Event()
+    task = asyncio.create_task(wire.listen(["c"], lambda *_: None, connected.set))
+    try:
+        async with asyncio.timeout(20):
+            while server.asked < 200:  # it goes on asking
+                await asyncio.sleep(0.01)
+            assert not connected.is_set()
+            server.read = True
+            await connected.wait()
+            assert await wire.call(command("PING")) == b"OK"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await wire.close()
+
+
+async def test_whichever_connection_reaches_redis_again_the_others_do_not_wait_any_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, pauses = free_port(), itertools.chain([0.05, 3600.0], itertools.repeat(0.05))
+    monkeypatch.setattr(module, "backoff_s", lambda failures: next(pauses))
+    wire, connected = Wire(f"redis://:test-password@127.0.0.1:{port}"), asyncio.Queue[None]()
+    listening = [
+        asyncio.create_task(wire.listen(["c"], lambda *_: None, lambda: connected.put_nowait(None)))
+        for _ in range(2)
+    ]
+    try:
+        while wire._failures < 5:  # one of them will not try again within the hour, the other one does
+            await asyncio.sleep(0.01)
+        server = await asyncio.to_thread(start_valkey, tmp_path, port)
+        async with asyncio.timeout(20):
+            for _ in listening:
+                await connected.get()
+            assert await wire.call(command("PING")) == b"PONG"
+    finally:
+        for task in listening:
+            task.cancel()
+        await asyncio.gather(*listening, return_exceptions=True)
+        await wire.close()
+    server.process.kill()
+    server.process.wait(10)
 
 
 @pytest.mark.parametrize("failures", [1, 5, 5000])

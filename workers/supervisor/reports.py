@@ -9,7 +9,6 @@ from storage.apps import App, Instance, LogLine, Run, Sample, ScheduleState
 from storage.attempts import Holder
 from storage.errors import Unavailable
 from storage.store import Store
-from storage.wire import listen
 
 
 class ControlPlane(Protocol):
@@ -63,7 +62,7 @@ class RedisReports:
                 wake()
 
         channels = [f"h:control:{self._holder().worker}"]
-        return asyncio.create_task(listen(self._store.wire.address, channels, tell, wake))
+        return asyncio.create_task(self._store.wire.listen(channels, tell, wake))
 
     async def wished(self) -> list[App]:
         """Return the apps of this node.
