@@ -13,6 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 _TOGETHER = {
     "tests/chaos/": "faults",
     "tests/stack/": "processes", "tests/deploy/test_units.py": "processes", "tests/security/": "processes",
+    "tests/workers/platforms/": "tests/workers/platforms/",  # one takes users that others would hold
     "tests/page/": "page", "tests/deploy/test_wheel.py": "packages", "tests/deploy/test_slug.py": "packages",
 }  # fmt: skip
 #: If these came last, one process would be busy while the others have nothing left.

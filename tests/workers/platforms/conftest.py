@@ -1,0 +1,55 @@
+"""Fixtures for platforms: one of each kind that this machine can have, in a folder that other users can enter."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+import pytest
+from platform_bench import Bench, need
+
+
+@pytest.fixture(autouse=True)
+def _posix():
+    if os.name != "posix":
+        pytest.skip("these commands need a POSIX shell")
+
+
+@pytest.fixture
+def folder():
+    # pytest's tmp_path is closed to other users, and slots are other users
+    path = Path(tempfile.mkdtemp(prefix="hostler-test-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(params=["uid", "landlock", "none", "portable"])
+def bench(request, folder):
+    need(request.param)
+    made = Bench(request.param, folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["uid", "landlock"])
+def isolated(request, folder):
+    need(request.param)
+    made = Bench(request.param, folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["uid", "landlock", "none"])
+def linux(request, folder):
+    need(request.param)
+    made = Bench(request.param, folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def mark():
+    """A word by which `alive` finds the processes of one test, as the argument of a shell."""
+    return f"mark-{uuid.uuid4().hex}"
