@@ -156,9 +156,10 @@ def start_delays(up: Stack, argv: list[str], tags: list[str], number: int) -> li
         began = time.monotonic()
         for each in range(number):
             time.sleep(max(0.0, began + each / RATE_HZ - time.monotonic()))
+            # made before: once it has sent, a client that waits leaves its core to the web, which is woken there
+            response = http.client.HTTPResponse(connection)
             at = time.monotonic_ns()
             connection.sendall(request)
-            response = http.client.HTTPResponse(connection)
             response.begin()
             sent[json.loads(response.read())["jobId"]] = at
     delays = []
