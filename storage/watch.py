@@ -294,9 +294,8 @@ class Watch:
 
     async def _listen(self) -> None:
         while True:
-            ear = await self._store.wire.another(lambda: _Ear(self))
             try:
-                await self._attend(ear)
+                await self._attend(await self._store.wire.another(lambda: _Ear(self)))
             except Exception:
                 log.exception("the subscription broke")
             await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
