@@ -185,13 +185,13 @@ async def test_a_range_is_that_slice(objects, first, last):
 
 @pytest.fixture
 def short_spans(monkeypatch):
-    monkeypatch.setattr("storage.objects.SPAN_BYTES", 1 << 20)
+    monkeypatch.setattr("storage.objects.reading.SPAN_BYTES", 1 << 20)
     monkeypatch.setattr("storage.objects.READ_BYTES", 1 << 18)
 
 
 @pytest.mark.parametrize("fast_bytes_a_s", [0, 1 << 60])
 async def test_a_long_range_comes_in_spans_as_if_in_one(objects, short_spans, monkeypatch, fast_bytes_a_s):
-    monkeypatch.setattr("storage.objects.FAST_BYTES_A_S", fast_bytes_a_s)
+    monkeypatch.setattr("storage.objects.reading.FAST_BYTES_A_S", fast_bytes_a_s)
     data = os.urandom(3 * len(BLOCK))
     await objects.put("o", data)
     for first, last in ((0, len(data) - 1), (999_999, 2_500_000), (1 << 20, (1 << 21) - 1)):
@@ -202,7 +202,7 @@ async def test_a_long_range_comes_in_spans_as_if_in_one(objects, short_spans, mo
 async def test_a_span_that_was_opened_ahead_and_lost_meanwhile_is_opened_again(
     objects, short_spans, monkeypatch
 ):
-    monkeypatch.setattr("storage.objects.FAST_BYTES_A_S", 0)
+    monkeypatch.setattr("storage.objects.reading.FAST_BYTES_A_S", 0)
     await objects.put("o", BLOCK * 3)
     reading = await objects.open("o", first=0, last=3 * len(BLOCK) - 1)
     read = [await anext(reading) for _ in range(3)]
@@ -224,7 +224,7 @@ class Lost:
 
 
 async def test_what_replaces_an_object_does_not_follow_its_first_spans(objects, short_spans, monkeypatch):
-    monkeypatch.setattr("storage.objects.FAST_BYTES_A_S", 1 << 60)
+    monkeypatch.setattr("storage.objects.reading.FAST_BYTES_A_S", 1 << 60)
     await objects.put("o", BLOCK * 3)
     reading = await objects.open("o", first=0, last=3 * len(BLOCK) - 1)
     assert await anext(reading)
@@ -244,7 +244,7 @@ async def test_reading_can_stop_in_the_middle_any_number_of_times(objects):
 
 
 async def test_what_was_opened_ahead_is_closed_with_the_rest(objects, short_spans, monkeypatch):
-    monkeypatch.setattr("storage.objects.FAST_BYTES_A_S", 0)
+    monkeypatch.setattr("storage.objects.reading.FAST_BYTES_A_S", 0)
     await objects.put("o", BLOCK * 2)
     for _ in range(40):  # more than there are connections
         reading = await objects.open("o", first=0, last=2 * len(BLOCK) - 1)
