@@ -5,12 +5,9 @@ are made in portions, by whoever asked and, should it die, by the leader. Nothin
 ever seen, and nothing of one that was is missing for longer than a duty's turn.
 """
 
-import hashlib
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import orjson
 
 from storage import tasks
 from storage.attempts import rq_time
@@ -151,8 +148,3 @@ async def unfold_all(store: Store) -> list[str]:
     for batch_id in found:
         await unfold(store, batch_id)
     return found
-
-
-def digest_of(body: object) -> str:
-    """Return what an Idempotency-Key is remembered with."""
-    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()

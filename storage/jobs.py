@@ -352,16 +352,18 @@ def _sealed_webhook(store: Store, job_id: str, webhook: Mapping[str, str] | None
     return store.seal.encrypt_json("webhook", dict(webhook), bound_to=job_id)
 
 
+def digest_of(asked: Any) -> str:
+    """Return what an idempotency key is remembered with: a digest of what was asked for under it."""
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
 async def submit(
     store: Store, actor: str, order: Order, *, idempotency_key: str | None = None, retry_of: str | None = None
 ) -> Submitted:
     """Accept `order` durably and answer its id. Raises Unprocessable, Invalid."""
     from storage import fleet  # noqa: PLC0415  fleet stands on jobs
 
-    idempotency = None
-    if idempotency_key is not None:
-        body = orjson.dumps(asdict(order), option=orjson.OPT_SORT_KEYS)
-        idempotency = (idempotency_key, hashlib.sha256(body).hexdigest())
+    idempotency = None if idempotency_key is None else (idempotency_key, digest_of(asdict(order)))
     outlook = None  # when a job starts that waits for something else is not for the queue to say
     if not (order.delay_s or order.not_before_ms or order.depends_on):
         outlook = await fleet.outlook(store, order.priority, order.tags)

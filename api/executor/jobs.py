@@ -92,7 +92,7 @@ async def submit_batch(context: Context, body: dict[str, Any]) -> dict[str, Any]
             place = f"jobs[{index}]."
             details = {place + name: problem for name, problem in (error.details or {}).items()}
             raise Invalid(place + str(error), details=details) from None
-    digest = (key, batches.digest_of(body["jobs"])) if key is not None else None
+    digest = (key, jobs.digest_of(body["jobs"])) if key is not None else None
     batch = await batches.submit(context.store, context.caller.actor, orders, idempotency=digest)
     return {
         "id": batch.id,

@@ -1,7 +1,6 @@
 """Which changes of an app are allowed, and how each is accepted: new wish, job, event and audit entry at once."""
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -115,26 +114,14 @@ async def install(
     for process in manifest.processes if manifest is not None else ():
         if process.initial == "stopped":
             app = app.with_wish(process.name, desired="stopped")
-    asked = [
-        product,
-        version,
-        alias,
-        node,
-        sorted(tags),
-        config,
-        inline and manifests.as_json(inline),
-        autostart,
-        start,
-    ]
     idempotency = None
     if idempotency_key is not None:
-        body = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
-        idempotency = (idempotency_key, hashlib.sha256(body).hexdigest())
+        described = inline and manifests.as_json(inline)
+        asked = [product, version, alias, node, sorted(tags), config, described, autostart, start]
+        idempotency = (idempotency_key, jobs.digest_of(asked))
     app = replace(app, node=await placement.choose(store, node=node, tags=tags))
     arguments = {"release": {"product": product, "version": release, "source": source}}
-    submitted = await _accept(
-        store, actor, "install", None, app, arguments, idempotency=idempotency
-    )  # fmt: skip
+    submitted = await _accept(store, actor, "install", None, app, arguments, idempotency=idempotency)
     return await get(store, instance_id), submitted
 
 
@@ -179,8 +166,7 @@ async def change(
     }  # fmt: skip
     idempotency = None
     if idempotency_key is not None:
-        body = orjson.dumps([instance_id, action, given], option=orjson.OPT_SORT_KEYS)
-        idempotency = (idempotency_key, hashlib.sha256(body).hexdigest())
+        idempotency = (idempotency_key, jobs.digest_of([instance_id, action, given]))
 
     async def once(before: App) -> Submitted:
         after, arguments = await WISHES[action](store, before, {**given, "inline": inline})
