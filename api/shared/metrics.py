@@ -41,6 +41,18 @@ _REASONS = frozenset({
 _STATES = frozenset({"completed", "failed", "cancelled"})
 _WAITS = frozenset({"high", "normal", "low", "node"})
 _WORKERS = frozenset({"online", "draining", "offline", "error"})
+#: What the census counts under one name, and what that is.
+_COUNTED = {
+    "hostler_jobs_parked": ("parked", "Queued jobs that wait for a time, other jobs or a concurrency key."),
+    "hostler_jobs_quarantined": ("quarantined", "Jobs in quarantine: each lost three workers."),
+    "hostler_leases": ("leases", "Leases that workers hold."),
+    "hostler_leases_expired": ("expired", "Leases that have run out and were not yet taken back."),
+    "hostler_webhooks_pending": ("webhooks", "Webhooks that have still to be told."),
+    "hostler_batches_pending": ("batches", "Accepted batches that are not whole yet."),
+    "hostler_schedules": ("schedules", "Schedules."),
+    "hostler_schedules_overdue": ("overdue", "Schedules that should have fired more than 60 s ago."),
+    "hostler_files": ("files", "Uploads."),
+}
 
 
 @group.endpoint("GET ", role=Role.PUBLIC, raw=True, media_type="text/plain", counted=False)
@@ -190,21 +202,7 @@ def _of_queues(found: Outlook, named: frozenset[frozenset[str]]) -> Iterator[Met
 def _of_jobs(taken: Census) -> Iterator[Metric]:
     states = {((("state", name)),): float(count) for name, count in taken.states.items()}
     yield _one(Gauge, "hostler_jobs", "Jobs that Redis knows, by state.", states)
-    for name, count, what in (
-        (
-            "hostler_jobs_parked",
-            "parked",
-            "Queued jobs that wait for a time, other jobs or a concurrency key.",
-        ),
-        ("hostler_jobs_quarantined", "quarantined", "Jobs in quarantine: each lost three workers."),
-        ("hostler_leases", "leases", "Leases that workers hold."),
-        ("hostler_leases_expired", "expired", "Leases that have run out and were not yet taken back."),
-        ("hostler_webhooks_pending", "webhooks", "Webhooks that have still to be told."),
-        ("hostler_batches_pending", "batches", "Accepted batches that are not whole yet."),
-        ("hostler_schedules", "schedules", "Schedules."),
-        ("hostler_schedules_overdue", "overdue", "Schedules that should have fired more than 60 s ago."),
-        ("hostler_files", "files", "Uploads."),
-    ):
+    for name, (count, what) in _COUNTED.items():
         yield _one(Gauge, name, what, float(taken.counts[count]))
     archived = float(taken.counts["archived"])
     yield _one(
