@@ -40,10 +40,15 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Refuse to start on a Redis that may lose or evict what was acknowledged."""
-    import asyncio  # noqa: PLC0415  only once, before any worker is forked
+    """Do once what all workers need, and refuse to start on a Redis that may lose or evict what was acknowledged."""
+    _make_directory(server)
+    _read_code()
+    _say_who_may_come_in(server)
+    _check_redis(server)
 
-    from api import web_directory  # noqa: PLC0415
+
+def _make_directory(server: Any) -> None:
+    from api import web_directory  # noqa: PLC0415  only once, before any worker is forked
     from settings import publish  # noqa: PLC0415
 
     try:
@@ -56,19 +61,23 @@ def on_starting(server: Any) -> None:
             "For lack of a directory Socket.IO by polling needs a single process, and /metrics tells of one: %s",
             error,
         )
+
+
+def _read_code() -> None:
+    """Read all of the code, which each worker would else do for itself."""
     from api.realtime.socketio import library  # noqa: PLC0415
 
     library.read()
     import api.realtime.socketio.mount  # noqa: F401, PLC0415
     from api.app import create_app  # noqa: PLC0415
     from storage import keyring, objects  # noqa: PLC0415
-    from storage.checks import refuse_volatile  # noqa: PLC0415
-    from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
-    from storage.store import Store  # noqa: PLC0415
 
     keyring.read_ahead()
     objects.read_ahead()
-    create_app(_settings)  # and dropped: it reads all of the code, which each worker would else do for itself
+    create_app(_settings)  # and dropped
+
+
+def _say_who_may_come_in(server: Any) -> None:
     for listener in _settings.listen:
         (server.log.info if listener.asks else server.log.warning)(_settings.announcement(listener))
     if _settings.open_registration:
@@ -76,14 +85,21 @@ def on_starting(server: Any) -> None:
             "HOSTLER_OPEN_REGISTRATION is on: anybody who reaches this server may register an agent."
         )
 
+
+def _check_redis(server: Any) -> None:
+    """Exit where Redis is there and may lose or evict what was acknowledged."""
+    import asyncio  # noqa: PLC0415
+
+    from storage.checks import refuse_volatile  # noqa: PLC0415
+    from storage.errors import HostlerError, Unavailable  # noqa: PLC0415
+    from storage.store import Store  # noqa: PLC0415
+
     async def check() -> None:
         store = Store(_settings)
         try:
             await refuse_volatile(store)
-        except Unavailable as error:
-            server.log.warning(
-                "Redis could not be checked: %s", error
-            )  # it may come; until then we answer 503
+        except Unavailable as error:  # it may come; until then we answer 503
+            server.log.warning("Redis could not be checked: %s", error)
         finally:
             await store.close()
 
