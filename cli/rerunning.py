@@ -4,7 +4,6 @@ import json
 import shlex
 import subprocess
 import tempfile
-import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from cli import following, rendering
 from cli.client import segment
 from cli.failures import Failed
 from cli.options import ApiKey, JobId, Json, Url, connect
-from cli.submitting import variables
+from cli.submitting import send, variables
 from settings import process_environment
 
 app = typer.Typer()
@@ -71,8 +70,7 @@ def rerun(
                 f"The job was run with {', '.join(missing)}, whose values are secret.",
                 hint=f"hostler jobs rerun {job_id} {words}, or --without-env",
             )
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        made = client.call("POST", "/api/jobs/submit", body=order, headers=headers, repeatable=True)
+        made = send(client, order)
         if follow:
             rendering.say(f"Job {made['jobId']} is {made['status']}.")
             raise typer.Exit(following.follow(client, str(made["jobId"]), as_json=as_json))

@@ -151,13 +151,7 @@ def submit(
         if batch is not None:
             batching.submit(client, orders, common=order, idempotency_key=idempotency_key, as_json=as_json)
             return
-        submitted = client.call(
-            "POST",
-            "/api/jobs/submit",
-            body=order,
-            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
-            repeatable=True,
-        )
+        submitted = send(client, order, idempotency_key)
         job_id = str(submitted["jobId"])
         if not follow:
             _tell(submitted, as_json=as_json)
@@ -169,13 +163,19 @@ def submit(
     raise typer.Exit(code)
 
 
+def send(client: Client, order: dict[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
+    """Submit an order once, however often that has to be tried, and return what the server says of the job."""
+    headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    return dict(client.call("POST", "/api/jobs/submit", body=order, headers=headers, repeatable=True))
+
+
 def upload(client: Client, path: Path, *, direct: bool = False) -> dict[str, Any]:
     """Upload a file, or a folder as a zip, and return what the server says of it. Raises Invalid, Failed.
 
     With `direct` it is put to the object store itself, which has to be within reach.
     """
     if not path.is_dir():
-        return _send(client, path, path.name, direct=direct)
+        return _upload(client, path, path.name, direct=direct)
     with tempfile.TemporaryDirectory(prefix="hostler-") as directory:
         name = f"{path.resolve().name or 'files'}.zip"
         packed = Path(directory, "packed.zip")
@@ -191,14 +191,14 @@ def upload(client: Client, path: Path, *, direct: bool = False) -> dict[str, Any
         rendering.say(
             f"Packed {rendering.count(contents.files, 'file')}, {rendering.size(contents.size_bytes)}, from {path}."
         )
-        return _send(client, packed, name, direct=direct)
+        return _upload(client, packed, name, direct=direct)
 
 
-def _send(client: Client, path: Path, name: str, *, direct: bool) -> dict[str, Any]:
+def _upload(client: Client, path: Path, name: str, *, direct: bool) -> dict[str, Any]:
     size_bytes = path.stat().st_size
-    send = client.put_directly if direct else client.upload
+    put = client.put_directly if direct else client.upload
     with rendering.progress(f"Uploading {name}") as advance:
-        answer = send(path, filename=name, on_progress=lambda done: advance(done, size_bytes))
+        answer = put(path, filename=name, on_progress=lambda done: advance(done, size_bytes))
     rendering.say(f"Uploaded {rendering.one_line(name)}, {rendering.size(size_bytes)}.")
     return answer
 
