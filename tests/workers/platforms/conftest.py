@@ -25,28 +25,20 @@ def folder():
     shutil.rmtree(path)
 
 
-@pytest.fixture(params=["uid", "landlock", "none", "portable"])
-def bench(request, folder):
-    need(request.param)
-    made = Bench(request.param, folder)
-    yield made
-    made.close()
+def _benches(*kinds):
+    @pytest.fixture(params=kinds)
+    def made(request, folder):
+        need(request.param)
+        bench = Bench(request.param, folder)
+        yield bench
+        bench.close()
+
+    return made
 
 
-@pytest.fixture(params=["uid", "landlock"])
-def isolated(request, folder):
-    need(request.param)
-    made = Bench(request.param, folder)
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=["uid", "landlock", "none"])
-def linux(request, folder):
-    need(request.param)
-    made = Bench(request.param, folder)
-    yield made
-    made.close()
+bench = _benches("uid", "landlock", "none", "portable")
+isolated = _benches("uid", "landlock")
+linux = _benches("uid", "landlock", "none")
 
 
 @pytest.fixture
