@@ -86,6 +86,7 @@ class Instance:
         self._wake = asyncio.Event()
         self._why = ""  # we ended it, for this reason
         self._dirty = False  # its keeper was killed: something of it may be left
+        self._starting = False  # a process of it may be there any moment
         self._waiting_since: float | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._timers: list[asyncio.TimerHandle] = []
@@ -104,6 +105,11 @@ class Instance:
     def socket(self) -> Path | None:
         """Return the socket that it makes, if it makes one."""
         return self.around.places.socket(self.process.name, self.index) if self.process.socket else None
+
+    @property
+    def lives(self) -> bool:
+        """Tell whether anything of it is there, or may be in a moment: a start that is under way is not called back."""
+        return self.kept is not None or self.life.alive or self._starting
 
     @property
     def is_steady(self) -> bool:
@@ -177,6 +183,7 @@ class Instance:
             return self._give_up(obstacle.why, Blocked.HOPELESS)
         if obstacle is not None:
             return self._wait(now, obstacle)
+        self._starting = True
         try:
             if self._dirty:
                 await self.around.sweep()
@@ -196,6 +203,10 @@ class Instance:
             )
             self.around.changed()
             return 0.0
+        finally:
+            self._starting = False
+            if not self.life.wanted:  # somebody may wait until nothing of it is there
+                self.around.changed()
         self._waiting_since = None
         self.life.began(time.monotonic())
         self._attend(self.kept, fresh=True)

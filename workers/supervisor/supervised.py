@@ -131,7 +131,8 @@ class Supervised:
     async def _prepare(self) -> None:
         """Make the directories, the socket for events and the configuration. Raises HostlerError, OSError."""
         async with self._preparing:
-            if self._left_updating() and self.app.releases and not self.alive:  # its job was given up
+            runs = any(each.kept is not None for each in self.instances.values())
+            if self._left_updating() and self.app.releases and not runs:  # its job was given up
                 await asyncio.to_thread(updating.converge, self.places, self.app.releases[0].dir)
         self.places.make(self.uid)
         content = orjson.dumps(self.wish.config(self.node.seal), option=orjson.OPT_INDENT_2)
@@ -314,7 +315,7 @@ class Supervised:
     @property
     def alive(self) -> bool:
         """Tell whether anything of it lives."""
-        return any(each.kept is not None for each in self.instances.values())
+        return any(each.lives for each in self.instances.values())
 
     async def stopped(self) -> None:
         """Return once nothing of it lives, and that is remembered: whoever comes after us must not see a crash."""
@@ -401,7 +402,7 @@ class Supervised:
             if each.type != "scheduled"
         }
         for key, instance in list(self.instances.items()):
-            if key in self._wanted or key in self._runs or instance.kept is not None or instance.life.alive:
+            if key in self._wanted or key in self._runs or instance.lives:
                 continue
             if key[1] >= max(1, known.get(key[0], 0)) or key[0] not in known:
                 self._remove(key)
@@ -448,12 +449,15 @@ class Supervised:
 
     def _collect(self, table: Timetable) -> None:
         for key in [each for each in self._runs if each[0] == table.process.name]:
-            life = self.instances[key].life if key in self.instances else None
-            if life is not None and (life.alive or life.state in {State.STARTING, State.CRASHED}):
+            instance = self.instances.get(key)
+            if instance is not None and (
+                instance.lives or instance.life.state in {State.STARTING, State.CRASHED}
+            ):
                 continue
             begun = self._runs.pop(key)
-            if life is None:
+            if instance is None:
                 continue
+            life = instance.life
             table.ended(life.exit_code, succeeded=life.state is State.COMPLETED)
             run = Run(
                 f"{self.app.instance_id}/{key[0]}-{key[1]}/{begun.at_ms}", key[0], key[1], begun.at_ms, self._now_ms(),
@@ -500,11 +504,7 @@ class Supervised:
                 (1 if process.type == "oneshot" else wanted.scale) if wanted.running and not self.held else 0
             )
             for (name, index), instance in self.instances.items():
-                if (
-                    name == process.name
-                    and index >= count
-                    and (instance.kept is not None or instance.life.alive)
-                ):
+                if name == process.name and index >= count and instance.lives:
                     done = False
             for index in range(count):
                 found = self.instances.get((process.name, index))

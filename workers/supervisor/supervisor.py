@@ -424,7 +424,8 @@ class Lock:
         return True
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it, for a process that is just being started too, which has a copy of the descriptor until exec."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
 
 

@@ -233,6 +233,17 @@ async def test_all_apps_of_a_machine_end_when_no_worker_looks_after_them(
     assert memory.lives == {}  # the next worker does not take it for a crash
 
 
+def test_a_lock_is_free_once_it_was_let_go_of_whoever_is_being_started_then(tmp_path: Path) -> None:
+    before, after = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
+    assert before.taken()
+    copy = os.dup(before._fd)  # as a child has it between posix_spawn's return and the closing of descriptors
+    assert not after.taken()
+    before.close()
+    assert after.taken()
+    after.close()
+    os.close(copy)
+
+
 async def test_apps_that_are_ended_at_once_are_not_asked_first(app: Places, start: Starting) -> None:
     kept = await start(shell("trap '' TERM; while :; do sleep 1; done"), stop_timeout_s=600)
     assert await ending.stop_all(app.root.parent, at_once=True) == 1

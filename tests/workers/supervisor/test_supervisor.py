@@ -501,6 +501,26 @@ async def test_what_a_job_has_stand_still_is_no_crash_to_a_worker_that_comes_aft
         assert (memory.lives["web-0"]["state"], memory.lives["web-0"]["alive"]) == ("stopped", False)
 
 
+@pytest.mark.parametrize("what", ["held", "forgotten", "scaled"])
+async def test_what_is_just_being_started_ends_before_an_app_stands_still(
+    node: Running, control: FakeControl, what: str
+) -> None:
+    node.install("a", {"web": {"command": SLEEP, "scale": 2}})
+    assert node.now is not None
+    app, records = control.apps["a"], node.now.places("a").records
+    await soon(lambda: len(processes.live(records)) == 2, "two are being started")
+    if what == "held":
+        async with node.now.held("a"):
+            assert processes.live(records) == []
+    elif what == "forgotten":
+        await node.now.forget("a")
+        assert processes.live(records) == []
+    else:
+        control.change("a", wishes=wished(app, "web", scale=1))
+        await soon(has(control, "a", web_0="running"), "one runs")
+        assert processes.live(records) == [records / "web-0"]
+
+
 async def test_a_forgotten_app_ends_and_a_foreign_one_is_left_alone(
     node: Running, control: FakeControl
 ) -> None:
