@@ -181,7 +181,8 @@ async def every(place: Place) -> list[Point]:
             found.append(await get(place, name))
         except (RecoveryError, NotFound) as error:
             log.error("a recovery point is not believed", extra={"point": name, "why": str(error)})
-    return found[::-1]
+    # an id tells the second alone: the scheduler's own point may be of the same one as the one somebody asked for
+    return sorted(found, key=lambda point: (point.made_ms, point.id), reverse=True)
 
 
 async def get(place: Place, point_id: str) -> Point:

@@ -28,8 +28,9 @@ for i = 3, #ARGV do
       running = running + 1
       redis.call('ZADD', 'h:leases', string.format('%d', now + lease), id)
       if job.key ~= '' then redis.call('SET', 'h:key:' .. job.key, id) end
-      -- it lost its control plane and not its worker, which is no death of its making
-      if job.once == '' and job.cancel == '' then redis.call('HSET', job.hash, 'ahead', '1') end
+      -- it lost its control plane and not its worker, which is no death of its making; but one that may run only once may
+      -- have been started since, though it was only held then
+      if job.cancel == '' then redis.call('HSET', job.hash, 'ahead', job.once == '' and '1' or '') end
       if job.cancel ~= '' then redis.call('ZADD', 'h:cancels', now_text, id) end
     end
   end

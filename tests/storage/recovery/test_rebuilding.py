@@ -106,13 +106,15 @@ async def test_what_ran_is_put_back_after_a_lease_and_who_still_has_it_is_refuse
     store: Store, place: Place, redis_client: Redis
 ) -> None:
     holder = await register(store, registration="before")
-    plain, once, ended = [
-        await submit(store, name, at_most_once=name == "once") for name in ("plain", "once", "cancelled")
+    plain, once, ended, held = [
+        await submit(store, name, at_most_once=name in {"once", "held"})
+        for name in ("plain", "once", "cancelled", "held")
     ]
-    claims = {each.job_id: each for each in await claim(store, holder, most=3)}
+    claims = {each.job_id: each for each in await claim(store, holder, most=4, startable=3)}
+    assert redis_client.hget(f"h:job:{held}", "ahead") == b"1"  # it may be started any moment now
     await jobs.cancel(store, "user:u", ended)
     result = await rebuilt(store, place, redis_client)
-    assert result.jobs_running == 3
+    assert result.jobs_running == 4
     # a worker of before: its registration is gone, and its attempts count for nothing
     beaten = attempts.beat(holder, [(plain, 1)], lease_s=15, rq_ttl_s=0, status={"running": 1})
     with pytest.raises(attempts.Unregistered):
@@ -120,12 +122,13 @@ async def test_what_ran_is_put_back_after_a_lease_and_who_still_has_it_is_refuse
     with pytest.raises(Stale):
         await settle(store, holder, claims[plain])
     assert (await jobs.get(store, plain)).state is State.RUNNING
-    redis_client.zadd("h:leases", dict.fromkeys([plain, once, ended], 1))  # time passes
+    redis_client.zadd("h:leases", dict.fromkeys([plain, once, ended, held], 1))  # time passes
     redis_client.set("h:reaper:last", int(redis_client.time()[0]) * 1000)
     await reap(store)
-    found = {name: await jobs.get(store, name) for name in (plain, once, ended)}
+    found = {name: await jobs.get(store, name) for name in (plain, once, ended, held)}
     assert (found[plain].state, found[plain].deaths) == (State.QUEUED, 0)
-    assert (found[once].state, found[once].reason) == (State.FAILED, "lost")
+    for name in (once, held):
+        assert (found[name].state, found[name].reason) == (State.FAILED, "lost")
     assert found[ended].state is State.CANCELLED
     again = await register(store, registration="after")
     (claimed,) = await claim(store, again, most=3)

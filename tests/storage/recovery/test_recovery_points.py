@@ -107,15 +107,16 @@ def test_the_newest_of_each_day_and_week_are_kept() -> None:
 
 
 async def test_pruning_deletes_what_no_rule_keeps_and_what_was_cut_short(store: Store, place: Place) -> None:
-    old = [await recovery.make(store) for _ in range(3)]
+    made = [await recovery.make(store) for _ in range(8)]  # most of them within one second, as their ids tell it
+    assert [each.id for each in await recovery.every(place)] == [each.id for each in made[::-1]]
     forsaken = place.key("20200101T000000Z-0123abcd", "part-000000")
     young = place.key(f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-0123abcd", "part-000000")
     await place.objects.put(forsaken, b"half")
     await place.objects.put(young, b"half")
     gone = await recovery.prune(place, last=1, days=0, weeks=0)
     left = await recovery.every(place)
-    assert len(left) == 1
-    assert sorted(gone) == sorted(each.id for each in old if each.id != left[0].id)
+    assert [each.id for each in left] == [made[-1].id]
+    assert sorted(gone) == sorted(each.id for each in made[:-1])
     keys = await place.objects.keys("recovery/points/")
     assert forsaken not in keys
     assert young in keys
