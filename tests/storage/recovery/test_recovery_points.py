@@ -107,7 +107,9 @@ def test_the_newest_of_each_day_and_week_are_kept() -> None:
 
 
 async def test_pruning_deletes_what_no_rule_keeps_and_what_was_cut_short(store: Store, place: Place) -> None:
-    made = [await recovery.make(store) for _ in range(8)]  # most of them within one second, as their ids tell it
+    made = [
+        await recovery.make(store) for _ in range(8)
+    ]  # most of them within one second, as their ids tell it
     assert [each.id for each in await recovery.every(place)] == [each.id for each in made[::-1]]
     forsaken = place.key("20200101T000000Z-0123abcd", "part-000000")
     young = place.key(f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-0123abcd", "part-000000")
