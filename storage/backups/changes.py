@@ -1,7 +1,7 @@
 """Which changes of a backup are allowed, and how the jobs that work on one are accepted."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,6 +26,12 @@ DATA_STAY_DAYS = 7
 GONE = "backup data gone"
 #: A worker says in its metadata under this name which engine it has.
 ENGINE = "backupEngine"
+
+#: Fields that are taken as they are given, and what is made of others; the rest depend on what there was.
+_AS_GIVEN = (
+    "name", "node", "timezone", "jitter_s", "dest_path", "enabled", "bandwidth_limit", "timeout_s", "schedule",
+)  # fmt: skip
+_MADE: Mapping[str, Callable[[Any], Any]] = {"excludes": tuple, "tags": tuple, "misfire": Misfire}
 
 _SEGMENT = re.compile(r"(?!backup-)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
@@ -155,28 +161,24 @@ def _gone(store: Store, backup: Backup, until_ms: int) -> str:
 
 def _with(store: Store, before: Backup, given: Mapping[str, Any]) -> Backup:
     """Return the backup with the given fields. Raises Invalid."""
-    plain = {
-        name: given[name]
-        for name in (
-            "name", "node", "timezone", "jitter_s", "dest_path", "enabled", "bandwidth_limit", "timeout_s", "schedule",
-        )
-        if name in given
-    }  # fmt: skip
-    after = replace(before, **plain)
-    if "excludes" in given:
-        after = replace(after, excludes=tuple(given["excludes"]))
-    if "tags" in given:
-        after = replace(after, tags=tuple(given["tags"]))
-    if "misfire" in given:
-        after = replace(after, misfire=Misfire(given["misfire"]))
-    if "retention" in given:
-        after = replace(after, retention=Retention(**{**asdict(before.retention), **given["retention"]}))
+    plain = {name: given[name] for name in _AS_GIVEN if name in given}
+    made = {name: make(given[name]) for name, make in _MADE.items() if name in given}
+    after = replace(before, **plain, **made)
+    kept = asdict(before.retention) | given.get("retention", {})
     if "retention_count" in given:
-        after = replace(after, retention=replace(after.retention, last=given["retention_count"]))
-    if not any(asdict(after.retention).values()):
+        kept["last"] = given["retention_count"]
+    if not any(kept.values()):
         raise Invalid("retention: must keep at least one record.", details={"retention": "keeps nothing"})
+    after = replace(after, retention=Retention(**kept))
     if "drill" in given:
         after = replace(after, drill=None if given["drill"] is None else _drill(given["drill"]))
+    after = _with_hooks(store, after, given)
+    times.check(after)
+    return after
+
+
+def _with_hooks(store: Store, after: Backup, given: Mapping[str, Any]) -> Backup:
+    """Return the backup with the given commands and sources, whose secrets are kept beside the commands."""
     hooks = after.hooks(store.seal)
     if "volumes" in given:
         volumes, secrets = sources.parsed(given["volumes"])
@@ -188,10 +190,7 @@ def _with(store: Store, before: Backup, given: Mapping[str, Any]) -> Backup:
         said = given["hooks"] or {}
         for name in ("pre", "post"):
             hooks[name] = sources.a_command(f"hooks.{name}", said[name]) if said.get(name) else ""
-    if "hooks" in given or "volumes" in given:
-        after = after.with_hooks(store.seal, hooks)
-    times.check(after)
-    return after
+    return after.with_hooks(store.seal, hooks) if "hooks" in given or "volumes" in given else after
 
 
 def _drill(given: Mapping[str, Any]) -> Drill:
