@@ -32,9 +32,9 @@ TOO_BUSY = 0.7
 ASSUMPTIONS = (
     "Redis and each web process serve one request after another, each at the mean cost that was measured. There is one "
     "Redis: clusters are not supported.",
-    "Every worker beats every 5 s and looks for work every 2 s while it has a free slot. A job that has to wait wakes "
-    "all workers (PUBLISH h:wake), which costs Redis the more the more workers there are; one that finds a free slot "
-    "is handed over at once.",
+    "Every worker beats every 5 s and looks for work every 2 s while it has a free slot. A job that has to wait while "
+    "no other one does wakes all workers (PUBLISH h:wake), which costs Redis the more the more workers there are; one "
+    "that finds a free slot is handed over at once.",
     "Jobs are alike but for how long their command takes, of one priority, without files, and print one piece of "
     "output. Their times are exponential about the mean unless a trace gives them.",
     "A slot is lost to a job for what starting and settling took on the machine of the measurement, on two cores; "
@@ -238,8 +238,8 @@ class Simulation:
     def _arrive(self, now: float, run_s: float) -> None:
         self._account(now)
         served = self._web.serve(now, 1 / self.costs.web_submits_per_s)
-        waits = bool(self._queue) or self._running >= self._slots
-        wakes_us = self.workers * self.costs.wake_us if waits else 0.0
+        is_news = not self._queue and self._running >= self._slots
+        wakes_us = self.workers * self.costs.wake_us if is_news else 0.0
         accepted = self._redis.serve(served, self._redis_s(self.costs.submit_us + wakes_us))
         self._later(accepted, _ACCEPTED, run_s, now)
 

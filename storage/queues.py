@@ -72,7 +72,7 @@ def key(queue: str) -> str:
 
 
 def news(message: bytes) -> tuple[str, int]:
-    """Return what a word on `h:wake` says: the queue that got work, or `tagsets`, and how many jobs."""
+    """Return what a word on `h:wake` or `h:queued` says: the queue that got work, or `tagsets`, and how many jobs."""
     queue, _, many = message.decode("utf-8", "replace").partition(" ")
     return queue, int(many) if many.isdecimal() and len(many) < 6 else 1
 

@@ -45,7 +45,8 @@ h:recovery, h:rebuild   how recovery points stand; who loads one into this datab
 h:relay:session:<node>, h:relay:asks:<node>      who answers for the apps of a node, and what waits for it
 h:relay:{open,ask,answer}:<id>                   one question to an app: whether it is open, sealed pieces each way
 h:ready:<queue>         "<registration> <worker>" of those that listen and found it empty, who may be handed jobs
-h:wake, h:out:<id>, h:control:<worker>           channels: work is there (how much), a job's output, a word to a worker
+h:wake, h:queued        channels: a queue that was empty has work, for workers; all that gets into one (how much)
+h:out:<id>, h:control:<worker>                   channels: a job's output, a word to a worker
 h:offer:<worker>        channel: a job that is handed to it, which its line alone hears
 h:applogs:<id>          channel: lines of an app, a JSON array a message
 rq:*                    RQ's own layout; it follows, and h:* is the truth

@@ -28,7 +28,7 @@ log = logging.getLogger("hostler.storage")
 
 #: The channel of all jobs' output.
 EVERY_OUTPUT = "h:out:*"
-_WAKE = b"h:wake"
+_WAKE, _QUEUED, _TAG_SETS = b"h:wake", b"h:queued", b"tagsets"
 _OUTPUT = b"h:out:"
 _APP_LOG = b"h:applogs:"
 #: The channel of what all apps print.
@@ -216,7 +216,7 @@ class Watch:
     # What is wanted
 
     async def open(self, *channels: str, events: bool = False) -> None:
-        """Begin to tell of `channels` (besides h:wake, which comes always) and, with `events`, of events.
+        """Begin to tell of `channels` (besides h:wake and h:queued, which come always) and, with `events`, of events.
 
         Returns when nothing from now on will be missed. Raises Unavailable; `close` must follow in any case.
         """
@@ -307,7 +307,7 @@ class Watch:
             for channel in self._wanted:
                 self._subscribe(channel)
             ear.say(
-                "SUBSCRIBE", _WAKE.decode(), self._mark_channel
+                "SUBSCRIBE", "h:wake", "h:queued", self._mark_channel
             )  # last: its answer says that all are in force
             while not ear.broken:
                 with contextlib.suppress(TimeoutError):
@@ -351,8 +351,9 @@ class Watch:
             self._printed(channel[len(_OUTPUT) :].decode(), logs.entry_of(head, data), self._arrived)
         elif channel.startswith(_APP_LOG):
             self._logged(text(channel[len(_APP_LOG) :]), message)
-        elif channel == _WAKE:
-            self._listener.woken(*queues.news(message))
+        elif channel in {_WAKE, _QUEUED}:
+            if channel == _QUEUED or message == _TAG_SETS:  # else it is said on both
+                self._listener.woken(*queues.news(message))
         elif (future := self._marks.pop(int(message), None)) is not None and not future.done():
             future.set_result(self._arrived)
 

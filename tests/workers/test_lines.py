@@ -241,6 +241,32 @@ async def test_a_job_that_is_handed_over_is_taken_and_what_is_forged_is_not(
         await line.depart("done")
 
 
+async def test_workers_are_woken_by_what_comes_to_an_empty_queue_and_not_by_what_waits_behind_it(
+    line: RedisLine, store: Store
+) -> None:
+    words, ready = list[str](), asyncio.Event()
+
+    def wake(queue: str) -> None:
+        words.append(queue)
+        ready.set()
+
+    task = line.listen(wake, lambda job_id: None, lambda offer: None)
+    try:
+        async with asyncio.timeout(20):
+            await ready.wait()
+        words.clear()
+        job_ids = [await submit(store) for _ in range(3)]
+        await until(lambda: words == ["jobs.normal"], "it hears of the first one")
+        assert [offer.job_id for offer in await line.claim(most=3, startable=3)] == job_ids
+        await submit(store)
+        await until(
+            lambda: words == ["jobs.normal"] * 2, "it hears of the next one, and heard of none between"
+        )
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_drained_worker_is_woken_by_the_end_of_its_draining_and_not_by_every_job(
     line: RedisLine, store: Store
 ) -> None:

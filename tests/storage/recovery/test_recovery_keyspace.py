@@ -15,7 +15,7 @@ HELD = {
     "h:tally", "h:noted",
 }  # fmt: skip
 #: Channels, which hold nothing.
-CHANNELS = {"h:wake", "h:out:", "h:control:", "h:offer:", "h:applogs:"}
+CHANNELS = {"h:wake", "h:queued", "h:out:", "h:control:", "h:offer:", "h:applogs:"}
 
 
 def test_every_key_of_the_keyspace_is_held_passing_or_derived() -> None:
