@@ -233,8 +233,7 @@ class World:
 
     def kill_redis(self) -> None:
         """Kill its Valkey as a crash would."""
-        self.stack.valkey.process.kill()
-        self.stack.valkey.process.wait()
+        self.stack.valkey.crash()
 
     def start_redis(self) -> None:
         """Start its Valkey again, on what it has written."""

@@ -87,8 +87,7 @@ async def test_jobs_that_run_and_end_while_redis_is_gone_for_long_lose_nothing(
         await reaches(store, job_id, "running")
     waiting = await submit(store, "echo waited", delay_s=2)
     await soon(lambda: run_path.read_text() and end_path.read_text(), "both run")
-    stack.valkey.process.kill()
-    stack.valkey.process.wait()
+    stack.valkey.crash()
     with pytest.raises(Unavailable):
         await submit(store, "echo refused")
     await asyncio.sleep(9)  # three leases
