@@ -1,6 +1,7 @@
 """Redis goes away for a while, in each of the ways it can: commands run on, and what they did arrives afterwards."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -100,6 +101,45 @@ async def test_jobs_that_run_and_end_while_redis_is_gone_for_long_lose_nothing(
     await ended_well(store, running, run_path, 110)
     assert (await finished(store, waiting)).state == "completed"
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+async def test_what_lies_ready_as_redis_goes_away_is_started_by_the_launcher_alone_and_but_once(
+    stack: Stack, store: Store, how: str
+) -> None:
+    path = stack.directory / f"ready-{os.urandom(4).hex()}"
+    path.touch()
+    path.chmod(0o666)
+
+    def started() -> int:
+        return path.read_text().count("\n")
+
+    ids = [await submit(store, f"echo $HOSTLER_JOB_ID >> {path}; sleep 0.02") for _ in range(300)]
+    worker = stack.processes[1]
+    by_itself = 0
+    for number in range(3):  # the first time, at least, many are held
+        await soon(lambda number=number: started() > 80 + 60 * number, "they run")  # type: ignore[misc]
+        try:
+            worker.send_signal(signal.SIGSTOP)  # so that nobody but the launcher can start anything
+            if how == "frozen":
+                stack.valkey.process.send_signal(signal.SIGSTOP)
+            else:
+                stack.valkey.crash()
+            before = started()
+            await asyncio.sleep(0.15)
+            by_itself += started() - before
+        finally:
+            worker.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.2)
+        if how == "frozen":
+            stack.valkey.process.send_signal(signal.SIGCONT)
+        else:
+            port = int(stack.valkey.url.rpartition(":")[2].partition("/")[0])
+            stack.valkey = start_valkey(stack.directory / "valkey", port)
+    assert by_itself
+    for each in ids:
+        assert (await finished(store, each)).state == "completed"
+    assert sorted(path.read_text().split()) == sorted(ids)
 
 
 async def test_output_arrives_once_over_a_connection_that_breaks_again_and_again(
