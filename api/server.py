@@ -39,8 +39,8 @@ HEAD_DEADLINE_S = 15.0
 BODY_IDLE_S = 30.0
 #: How often a worker looks whether its master is still there.
 MASTER_CHECK_S = 1.0
-#: Most clients write a head and its short body separately: a body up to so long is waited for, before its request is
-#: served in the ordinary way.
+#: Most clients write a head and its short body separately: a body up to so long is waited for, from each of its pieces
+#: to the next, before its request is served in the ordinary way.
 HELD_BODY_BYTES, HELD_S = 16 * 1024, 0.2
 #: What is read on of a body that was answered before its end, so that its sender hears the answer and no reset.
 LINGER_LIMIT_BYTES = 64 * 1024
@@ -114,7 +114,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._held: Callable[[], None] | None = (
             None  # serves a request of which the body may be there in a moment
         )
-        self._moment: asyncio.TimerHandle | None = None  # for which it is waited
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
@@ -144,11 +143,11 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._phase is _Phase.BODY:
                 self._await(_Phase.BODY, BODY_IDLE_S)
         super().data_received(data)
-        if self._held is not None and self._moment is None:
+        if self._held is not None:
             if self.expect_100_continue or not 0 < self._body_bytes <= HELD_BODY_BYTES:
                 self._start_held()
             else:
-                self._moment = self.loop.call_later(HELD_S, self._start_held)
+                self._await(_Phase.BODY, HELD_S)
         if self._long_left and not self._in_head and not self.transport.is_closing():
             exchange: Any = self.cycle
             left, self._long_left = self._long_left, 0
@@ -257,9 +256,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _let_go_of_held(self) -> Callable[[], None] | None:
         start, self._held = self._held, None
-        if self._moment is not None:
-            self._moment.cancel()
-            self._moment = None
         return start
 
     def _may_be_a_look(self) -> bool:
@@ -360,7 +356,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self._phase is _Phase.HEAD and self._head_bytes:
             self._refuse(408, "Request Timeout")
-        elif self._phase is _Phase.BODY and self.flow.read_paused:
+        elif self._phase is _Phase.BODY and (self._held is not None or self.flow.read_paused):
+            self._start_held()
             self._await(_Phase.BODY, BODY_IDLE_S)
         else:
             self.transport.close()

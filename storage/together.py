@@ -5,6 +5,7 @@ answer, which comes by a callback of the loop. Whatever is out of the ordinary i
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from storage.errors import HostlerError, Unavailable
 from storage.fleet import Outlook
 from storage.jobs import Described, Order, Submitted, described
 from storage.store import Store
+
+log = logging.getLogger("hostler.storage")
 
 
 class Rated(NamedTuple):
@@ -76,21 +79,38 @@ def order(store: Store, known: Known, wanted: Order, request_id: str, told: Told
     return True
 
 
+class _Turn:
+    """What gathers in one turn of the loop: by whom and what it is about, and what lets it leave."""
+
+    def __init__(self) -> None:
+        self.gathered: dict[Any, list[Any]] = {}
+        self.leaving: list[tuple[Callable[[list[Any]], None], list[Any]]] = []
+
+
 def _gathered(store: Store, about: Any, most: int, leave: Callable[[list[Any]], None]) -> list[Any]:
     """Return what gathers in this turn of the loop; `leave` is called with it at the turn's end."""
-    turns: Any = store.cache.setdefault("together", {})
-    gathered: list[Any] | None = turns.get(about)
+    turn: Any = store.cache.get("together")
+    if turn is None:
+        turn = store.cache["together"] = _Turn()
+    gathered: list[Any] | None = turn.gathered.get(about)
     if gathered is None or len(gathered) >= most:
-        gathered = turns[about] = []
-        asyncio.get_running_loop().call_soon(_leave, turns, about, gathered, leave)
+        gathered = turn.gathered[about] = []
+        if not turn.leaving:
+            asyncio.get_running_loop().call_soon(_leave, turn)
+            store.wire.flush_soon()  # behind it, in the same turn
+        turn.leaving.append((leave, gathered))
     return gathered
 
 
-def _leave(turns: Any, about: Any, gathered: list[Any], leave: Callable[[list[Any]], None]) -> None:
-    if turns.get(about) is gathered:
-        del turns[about]
-    if gathered:
-        leave(gathered)
+def _leave(turn: _Turn) -> None:
+    leaving, turn.leaving = turn.leaving, []
+    turn.gathered.clear()
+    for leave, gathered in leaving:
+        try:
+            if gathered:
+                leave(gathered)
+        except Exception:  # those of others must not wait for ever
+            log.exception("requests could not be passed on")
 
 
 def _admit(store: Store, known: Known, looks: Sequence[_Look]) -> None:

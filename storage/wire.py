@@ -111,6 +111,7 @@ class _Connection(asyncio.Protocol):
         self.reader = hiredis.Reader()
         self.waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # each with when it must be answered
         self.out: list[bytes] = []
+        self.flushes = False  # soon
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.broken = False
@@ -158,13 +159,19 @@ class _Connection(asyncio.Protocol):
         self.waiting.append((due, future))
         if self.timer is None or due < self.looks_at:  # one timer for all: the earliest deadline
             self._look_at(due)
-        if not self.out:
-            self.loop.call_soon(self._flush)
         self.out.append(packed)
+        self.flush_soon()
         return future
 
+    def flush_soon(self) -> None:
+        """Write what is sent by then once the callbacks have run that wait for their turn now."""
+        if not self.flushes:
+            self.flushes = True
+            self.loop.call_soon(self._flush)
+
     def _flush(self) -> None:
-        if self.transport is not None and not self.broken:
+        self.flushes = False
+        if self.out and self.transport is not None and not self.broken:
             self.transport.write(b"".join(self.out))
         self.out.clear()
 
@@ -295,6 +302,11 @@ class Wire:
             # Redis writes first to whom it came to have something for last, and for us it has this ahead of the step
             connection.send(_PING).cancel()  # nobody waits for it
         return connection.send(call.words)
+
+    def flush_soon(self) -> None:
+        """Have what is sent by callbacks that wait for their turn now leave right behind them, in the same turn."""
+        if self._connection is not None:
+            self._connection.flush_soon()
 
     def unavailable(self, error: Exception) -> Unavailable | None:
         """Return what it means that a step failed with `error`; None where Redis refuses that step itself."""
