@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from integrations import tracing
 from settings import Settings, __version__, process_environment
+from storage.errors import Invalid
 from workers import platforms
 from workers.backups import engine
 from workers.executor import MOST_FOLLOWERS, Beside, Executor
@@ -27,6 +28,9 @@ from workers.workspace import Workspace
 
 #: What a command inherits of this process's own environment; everything else, credentials first, stays out.
 INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "PATHEXT", "COMSPEC", "TERM")
+#: Descriptors that may be open at once: of a slot, whose user is held by two, whose command prints into two, and whose
+#: output and files have some; of what lies ready to follow; and of all else, apps among it.
+DESCRIPTORS_OF_SLOT, DESCRIPTORS_OF_FOLLOWER, DESCRIPTORS_BESIDE = 8, 4, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +86,12 @@ class Workplace:
 def workplace(settings: Settings, *, name: str, slots: int) -> Iterator[Workplace]:
     """Make the place where the worker `name` runs its jobs, and say what this machine cannot guarantee.
 
-    Raises IsolationUnavailable.
+    Raises IsolationUnavailable, and Invalid where this process may not have as many open files as its slots need.
     """
     platforms.protect_this_process()
-    root = settings.work_dir / name
-    platform = platforms.choose(
-        settings.isolation, slots=slots, followers=min(slots, MOST_FOLLOWERS), directory=root
-    )
+    root, followers = settings.work_dir / name, min(slots, MOST_FOLLOWERS)
+    _allow_descriptors(slots, followers)
+    platform = platforms.choose(settings.isolation, slots=slots, followers=followers, directory=root)
     try:
         workspace = Workspace(
             root, platform, fetch_limit_bytes=settings.fetch_limit_bytes, allow=settings.outbound_allow
@@ -99,6 +102,28 @@ def workplace(settings: Settings, *, name: str, slots: int) -> Iterator[Workplac
             yield Workplace(settings, name, slots, root, platform, workspace)
     finally:
         platform.close()
+
+
+def _allow_descriptors(slots: int, followers: int) -> None:
+    """See to it that this process, and the launcher, may open what their slots need; else jobs would fail for it.
+
+    Commands inherit that, so it is no more than that: some programs take a while to close all that they may have open.
+    """
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415  Windows has it not
+
+    needed = DESCRIPTORS_BESIDE + DESCRIPTORS_OF_SLOT * slots + DESCRIPTORS_OF_FOLLOWER * followers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError):
+        raise Invalid(
+            f"A worker of {slots} slots may need {needed} open files, and this one may have {hard}: "
+            "raise that (LimitNOFILE= of its unit, ulimit -n), or give it fewer slots."
+        ) from None
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from servers import free_port
 from settings import Settings
 from storage import fleet
 from storage.attempts import Holder
-from storage.errors import HostlerError
+from storage.errors import HostlerError, Invalid
 from storage.store import Store
 from workers import platforms, startup
 from workers import worker as module
@@ -45,6 +46,25 @@ async def registered(worker: Worker, store: Store, platform: Platform, registrat
         await asyncio.wait_for(worker._register(store, Holder(worker.name, registration), platform), 10)  # noqa: TID251
     finally:
         worker.connection.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_worker_may_open_what_its_slots_need_or_does_not_start() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, before[1]))
+        startup._allow_descriptors(2, 2)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1000, before[1])
+        startup._allow_descriptors(250, 32)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (128 + 8 * 250 + 4 * 32, before[1])
+        with pytest.raises(
+            Invalid, match=rf"may need \d+ open files, and this one may have {before[1]}: raise"
+        ):
+            startup._allow_descriptors(before[1], 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_a_worker_is_made_though_redis_is_away(settings: Settings) -> None:
