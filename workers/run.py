@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from integrations.tracing import NO_SPAN, OFF, Span, Tracing
@@ -84,19 +84,22 @@ class Run:
         self._directory: Path | None = None
         self._working_directory: Path | None = None
         self._mistake: Exception | None = None
+        self._output: Output | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._read_at = {"o": 0.0, "e": 0.0}
         self._pause_s = {"o": 0.0, "e": 0.0}
         self._reads = True
 
-    @cached_property
+    @property
     def output(self) -> Output:
-        """What it prints, on its way to the control plane; made once the command has been asked for."""
-        return Output(
-            self.around.line, self.offer, directory=self.around.spool, limit_bytes=self.around.log_limit_bytes,
-            live_bytes=self.around.live_bytes, gone=lambda: self.stop("lost"),
-            cancel=lambda: self.stop("cancelled"),
-        )  # fmt: skip
+        """What it prints, on its way to the control plane; made once there is something, as of many a job never is."""
+        if self._output is None:
+            self._output = Output(
+                self.around.line, self.offer, directory=self.around.spool, limit_bytes=self.around.log_limit_bytes,
+                live_bytes=self.around.live_bytes, gone=lambda: self.stop("lost"),
+                cancel=lambda: self.stop("cancelled"),
+            )  # fmt: skip
+        return self._output
 
     def _span(self, held_s: float) -> Span:
         """Begin the span of this attempt, at the moment it was claimed."""
@@ -189,7 +192,7 @@ class Run:
             self._free_slot()
             step = self.span.step("settle")
             await deliver(
-                self.around.line, self.offer, self.output, ending, lambda: self.why_stopped == "lost"
+                self.around.line, self.offer, self._output, ending, lambda: self.why_stopped == "lost"
             )
             step.end()
             self.span.end(failed=ending.reason, hostler_outcome=ending.outcome)
@@ -199,7 +202,8 @@ class Run:
             self.span.end(failed="given up")  # unless it has ended
             while self._timers:
                 self._timers.pop().cancel()
-            await self.output.close()
+            if self._output is not None:
+                await self._output.close()
             if self._directory is not None:
                 self.around.workspace.discard(self._directory, self.slot)
 
@@ -332,7 +336,8 @@ class Run:
             for _, pipe in pipes:
                 if not pipe.closed:
                     self.around.platform.forget(pipe)
-        self.output.end()
+        if self._output is not None:
+            self._output.end()
         return child.outcome()
 
     def _hear(self, channel: str, pipe: Pipe) -> None:
@@ -426,12 +431,13 @@ class Run:
 
 
 async def deliver(
-    line: Line, offer: Offer, output: Output, ending: Ending, is_lost: Callable[[], bool]
+    line: Line, offer: Offer, output: Output | None, ending: Ending, is_lost: Callable[[], bool]
 ) -> None:
     """Deliver the output, then the result, trying again for as long as the control plane is away."""
-    await output.delivered()
-    if output.truncated:
-        ending.facts["truncated"] = 1
+    if output is not None:
+        await output.delivered()
+        if output.truncated:
+            ending.facts["truncated"] = 1
     pause_s = 0.1
     while not is_lost():
         try:
