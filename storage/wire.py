@@ -331,10 +331,7 @@ class Wire:
                 self._connection = await self._connect(_Connection, self.address.scripts())
             except (OSError, hiredis.ReplyError) as error:
                 self._away = True
-                self._note_failure()
-                self._distrusted = (
-                    error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else ""
-                )
+                self._note_failure(error)
                 raise ConnectionError(str(error)) from error
             if self._away:
                 log.info("Redis is back")
@@ -342,13 +339,14 @@ class Wire:
             self._note_success()
             return self._connection
 
-    def _note_failure(self) -> None:
+    def _note_failure(self, error: Exception) -> None:
+        self._distrusted = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else ""
         self._failures += 1
         self._not_before = asyncio.get_running_loop().time() + backoff_s(self._failures)
 
     def _note_success(self) -> None:
         """Have all who wait to connect again do so now."""
-        self._failures, self._not_before = 0, 0.0
+        self._failures, self._not_before, self._distrusted = 0, 0.0, ""
         self._reached.set()
         self._reached = asyncio.Event()
 
@@ -385,8 +383,8 @@ class Wire:
             try:
                 async with asyncio.timeout(DEADLINE_S):
                     connection = await self._connect(protocol)
-            except (OSError, TimeoutError, hiredis.ReplyError):
-                self._note_failure()
+            except (OSError, TimeoutError, hiredis.ReplyError) as error:
+                self._note_failure(error)
                 await self._pause()
             else:
                 self._note_success()

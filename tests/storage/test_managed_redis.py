@@ -11,7 +11,7 @@ from servers import SECRET_KEY, Valkey
 from tls import Front, tls_front
 
 from settings import BadSettings, Settings
-from storage import checks
+from storage import checks, wire
 from storage.calls import command
 from storage.checks import FAIL, OK, WARN
 from storage.errors import Unavailable
@@ -48,6 +48,22 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_and_named(manage
     await store.close()
     with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
         redis.Redis.from_url(store.settings.redis_url).ping()
+
+
+async def test_a_certificate_that_a_listener_met_first_is_named_too(
+    managed: tuple[Front, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "backoff_s", lambda failures: 3600.0)
+    store = Store(reading(managed[1]))
+    listening = asyncio.create_task(store.wire.listen(["news"], lambda *_: None, lambda: None))
+    async with asyncio.timeout(30):
+        while not store.wire._failures:
+            await asyncio.sleep(0.01)
+    with pytest.raises(Unavailable, match="certificate is not trusted: self-signed"):
+        await store.call(command("PING"))
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await store.close()
 
 
 @pytest.mark.parametrize("trust", ["authority", "anybody"])
