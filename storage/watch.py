@@ -176,6 +176,8 @@ class _Ear(_Connection):
                     self.watch._subscribed(reply[0], text(reply[1]))
             elif self.waiting:
                 self.answer(reply)
+            elif isinstance(reply, Exception):  # what was to be subscribed is not
+                self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Have the watch connect again."""

@@ -1,7 +1,13 @@
 """The order in which a watch tells of events and output that reach it by different ways."""
 
+import asyncio
+import uuid
+from dataclasses import replace
 from typing import Any
 
+import redis
+
+from settings import Settings
 from storage import batches, logs, watch
 from storage.calls import command
 from storage.jobs import Order
@@ -57,6 +63,34 @@ async def test_output_of_an_attempt_comes_before_the_news_that_it_is_tried_again
     events = [event(1, "job.started", 1), event(2, "job.queued", 1), event(3, "job.started", 2)]
     expected = ["job.started", "output of 1", "job.queued", "job.started", "output of 2"]
     assert await told(store, [1, 2], events) == expected
+
+
+async def test_a_subscription_that_redis_refuses_for_now_is_tried_again(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    user = f"watcher-{uuid.uuid4().hex[:8]}"
+    # who may not subscribe yet; a Redis that a script keeps busy refuses as well, by the same kind of answer
+    redis_client.acl_setuser(
+        user, enabled=True, passwords=["+its-password"], keys="*", categories=["+@all"], reset_channels=True
+    )
+    port = redis_client.get_connection_kwargs()["port"]
+    store = Store(replace(settings, redis_url=f"redis://{user}:its-password@127.0.0.1:{port}/0"))
+    listener = Listener()
+    listener.lost_touch = lambda: listener.told.append("lost touch")  # type: ignore[method-assign]
+    watching = Watch(store, listener)
+    opening = asyncio.create_task(watching.open())
+    try:
+        async with asyncio.timeout(20):
+            while not any(entry["username"] == user for entry in redis_client.acl_log()):
+                await asyncio.sleep(0.01)
+            redis_client.acl_setuser(user, enabled=True, channels="*")
+            await opening
+        assert listener.told == ["lost touch"]
+    finally:
+        await watching.stop()
+        await asyncio.gather(opening, return_exceptions=True)
+        await store.close()
+        redis_client.acl_deluser(user)
 
 
 async def heard(store: Store, after: str) -> list[Event]:
