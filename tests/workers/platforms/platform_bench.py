@@ -134,6 +134,7 @@ def await_true(condition, timeout_s=PATIENCE_S):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "this did not come true in time"
+        time.sleep(0.01)
 
 
 def launcher_of(platform):
