@@ -242,7 +242,6 @@ class RedisLine:
         """Say that a held job starts, in the next write: with the result that comes in the same turn, or alone."""
         if not self._starts:
             asyncio.get_running_loop().call_soon(self._say_starts)
-            self.store.wire.flush_soon()  # behind it, in the same turn
         self._starts.append((offer, lost))
 
     def _say_starts(self) -> None:
