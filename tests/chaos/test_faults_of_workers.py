@@ -70,6 +70,40 @@ def test_a_killed_command_fails_by_its_signal_and_a_killed_launcher_takes_no_wor
     evidence += ["killed(9) is exit 137, retried by policy", world.check()]
 
 
+@pytest.mark.slow
+@pytest.mark.proves("F01", "F02")
+def test_a_flood_of_short_jobs_outlives_workers_and_launchers_that_are_killed_in_turns(
+    world: World, client: Client, chance: random.Random, evidence: list[str]
+) -> None:
+    with together(8) as pool:
+        ids = list(
+            pool.map(lambda number: client.insist("sleep 0.03", atMostOnce=number % 10 == 3), range(400))
+        )
+    worker = world.worker("f01-flood")
+    kills = 0
+    for turn in range(8):
+        before = len(world.effects())
+        until(lambda before=before: len(world.effects()) > before + 20, "they run again")
+        time.sleep(chance.uniform(0, 0.1))
+        if turn % 2:
+            worker.kill()
+            worker.wait()
+            worker = world.worker("f01-flood", wait=False)
+        else:  # its guardian or, below that, the launcher itself
+            (guardian,) = [pid for pid in children(worker.pid) if _is_launcher(pid)]
+            strike(chance.choice([guardian, *children(guardian)]))
+        kills += 1
+    for job_id in ids:
+        client.ended(job_id)
+    with world.redis() as database:
+        assert database.zcard("h:jobs:running") == 0
+    evidence += [f"{kills} kills of workers and launchers", world.check()]
+
+
+def _is_launcher(pid: int) -> bool:
+    return b"launcher.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 @pytest.mark.proves("F03", "F04")
 def test_a_job_claimed_by_a_worker_that_never_hears_of_it_runs_elsewhere_and_stays_completed(
     world: World, client: Client, evidence: list[str]
