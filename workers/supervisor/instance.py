@@ -190,13 +190,14 @@ class Instance:
                 self._dirty = False
             await self.around.prepare()
             what = await self._described()
-            self.kept = await self.around.processes.start(what)
-        except DiskFull as error:
-            return self._wait(now, Obstacle(f"{error} It is started once there is room again."))
-        except Conflict:
-            self.kept = await self.around.processes.adopt(self._record)
+            try:
+                self.kept = await self.around.processes.start(what)
+            except Conflict:  # one of it lives
+                self.kept = await self.around.processes.adopt(self._record)
             if self.kept is None:
                 return RETRY_S
+        except DiskFull as error:
+            return self._wait(now, Obstacle(f"{error} It is started once there is room again."))
         except (HostlerError, OSError) as error:
             self.life.unable(
                 time.monotonic(), str(error) if isinstance(error, HostlerError) else f"{error.strerror}."

@@ -135,6 +135,13 @@ async def test_what_is_wished_runs_and_what_is_not_wished_ends(node: Running, co
     assert control.told["a"][0] == generation
 
 
+async def test_an_instance_says_why_it_cannot_be_started(node: Running, control: FakeControl) -> None:
+    lay_out(node.settings.apps_dir, "a").joinpath("out").symlink_to("/")
+    node.install("a", {"web": {"command": SLEEP, "working_directory": "out"}})
+    await soon(has(control, "a", web_0="failed"), "it has failed")
+    assert control.told["a"][1][0].message == "The working directory of 'web' is not in the release."
+
+
 @pytest.mark.proves("F59")
 async def test_a_crashing_app_is_restarted_until_its_attempts_are_spent(
     node: Running, control: FakeControl
