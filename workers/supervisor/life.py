@@ -98,7 +98,9 @@ class Life:
         return Step.START if self.due is None or now >= self.due else None
 
     def wait(self, why: str) -> None:
-        """Say what keeps it from being started."""
+        """Say what keeps it from being started, unless it shall not run any more."""
+        if not self.wanted:
+            return
         self.message = why
         if self.state is not State.CRASHED:
             self.state = State.STARTING

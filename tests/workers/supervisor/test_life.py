@@ -31,6 +31,14 @@ def test_it_is_started_once_and_runs_when_it_is_ready() -> None:
     assert (one.state, one.next(2)) == (State.RUNNING, None)
 
 
+def test_who_was_stopped_while_being_started_waits_for_nothing() -> None:
+    one = life()
+    assert one.next(0) is Step.START
+    one.want(False)
+    one.wait("The disk is full.")
+    assert (one.state, one.message, one.next(1)) == (State.STOPPED, "", None)
+
+
 def test_a_crash_is_restarted_after_its_pause_and_counted() -> None:
     one = life()
     run(one, 0)
