@@ -218,6 +218,8 @@ class Executor:
             self._runs[held.offer.job_id] = run
             if earlier is None:
                 run.start()
+            else:  # it was lost before we heard of it; both at once would be two executions
+                self._outlived.add(earlier)
             self._do(self._carry_out(run, earlier))
         if self._held:
             self._lay_ready()
@@ -314,7 +316,7 @@ class Executor:
     async def _carry_out(self, run: Run, earlier: Run | None) -> None:
         cause.remember(run.cause.request_id, run.span.traceparent or run.cause.traceparent, run.offer.job_id)
         try:
-            if earlier is not None:  # it was lost before we heard of it; both at once would be two executions
+            if earlier is not None:
                 await self._outlive(earlier)
             await run.carry_out()
         except Exception:  # one job's accident must not end the others
@@ -324,7 +326,6 @@ class Executor:
                 del self._runs[run.offer.job_id]
 
     async def _outlive(self, earlier: Run) -> None:
-        self._outlived.add(earlier)
         try:
             earlier.stop("lost")
             await earlier.slot_free

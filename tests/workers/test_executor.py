@@ -18,7 +18,7 @@ from fake_line import FakeLine, until
 from storage.errors import Conflict, Unavailable
 from workers import executor as module
 from workers import platforms
-from workers.executor import Executor
+from workers.executor import Executor, Held
 from workers.lines import Offer
 from workers.run import Circumstances
 from workers.workspace import Workspace
@@ -434,6 +434,24 @@ async def test_a_job_that_comes_back_to_the_worker_that_lost_it_runs_once_more_a
     for job_id in ("a", "b"):
         line.put(job_id, "sleep 0.1")
     await until(ends(line, "a", "b"), "both slots are free")
+
+
+async def test_a_lost_attempt_that_ends_as_its_job_comes_back_frees_its_slot_all_the_same(
+    line: FakeLine, start: Start
+) -> None:
+    one = start(slots=2, heartbeat_s=60)
+    line.put("job", "echo up; sleep 600")
+    await until(lambda: line.of("job").text, "it runs")
+    # a process that stood still hears of all of it in one turn of its loop
+    one._lose("job", 1)
+    time.sleep(0.3)  # it is killed, and that lies in the launcher's pipe
+    spec = {"task": "command", "command": "true", "timeout_s": 60}
+    one._held.append(Held(time.monotonic(), Offer("job", 2, spec, 0)))
+    one._fill()
+    one._pump()
+    await until(lambda: line.of("job", 2).ends, "the second attempt ends")
+    assert line.of("job").ends == []
+    assert sorted(one._free) == [0, 1]
 
 
 async def test_work_goes_on_when_the_control_plane_comes_back(line: FakeLine, start: Start) -> None:
