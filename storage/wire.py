@@ -401,19 +401,19 @@ class Wire:
         while True:
             connection = await self.another(lambda: _Listening(tell))
             try:
-                await connection.send(("SUBSCRIBE", *channels), DEADLINE_S)
-                await self._serves()
-                connected()
-                while not connection.broken:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(PING_S):
-                            await connection.lost.wait()
-                    if connection.loop.time() - connection.heard > PING_S and not connection.broken:
-                        await connection.send(_PING, DEADLINE_S)
-            except (OSError, TimeoutError, hiredis.ReplyError):
-                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  jitter
+                with contextlib.suppress(OSError, TimeoutError, hiredis.ReplyError):
+                    await connection.send(("SUBSCRIBE", *channels), DEADLINE_S)
+                    await self._serves()
+                    connected()
+                    while not connection.broken:
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(PING_S):
+                                await connection.lost.wait()
+                        if connection.loop.time() - connection.heard > PING_S and not connection.broken:
+                            await connection.send(_PING, DEADLINE_S)
             finally:
                 connection.close()
+            await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  whoever has lost it does not come at once
 
     async def _serves(self) -> None:
         """Return once steps are carried out: Redis takes subscriptions while it still reads what it has kept."""
