@@ -5,7 +5,6 @@ that making it twice makes one. When its time comes the leader makes the next oc
 that only succeeds while the schedule still points at it.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,13 +13,12 @@ from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import orjson
 from croniter import CroniterError, croniter
 
 from storage.attempts import rq_time
 from storage.calls import command, pairs, script, text
 from storage.errors import Invalid, NotFound
-from storage.jobs import Backoff, Order, Submitted, submission
+from storage.jobs import Backoff, Order, Submitted, digest_of, submission
 from storage.seal import Forged
 from storage.store import Store
 
@@ -102,10 +100,9 @@ async def create(
     due_ms = following(recurrence.cron, recurrence.timezone, store.now_ms())
     given = {"order": asdict(order), "actor": actor, **asdict(recurrence)}
     record = store.seal.encrypt_json("schedule", given, bound_to=schedule_id)
-    body = orjson.dumps([asdict(order), asdict(recurrence)], option=orjson.OPT_SORT_KEYS)
     idempotency = None
     if idempotency_key is not None:
-        idempotency = (idempotency_key, hashlib.sha256(body).hexdigest())
+        idempotency = (idempotency_key, digest_of([asdict(order), asdict(recurrence)]))
     return await store.call(
         submission(
             store, actor, replace(order, not_before_ms=due_ms, delay_s=None),

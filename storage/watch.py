@@ -22,7 +22,7 @@ from storage.calls import command, text
 from storage.errors import Unavailable
 from storage.logs import Entry, Snapshot
 from storage.store import Store
-from storage.wire import DEADLINE_S, PING_S, Wire, _Connection
+from storage.wire import DEADLINE_S, Subscribed, Wire
 
 log = logging.getLogger("hostler.storage")
 
@@ -157,12 +157,12 @@ def events_of(entries: Iterable[Any]) -> list[Event]:
     return events
 
 
-class _Ear(_Connection):
+class _Ear(Subscribed):
     """The subscribed connection: what comes unasked goes to `watch`, the rest answers what was asked."""
 
     def __init__(self, watch: "Watch") -> None:
         super().__init__()
-        self.watch, self.lost, self.heard = watch, asyncio.Event(), self.loop.time()
+        self.watch = watch
 
     def data_received(self, data: bytes) -> None:
         """Sort what comes."""
@@ -178,11 +178,6 @@ class _Ear(_Connection):
                 self.answer(reply)
             elif isinstance(reply, Exception):  # what was to be subscribed is not
                 self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Have the watch connect again."""
-        super().connection_lost(exc)
-        self.lost.set()
 
     def say(self, *words: str) -> None:
         """Send a command whose answer comes as a message."""
@@ -308,19 +303,9 @@ class Watch:
             self._ear, self._every = ear, set()
             for channel in self._wanted:
                 self._subscribe(channel)
-            ear.say(
-                "SUBSCRIBE", "h:wake", "h:queued", self._mark_channel
-            )  # last: its answer says that all are in force
-            while not ear.broken:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PING_S):
-                        await ear.lost.wait()
-                if not ear.broken and ear.loop.time() - ear.heard > PING_S:
-                    before = ear.heard
-                    ear.say("PING")
-                    await asyncio.sleep(DEADLINE_S)
-                    if ear.heard == before:
-                        return
+            # last: its answer says that all are in force
+            ear.say("SUBSCRIBE", text(_WAKE), text(_QUEUED), self._mark_channel)
+            await ear.stay()
         finally:
             ear.close()
             if self._ear is ear:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hostler.storage")
 T = TypeVar("T")
+
 #: A reply that has not come by then is given up; the answer to the caller is "unknown", a 503.
 DEADLINE_S = 4.0
 #: Replies that are errors of Redis itself and pass by themselves.
@@ -202,12 +203,35 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
 
-class _Listening(_Connection):
-    """A connection on which messages come unasked."""
+class Subscribed(_Connection):
+    """A connection on which messages come unasked; whoever reads them keeps `heard`, when it last did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost, self.heard = asyncio.Event(), self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Have whoever stays connect again."""
+        super().connection_lost(exc)
+        self.lost.set()
+
+    async def stay(self) -> None:
+        """Return once the connection is lost, or does not answer any more where it has been silent."""
+        with contextlib.suppress(OSError, TimeoutError, hiredis.ReplyError):
+            while not self.broken:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PING_S):
+                        await self.lost.wait()
+                if self.loop.time() - self.heard > PING_S and not self.broken:
+                    await self.send(_PING, DEADLINE_S)
+
+
+class _Listening(Subscribed):
+    """One that tells each message."""
 
     def __init__(self, tell: Callable[[bytes, bytes], None]) -> None:
         super().__init__()
-        self.tell, self.lost, self.heard = tell, asyncio.Event(), self.loop.time()
+        self.tell = tell
 
     def data_received(self, data: bytes) -> None:
         """Hand each message to the listener, and replies to whoever waits for one."""
@@ -218,11 +242,6 @@ class _Listening(_Connection):
                 self.tell(reply[-2], reply[-1])
             elif self.waiting:
                 self.answer(reply)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the subscription to connect again."""
-        super().connection_lost(exc)
-        self.lost.set()
 
 
 def backoff_s(failures: int) -> float:
@@ -405,12 +424,7 @@ class Wire:
                     await connection.send(("SUBSCRIBE", *channels), DEADLINE_S)
                     await self._serves()
                     connected()
-                    while not connection.broken:
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(PING_S):
-                                await connection.lost.wait()
-                        if connection.loop.time() - connection.heard > PING_S and not connection.broken:
-                            await connection.send(_PING, DEADLINE_S)
+                    await connection.stay()
             finally:
                 connection.close()
             await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311  whoever has lost it does not come at once

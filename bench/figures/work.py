@@ -57,6 +57,12 @@ def completed(up: Stack) -> int:
         return int(client.zcard("h:jobs:completed"))
 
 
+def await_completed(up: Stack, wanted: int) -> float:
+    """Wait until so many jobs have completed, over one connection, which Redis pays for; return when that was."""
+    with up.redis() as client:
+        return await_count(lambda: int(client.zcard("h:jobs:completed")), wanted)
+
+
 async def fill(up: Stack, number: int) -> None:
     """Submit `number` jobs that run `true`."""
     store = up.store()
@@ -80,8 +86,7 @@ def true_jobs(bench: Bench) -> Iterator[Measure]:
         with held_back(up):
             await fill(up, number)
             began = time.perf_counter()
-        with up.redis() as client:
-            ended = await_count(lambda: client.zcard("h:jobs:completed"), already + number)
+        ended = await_completed(up, already + number)
         return number / (ended - began)
 
     asyncio.run(measure())
@@ -108,8 +113,7 @@ def cost_of_true(bench: Bench) -> Iterator[Measure]:
                     "POST", "/api/jobs/submit", body, {"Content-Type": "application/json", **up.headers}
                 )
                 client.getresponse().read()
-        with up.redis() as looking:  # one connection for all looks, which Redis pays for
-            await_count(lambda: looking.zcard("h:jobs:completed"), already + number)
+        await_completed(up, already + number)
         parts = {name: (cpu_s(*pids) - before[name]) * 1000 / number for name, pids in families.items()}
         return {"value": sum(parts.values()), **parts}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 
-from bench.anchors.true import await_count
 from bench.figure import Bench, Missing
 from bench.figures import work
 from bench.processes import await_port, free_port, process
@@ -33,7 +32,7 @@ def outage(bench: Bench) -> Found:
     already = work.completed(up)
     with work.held_back(up):
         asyncio.run(work.fill(up, backlog))
-    await_count(lambda: work.completed(up), already + 100)
+    work.await_completed(up, already + 100)
     life.close()
     time.sleep(gone_s)
     _live(life, directory, port)
@@ -62,7 +61,7 @@ def _drained(up: Stack, number: int) -> float:
     already = work.completed(up)
     with work.held_back(up):
         asyncio.run(work.fill(up, number))
-    began = await_count(lambda: work.completed(up), already + number // 10)
+    began = work.await_completed(up, already + number // 10)
     return (number - number // 10) / (_await_all(up, already + number) - began)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 
-from bench.anchors.true import await_count
 from bench.figure import Bench
 from bench.figures import work
 from bench.latency import quantiles
@@ -61,8 +60,8 @@ def _on_an_agent(bench: Bench) -> float:
     command = python("-m", "workers.agent", "--url", up.url, "--name", "load", "--tags", AGENT_TAG)
     with process(command, log=bench.directory / "agent.log", env=env):
         warm = AGENT_JOBS // 10
-        began = await_count(lambda: work.completed(up), already + warm)
-        ended = await_count(lambda: work.completed(up), already + AGENT_JOBS)
+        began = work.await_completed(up, already + warm)
+        ended = work.await_completed(up, already + AGENT_JOBS)
     return (AGENT_JOBS - warm) / (ended - began)
 
 

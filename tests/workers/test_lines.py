@@ -1,6 +1,7 @@
 """The worker's line to Redis: claims without what is forged, heartbeats that outlive a registration."""
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator
 from functools import partial
@@ -241,9 +242,9 @@ async def test_a_job_that_is_handed_over_is_taken_and_what_is_forged_is_not(
         await line.depart("done")
 
 
-async def test_workers_are_woken_by_what_comes_to_an_empty_queue_and_not_by_what_waits_behind_it(
-    line: RedisLine, store: Store
-) -> None:
+@contextlib.asynccontextmanager
+async def words_heard(line: RedisLine) -> AsyncIterator[list[str]]:
+    """The queues that a line is woken for, from its subscription on."""
     words, ready = list[str](), asyncio.Event()
 
     def wake(queue: str) -> None:
@@ -254,6 +255,16 @@ async def test_workers_are_woken_by_what_comes_to_an_empty_queue_and_not_by_what
     try:
         async with asyncio.timeout(20):
             await ready.wait()
+        yield words
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_workers_are_woken_by_what_comes_to_an_empty_queue_and_not_by_what_waits_behind_it(
+    line: RedisLine, store: Store
+) -> None:
+    async with words_heard(line) as words:
         words.clear()
         job_ids = [await submit(store) for _ in range(3)]
         await until(lambda: words == ["jobs.normal"], "it hears of the first one")
@@ -262,24 +273,12 @@ async def test_workers_are_woken_by_what_comes_to_an_empty_queue_and_not_by_what
         await until(
             lambda: words == ["jobs.normal"] * 2, "it hears of the next one, and heard of none between"
         )
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_drained_worker_is_woken_by_the_end_of_its_draining_and_not_by_every_job(
     line: RedisLine, store: Store
 ) -> None:
-    words, ready = list[str](), asyncio.Event()
-
-    def wake(queue: str) -> None:
-        words.append(queue)
-        ready.set()
-
-    task = line.listen(wake, lambda job_id: None, lambda offer: None)
-    try:
-        async with asyncio.timeout(20):
-            await ready.wait()
+    async with words_heard(line) as words:
         await store.call(fleet.drain("w", on=True, actor="user:u"))
         assert await line.claim(most=1, startable=1) == []
         words.clear()
@@ -290,6 +289,3 @@ async def test_a_drained_worker_is_woken_by_the_end_of_its_draining_and_not_by_e
         words.clear()
         await submit(store)
         await until(lambda: words == ["jobs.normal"], "it hears of jobs again")
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
