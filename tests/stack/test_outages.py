@@ -114,18 +114,19 @@ async def test_what_lies_ready_as_redis_goes_away_is_started_by_the_launcher_alo
     def started() -> int:
         return path.read_text().count("\n")
 
-    ids = [await submit(store, f"echo $HOSTLER_JOB_ID >> {path}; sleep 0.02") for _ in range(300)]
+    ids = [await submit(store, f"echo $HOSTLER_JOB_ID >> {path}; sleep 0.015") for _ in range(300)]
     worker = stack.processes[1]
     by_itself = 0
     for number in range(3):  # the first time, at least, many are held
         await soon(lambda number=number: started() > 80 + 60 * number, "they run")  # type: ignore[misc]
         try:
             worker.send_signal(signal.SIGSTOP)  # so that nobody but the launcher can start anything
+            await asyncio.sleep(0.005)  # what the worker has started says so
+            before = started()
             if how == "frozen":
                 stack.valkey.process.send_signal(signal.SIGSTOP)
             else:
                 stack.valkey.crash()
-            before = started()
             await asyncio.sleep(0.15)
             by_itself += started() - before
         finally:
