@@ -87,6 +87,7 @@ class Instance:
         self._why = ""  # we ended it, for this reason
         self._dirty = False  # its keeper was killed: something of it may be left
         self._starting = False  # a process of it may be there any moment
+        self._outdated = False  # it was to be replaced while that was so
         self._waiting_since: float | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._timers: list[asyncio.TimerHandle] = []
@@ -128,9 +129,14 @@ class Instance:
         self._wake.set()
 
     def replace(self) -> None:
-        """Have it started anew, also when it had failed or completed."""
+        """Have it started anew, also when it had failed or completed, or is being started with what was so before."""
+        self._outdated = self._starting
         self.life.replace()
         self._wake.set()
+
+    def is_of_another(self, release: str | None) -> bool:
+        """Tell whether it runs, or is being started, out of another release than this one."""
+        return (self.kept is not None or self._starting) and self.release not in {"", release}
 
     def look_again(self) -> None:
         """Look at once whether what kept it from starting has gone."""
@@ -183,7 +189,7 @@ class Instance:
             return self._give_up(obstacle.why, Blocked.HOPELESS)
         if obstacle is not None:
             return self._wait(now, obstacle)
-        self._starting = True
+        self._starting, self._outdated, self.release = True, False, ""
         try:
             if self._dirty:
                 await self.around.sweep()
@@ -210,6 +216,8 @@ class Instance:
                 self.around.changed()
         self._waiting_since = None
         self.life.began(time.monotonic())
+        if self._outdated:
+            self.life.replace()
         self._attend(self.kept, fresh=True)
         return 0.0
 

@@ -349,7 +349,7 @@ class Supervised:
                 wanted_keys.add((process.name, index))
                 instance = self.instances.get((process.name, index)) or self._add(process, index)
                 instance.redefine(process)
-                if again or (instance.kept is not None and instance.release not in {"", release}):
+                if again or instance.is_of_another(release):
                     instance.replace()
                 instance.want(True)
             if process.type == "oneshot":

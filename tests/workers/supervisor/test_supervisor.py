@@ -508,6 +508,53 @@ async def test_what_a_job_has_stand_still_is_no_crash_to_a_worker_that_comes_aft
         assert (memory.lives["web-0"]["state"], memory.lives["web-0"]["alive"]) == ("stopped", False)
 
 
+class SlowStarts:
+    """Lets starts of instances take as long as it is told to, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = 0, asyncio.Event()
+        start = processes.Processes.start
+
+        async def slowly(given: processes.Processes, what: processes.Start) -> processes.Kept:
+            self.begun += 1
+            await self.go_on.wait()
+            return await start(given, what)
+
+        monkeypatch.setattr(processes.Processes, "start", slowly)
+
+
+async def test_a_release_that_comes_while_an_instance_of_the_old_one_is_being_started_replaces_it(
+    node: Running, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = SlowStarts(monkeypatch)
+    monkeypatch.setattr(module, "POLL_S", 3600)
+    node.install("a", {"web": {"command": shell("pwd; exec sleep 600")}})
+    await soon(lambda: starts.begun == 1, "it is being started")
+    lay_out(node.settings.apps_dir, "a", "2.0.0")
+    control.change("a")
+    await soon(lambda: control.told.get("a", (0,))[0] == 2, "the wish was heard of")
+    starts.go_on.set()
+    await soon(lambda: any(each.endswith("/releases/2.0.0") for each in control.text), "the new release runs")
+    await soon(has(control, "a", web_0="running"), "it runs")
+    instance = control.instance("a", "web-0")
+    assert (starts.begun, instance and instance.restart_count) == (2, 0)
+
+
+async def test_a_restart_that_is_asked_for_while_an_instance_is_being_started_comes_after_that(
+    node: Running, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = SlowStarts(monkeypatch)
+    node.install("a", {"web": {"command": SLEEP}})
+    await soon(lambda: starts.begun == 1, "it is being started")
+    control.change("a", wishes=wished(control.apps["a"], "web", restarts=1))
+    await soon(lambda: control.told.get("a", (0,))[0] == 2, "the wish was heard of")
+    starts.go_on.set()
+    await soon(lambda: starts.begun == 2, "it is started again")
+    await soon(has(control, "a", web_0="running"), "it runs")
+    await asyncio.sleep(0.3)
+    assert starts.begun == 2
+
+
 @pytest.mark.parametrize("what", ["held", "forgotten", "scaled"])
 async def test_what_is_just_being_started_ends_before_an_app_stands_still(
     node: Running, control: FakeControl, what: str
