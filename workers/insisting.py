@@ -1,4 +1,4 @@
-"""Steps in Redis that a task takes again for as long as it is away."""
+"""Steps that are taken again for as long as what they need is away: Redis, the API, or the object store."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,13 +8,15 @@ from storage.errors import Unavailable
 
 T = TypeVar("T")
 
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+
 
 async def insist(step: Callable[[], Awaitable[T]]) -> T:
-    """Take a step in Redis, trying again for as long as it is away. Raises what the step's rules refuse with."""
-    pause_s = 0.1
+    """Take a step, and again for as long as that raises Unavailable. Raises what its rules refuse with."""
+    pause_s = FIRST_PAUSE_S
     while True:
         try:
             return await step()
         except Unavailable:
             await asyncio.sleep(pause_s)
-            pause_s = min(2.0, pause_s * 2)
+            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)

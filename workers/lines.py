@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeVar
 from storage import attempts, files, fleet, logs, queues
 from storage.attempts import Beaten, Claim, Holder, Received
 from storage.calls import Call, command
-from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
+from storage.errors import Conflict, HostlerError, Invalid, NotFound
 from storage.seal import Forged
 from storage.store import Store
 from storage.tasks import COMMAND, TABLE
+from workers.insisting import insist
 from workers.log import log
 
 T = TypeVar("T")
@@ -267,13 +268,8 @@ class RedisLine:
 
     async def _insist(self, offer: Offer, lost: Callable[[], None]) -> None:
         """Say that a job has started until that is heard."""
-        while True:
-            try:
-                if not await self.begin(offer):
-                    lost()
-                return
-            except Unavailable:
-                await asyncio.sleep(0.5)
+        if not await insist(partial(self.begin, offer)):
+            lost()
 
     async def beat(self, held: Iterable[Offer], *, running: int, current: str | None) -> Beaten:
         """Renew the leases, by one script. With a registration that is gone all is lost; it is made anew meanwhile."""

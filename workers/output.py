@@ -17,6 +17,7 @@ from typing import IO
 from storage import progress
 from storage.errors import Conflict, NotFound, Unavailable
 from storage.logs import encode_frame
+from workers.insisting import insist
 from workers.lines import Line, Offer
 from workers.log import log
 
@@ -251,17 +252,16 @@ class Output:
 
     async def _deliver(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take one step until it is done, or until the attempt is not ours any more."""
-        pause_s = 0.1
-        while not self.lost:
-            try:
+
+        async def unless_lost() -> None:
+            if not self.lost:
                 await step()
-                return
-            except Unavailable:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2.0, pause_s * 2)
-            except (Conflict, NotFound):
-                self.lost = True
-                self._gone()
+
+        try:
+            await insist(unless_lost)
+        except (Conflict, NotFound):
+            self.lost = True
+            self._gone()
 
     @property
     def _sent(self) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from integrations.tracing import NO_SPAN, OFF, Span, Tracing
 from storage import cause
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
+from workers.insisting import insist
 from workers.lines import IntegrityError, Line, Offer
 from workers.log import log
 from workers.output import Output
@@ -247,11 +248,7 @@ class Run:
         if not self._ask_first:
             self._begin_unheard()
             return True
-        while True:
-            try:
-                return await self.around.line.begin(self.offer)
-            except Unavailable:
-                await asyncio.sleep(0.5)
+        return await insist(partial(self.around.line.begin, self.offer))
 
     async def _attempt(self) -> Ending:
         """Fetch, execute, and collect what is left. Raises HostlerError, OSError."""
@@ -411,23 +408,13 @@ class Run:
                 lambda: list(self.around.workspace.artifacts(patterns, directory))
             )
             for artifact in found:
-                await self._until_there(artifact.name, artifact.path)
+                await insist(partial(self.around.line.put_artifact, self.offer, artifact.name, artifact.path))
         except (Conflict, NotFound):
             self.stop("lost")
         except (HostlerError, OSError) as error:
             self.output.say(f"artifacts: {error}")
             ending.outcome, ending.reason = "failed", "invalid"
             ending.facts["message"] = str(error)[:1000]
-
-    async def _until_there(self, name: str, path: Path) -> None:
-        pause_s = 0.5
-        while True:
-            try:
-                await self.around.line.put_artifact(self.offer, name, path)
-                return
-            except Unavailable:
-                await asyncio.sleep(pause_s)
-                pause_s = min(5.0, pause_s * 2)
 
 
 async def deliver(
@@ -438,17 +425,15 @@ async def deliver(
         await output.delivered()
         if output.truncated:
             ending.facts["truncated"] = 1
-    pause_s = 0.1
-    while not is_lost():
-        try:
+
+    async def settle_unless_lost() -> None:
+        if not is_lost():
             await line.settle(offer, ending.outcome, ending.reason, ending.exit_code, ending.facts)
-            return
-        except Unavailable:
-            await asyncio.sleep(pause_s)
-            pause_s = min(2.0, pause_s * 2)
-        except HostlerError as error:
-            log.warning("a result was refused", extra={"job": offer.job_id, "why": str(error)})
-            return
+
+    try:
+        await insist(settle_unless_lost)
+    except HostlerError as error:
+        log.warning("a result was refused", extra={"job": offer.job_id, "why": str(error)})
 
 
 def _argv(spec: Mapping[str, object]) -> list[str]:
