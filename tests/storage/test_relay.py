@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import orjson
 import pytest
 import redis
 
 from settings import Settings
 from storage import relay
+from storage.calls import command
 from storage.errors import BadGateway, GatewayTimeout, NotFound, NotRunning, TooLarge, Unavailable
-from storage.relay import Ask, Head
-from storage.seal import Seal
+from storage.relay import Ask, Head, answering, ways
+from storage.seal import Forged, Seal
 from storage.store import Store
 
 NODE = "node-1"
@@ -49,7 +51,7 @@ async def serving(
 
 
 async def is_there(web: Store) -> bool:
-    return await web.call(relay.command("EXISTS", f"h:relay:session:{NODE}")) == 1
+    return await web.call(command("EXISTS", f"h:relay:session:{NODE}")) == 1
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -105,12 +107,12 @@ async def test_what_goes_wrong_on_the_node_is_raised_where_it_was_asked(stores):
 
 
 async def test_a_node_that_is_not_there_is_told_at_once_and_one_that_died_soon(stores, monkeypatch):
-    monkeypatch.setattr(relay, "POLL_S", 0.3)
-    monkeypatch.setattr(relay, "TAKEN_WITHIN_S", 0.5)
+    monkeypatch.setattr(ways, "POLL_S", 0.3)
+    monkeypatch.setattr("storage.relay.asking.TAKEN_WITHIN_S", 0.5)
     web, _ = stores
     with pytest.raises(Unavailable, match="offline"):
         await relay.request(web, NODE, Ask(app="a"))
-    await web.call(relay.command("SET", f"h:relay:session:{NODE}", "killed", "PX", 10_000))
+    await web.call(command("SET", f"h:relay:session:{NODE}", "killed", "PX", 10_000))
     async with asyncio.timeout(2):
         with pytest.raises(Unavailable, match="does not take"):
             await relay.request(web, NODE, Ask(app="a"))
@@ -119,8 +121,8 @@ async def test_a_node_that_is_not_there_is_told_at_once_and_one_that_died_soon(s
 async def test_what_somebody_has_spoilt_in_redis_holds_a_node_up_only_until_it_is_mended(
     stores, redis_client, monkeypatch
 ):
-    monkeypatch.setattr(relay, "POLL_S", 0.05)
-    monkeypatch.setattr(relay, "SAY_S", 0.05)
+    monkeypatch.setattr(answering, "POLL_S", 0.05)
+    monkeypatch.setattr(answering, "SAY_S", 0.05)
     async with serving(stores) as web:
         redis_client.set(f"h:relay:asks:{NODE}", "no list")
         redis_client.delete(f"h:relay:session:{NODE}")
@@ -178,7 +180,7 @@ async def test_who_stops_waiting_stops_the_work_and_leaves_nothing_in_the_queue(
 
 
 async def test_an_app_that_hangs_does_not_take_all_that_its_node_can_do(stores, monkeypatch):
-    monkeypatch.setattr(relay, "APP_SLOTS", 2)
+    monkeypatch.setattr(answering, "APP_SLOTS", 2)
     at_work: list[Ask] = []
 
     async def hang(ask: Ask) -> AsyncGenerator[Head | bytes, None]:
@@ -199,10 +201,10 @@ async def test_an_app_that_hangs_does_not_take_all_that_its_node_can_do(stores, 
 
 
 async def test_more_questions_than_may_wait_are_refused(stores, redis_client, monkeypatch):
-    monkeypatch.setattr(relay, "MOST_WAITING", 3)
-    monkeypatch.setattr(relay, "POLL_S", 0.3)
+    monkeypatch.setattr("storage.relay.asking.MOST_WAITING", 3)
+    monkeypatch.setattr(ways, "POLL_S", 0.3)
     web, _ = stores
-    await web.call(relay.command("SET", f"h:relay:session:{NODE}", "slow", "PX", 10_000))
+    await web.call(command("SET", f"h:relay:session:{NODE}", "slow", "PX", 10_000))
     asking = [asyncio.create_task(relay.request(web, NODE, Ask(app="a"))) for _ in range(5)]
     said = [str(error) for error in await asyncio.gather(*asking, return_exceptions=True)]
     assert said.count(f"Node {NODE} is asked too much at once.") == 2
@@ -235,12 +237,10 @@ def written(redis_client: redis.Redis, ask_id: str, sealed: str) -> None:
 
 def sealed(seal: Seal, ask: Ask, session: str, ask_id: str, *, until_ms: int) -> str:
     """Seal a question; the one who asks does the same."""
-    fields = relay.asdict(ask)
+    fields = asdict(ask)
     fields.pop("body")
     head = {"ask": fields, "until": until_ms, "reply_to": "h:relay:answers:x", "whole": True}
-    return seal.encrypt(
-        "relay question", relay.orjson.dumps(head) + b"\n", bound_to=f"{NODE} {session} {ask_id}"
-    )
+    return seal.encrypt("relay question", orjson.dumps(head) + b"\n", bound_to=f"{NODE} {session} {ask_id}")
 
 
 @pytest.mark.parametrize("how", ["another key", "another session", "another id", "too late", "no seal"])
@@ -277,7 +277,7 @@ async def test_a_question_that_is_put_back_is_answered_once(stores, redis_client
 
 async def test_a_forged_answer_is_not_believed(stores, settings, redis_client):
     web, _ = stores
-    await web.call(relay.command("SET", f"h:relay:session:{NODE}", "mine", "PX", 10_000))
+    await web.call(command("SET", f"h:relay:session:{NODE}", "mine", "PX", 10_000))
     asking = asyncio.create_task(relay.request(web, NODE, Ask(app="a", timeout_s=5)))
     await until(lambda: redis_client.llen(f"h:relay:asks:{NODE}") == 1)
     ask_id = redis_client.lindex(f"h:relay:asks:{NODE}", 0).split(b" ")[0].decode()
@@ -297,7 +297,7 @@ async def test_an_answer_moved_to_another_question_is_not_believed(stores, redis
         moved = web.seal.encrypt(
             "relay answer", b'+{"status":200,"headers":[]}', bound_to=f"{NODE} {session} {'2' * 32} answer 0"
         )
-        way = relay._Way(web, "answer", "3" * 32, f"{NODE} {session} {'3' * 32}")
+        way = ways.Way(web, "answer", "3" * 32, f"{NODE} {session} {'3' * 32}")
         redis_client.rpush(f"h:relay:answer:{'3' * 32}", moved)
-        with pytest.raises(relay.Forged):
+        with pytest.raises(Forged):
             await anext(way.pieces())
