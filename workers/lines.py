@@ -140,6 +140,7 @@ class RedisLine:
         self._tags, self._reregister = tags, reregister
         self._lease_s = store.settings.lease_s
         self._tag_sets: list[str] | None = None
+        self._news = 0  # counts what may have changed them
         self._drained = False
         self._registering: asyncio.Task[None] | None = None
         self._starts: list[tuple[Offer, Callable[[], None]]] = []  # in this turn of the loop, not said yet
@@ -153,7 +154,7 @@ class RedisLine:
         def tell(channel: bytes, message: bytes) -> None:
             if channel == b"h:wake":
                 if message == b"tagsets":
-                    self._tag_sets = None
+                    self._forget_tag_sets()
                 elif self._drained and message.startswith(_COMMANDS):
                     return  # it would be given nothing; the end of the draining is told, and polled for
                 wake(queues.news(message)[0])
@@ -163,7 +164,7 @@ class RedisLine:
                 cancel(message[7:].partition(b" ")[0].decode("ascii", "replace"))
 
         def connected() -> None:
-            self._tag_sets = None
+            self._forget_tag_sets()
             wake("")
 
         channels = ["h:wake", f"h:control:{self.name}", f"h:offer:{self.name}"]
@@ -184,13 +185,24 @@ class RedisLine:
 
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
         """Take jobs; forged ones are ended as invalid and reported, never handed on."""
-        if self._tag_sets is None:
-            self._tag_sets = [each.decode() for each in await self.store.call(TAG_SETS)]
+        tag_sets = await self._all_tag_sets()
         call = attempts.claim(
-            self.holder, self._tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s, hears=True,
+            self.holder, tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s, hears=True,
             drains=self._note_drained,
         )  # fmt: skip
         return await self._offers(call, startable=startable, own=False)
+
+    def _forget_tag_sets(self) -> None:
+        self._tag_sets, self._news = None, self._news + 1
+
+    async def _all_tag_sets(self) -> list[str]:
+        """Return the tag sets that jobs have asked for, as far as is known; news of them wake who claims."""
+        known, news = self._tag_sets, self._news
+        if known is None:
+            known = [each.decode() for each in await self.store.call(TAG_SETS)]
+            if news == self._news:  # else there may be more by now
+                self._tag_sets = known
+        return known
 
     def _note_drained(self, drained: bool) -> None:
         self._drained = drained

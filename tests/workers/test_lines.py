@@ -5,6 +5,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 import orjson
 import pytest
@@ -18,7 +19,7 @@ from storage.attempts import Holder, Unregistered
 from storage.errors import Stale, Unavailable
 from storage.jobs import State
 from storage.store import Store
-from workers.lines import Offer, RedisLine
+from workers.lines import TAG_SETS, Offer, RedisLine
 
 
 class Registrar:
@@ -149,6 +150,32 @@ async def test_a_new_set_of_tags_is_served_as_soon_as_it_is_heard_of(line: Redis
         await asyncio.wait_for(woken.wait(), 5)  # noqa: TID251
         await until(lambda: line._tag_sets is None, "it asks anew")
         assert [offer.job_id for offer in await line.claim(most=1, startable=1)] == [job_id]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_set_of_tags_that_is_news_while_the_others_are_asked_for_is_served_too(
+    line: RedisLine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, submitted = list[str](), list[str]()
+    real = store.call
+
+    async def overtaken(call: Any) -> Any:
+        answer = await real(call)
+        if call is TAG_SETS and not submitted:
+            submitted.append(await submit(store, tags=["gpu"]))
+            await until(
+                lambda: "tagsets" in words, "the word of a new set comes before the answer without it"
+            )
+        return answer
+
+    task = line.listen(words.append, lambda job_id: None, lambda offer: None)
+    try:
+        await until(lambda: words == [""], "it listens")
+        monkeypatch.setattr(store, "call", overtaken)
+        assert await line.claim(most=1, startable=1) == []
+        assert [offer.job_id for offer in await line.claim(most=1, startable=1)] == submitted
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
