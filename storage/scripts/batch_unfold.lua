@@ -31,7 +31,8 @@ local function with_more()                               -- set up only where a 
 -- include accept
 -- include finish
   local function into_line(job) line_up(job, false) end
-  return {due_of = due_of, place = place, finish = finish, load = load, into_line = into_line}
+  local function aside(job) park(job, 'dependency', nil) end
+  return {due_of = due_of, place = place, finish = finish, load = load, into_line = into_line, aside = aside}
 end
 
 local function extraordinary(A, o)
@@ -39,15 +40,16 @@ local function extraordinary(A, o)
   local unmet, dead = {}, false
   for _, parent in ipairs(o.depends_on or {}) do
     local state = redis.call('HGET', 'h:job:' .. parent, 'state')
-    if state ~= 'completed' then
+    if state == 'queued' or state == 'running' then
       unmet[#unmet + 1] = parent
-      dead = dead or state ~= 'queued' and state ~= 'running'      -- since the batch was accepted
+    elseif state ~= 'completed' then                     -- it has come to that since the batch was accepted
+      dead = true
     end
   end
   if o.file then redis.call('SADD', 'h:file:' .. o.file .. ':jobs', A[1]) end
   local due = more.due_of(o)
   write_job(A, o, due, '', created)
-  more.place(A, o, due, unmet, created, more.into_line)
+  more.place(A, o, due, unmet, created, dead and more.aside or more.into_line)
   if dead then more.finish(more.load(A[1]), 'cancelled', 'dependency', '', iso) end
 end
 

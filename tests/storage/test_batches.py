@@ -200,6 +200,23 @@ async def test_a_parent_that_failed_since_takes_its_children_with_it(
     assert (await jobs.get(store, child)).reason == "dependency"
 
 
+async def test_a_parent_that_failed_since_is_left_as_it_ended_and_nothing_is_kept_of_who_waited_for_it(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    failed, running = await submit(store), await submit(store)
+    holder = await register(store, slots=2)
+    first, second = await claim(store, holder, most=2)
+    with pytest.raises(asyncio.CancelledError):
+        await batches.submit(Dying(store, 2), "user:ada", [Order(command="x", depends_on=[failed, running])])
+    await settle(store, holder, first, "failed")
+    ended = redis_client.hgetall(f"h:job:{failed}")
+    await batches.unfold_all(store)
+    assert redis_client.zcard("h:jobs:cancelled") == 1
+    assert redis_client.hgetall(f"h:job:{failed}") == ended
+    await settle(store, holder, second)
+    assert [*redis_client.scan_iter("h:needs:*"), *redis_client.scan_iter("h:children:*")] == []
+
+
 async def test_a_job_that_is_there_already_is_not_made_anew(store: Store, redis_client: redis.Redis) -> None:
     """As in a database that was rebuilt: of a batch, what was laid ready may have been read before its jobs were."""
     with pytest.raises(asyncio.CancelledError):
