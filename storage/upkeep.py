@@ -14,6 +14,8 @@ from storage.store import Store
 ASK_S = 3.0
 #: What one tick handles of each kind; the rest is the next tick's.
 MOST = 1000
+#: What the lists begin with in which jobs wait.
+_OURS = (queues.key(queues.COMMAND_PREFIX), queues.key(queues.NODE_PREFIX))
 #: A cancel that its worker has not carried out by this much after its grace is carried out for it.
 CANCEL_PATIENCE_S = 10
 
@@ -74,7 +76,7 @@ async def restore(store: Store, *, thorough: bool) -> list[str]:
     Entries and records are counted first; only when the counts differ, or when `thorough`, is each job looked for.
     """
     names = [text(each) for each in await store.call(command("SMEMBERS", "rq:queues"))]
-    ours = sorted(name for name in names if name.startswith(queues.key("jobs.")))
+    ours = sorted(name for name in names if name.startswith(_OURS))
     queued, parked, *lengths = await store.calls(
         command("ZCARD", "h:jobs:queued"),
         command("SCARD", "h:parked"),

@@ -68,6 +68,21 @@ async def test_a_missing_entry_behind_a_doubled_one_is_found_by_the_thorough_loo
     assert sorted(each.job_id for each in await claim(store, holder, most=5)) == sorted([lost, doubled])
 
 
+async def test_what_waits_for_a_node_that_is_away_makes_nobody_look_for_every_job(
+    store: Store, redis_client: "redis.Redis[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit(store)
+    of_node = await submit(store)
+    redis_client.lmove("rq:queue:jobs.normal", "rq:queue:node.away", "RIGHT", "RIGHT")
+    redis_client.hset(f"h:job:{of_node}", "queue", "node.away")
+    redis_client.sadd("rq:queues", "rq:queue:node.away")
+    with monkeypatch.context() as context:
+        context.delattr(upkeep, "_all")
+        assert await upkeep.restore(store, thorough=False) == []
+    redis_client.delete("rq:queue:node.away")
+    assert await upkeep.restore(store, thorough=False) == [of_node]
+
+
 async def test_jobs_that_wait_outside_their_queue_are_left_there(store: Store) -> None:
     parent = await submit(store)
     await submit(store, delay_s=600)
