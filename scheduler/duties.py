@@ -108,6 +108,13 @@ async def trim_registries(store: Store) -> None:
     await upkeep.trim_registries(store)
 
 
+async def forget_workers(store: Store) -> None:
+    """Forget workers that have been gone for as long as finished jobs are kept."""
+    before_ms = store.now_ms() - int(store.settings.finished_keep_days * DAY_MS)
+    for worker_id in await upkeep.forget_workers(store, offline_before_ms=before_ms):
+        log.info("forgot a worker that has long been gone", extra={"worker": worker_id})
+
+
 async def fire_backups(store: Store) -> None:
     """Fire the backups and the rehearsals of their restores that are due."""
     while await backups.fire_due(store, most=1000):
@@ -222,6 +229,7 @@ def table(reap_s: float) -> tuple[Duty, ...]:
         Duty("restore", max(2.0, reap_s), restore),
         Duty("restore thoroughly", 300, restore_thoroughly),
         Duty("trim registries", 300, trim_registries),
+        Duty("forget workers", 300, forget_workers),
         Duty("expire files", 60, expire_files),
         Duty("archive jobs", 60, archive_jobs),
         Duty("make recovery point", 10, make_recovery_point),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from settings import Settings
-from storage import queues
+from storage import fleet, queues
 from storage.attempts import rq_time
 from storage.calls import Call, command, script, text
 from storage.fleet import SILENT_LEASES
@@ -106,6 +106,20 @@ async def trim_registries(store: Store) -> None:
                 for registry in ("finished", "failed", "canceled")
             )
         )
+
+
+async def forget_workers(store: Store, *, offline_before_ms: int) -> list[str]:
+    """Forget workers that went offline before then and that nothing waits for, and those that only RQ still lists.
+
+    Where workers come and go under names of chance, as in a cluster, there would be more and more of them. Answers the
+    ids of the former.
+    """
+    tag_sets = await fleet.tag_sets(store)
+    every_tag = {tag for names in tag_sets for tag in names.split("+")}
+    lists = queues.served(tag_sets, sorted(every_tag))
+    return await store.call(
+        script("forget", offline_before_ms, *lists, read=lambda reply: [text(each) for each in reply])
+    )
 
 
 async def _all(store: Store, name: str, chunk: int = 5000) -> set[bytes]:

@@ -6,6 +6,7 @@
 -- include queue
 -- include finish
 -- include lost
+-- include gone
 local A, hash = ARGV, 'h:worker:' .. ARGV[1]
 local registration = redis.call('HGET', hash, 'registration')
 if not registration then return 'unknown' end
@@ -16,6 +17,7 @@ for _, id in ipairs(redis.call('LRANGE', 'h:proc:' .. A[1], 0, -1)) do
 end
 redis.call('DEL', 'h:proc:' .. A[1])
 redis.call('ZREM', 'h:workers:seen', A[1])
+rq_worker_gone(A[1])
 if A[5] ~= '' then
   redis.call('DEL', hash)
   redis.call('ZREM', 'h:workers', A[1])

@@ -8,6 +8,7 @@
 -- include finish
 -- include lost
 -- include patience
+-- include gone
 local lease_ms, most, iso = tonumber(ARGV[1]), ARGV[4], ARGV[5]
 patience('h:reaper:last', lease_ms, tonumber(ARGV[6]))
 local hold = tonumber(redis.call('GET', 'h:reaper:hold') or 0) - now
@@ -38,7 +39,7 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'h:workers:seen', '-inf', qu
   else
     redis.call('ZREM', 'h:workers:seen', worker)
     redis.call('HSET', 'h:worker:' .. worker, 'status', 'offline', 'offline_at', now_text, 'offline_reason', 'silent')
-    redis.call('EXPIRE', 'rq:worker:' .. worker, 60)
+    rq_worker_gone(worker)
     event('worker.offline', 'w', worker, 'why', 'silent')
     apps_of_node(worker)
     silent[#silent + 1] = worker

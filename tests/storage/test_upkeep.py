@@ -5,9 +5,9 @@ import time
 
 import pytest
 import redis
-from engine import claim, register, settle, submit
+from engine import claim, reap, register, settle, submit
 
-from storage import jobs, upkeep
+from storage import attempts, fleet, jobs, upkeep
 from storage.store import Store
 
 
@@ -101,6 +101,68 @@ async def test_what_rq_keeps_of_ended_jobs_is_forgotten_in_time(
     redis_client.zadd("rq:finished:jobs.normal", {job_id: int(time.time()) - 1})
     await upkeep.trim_registries(store)
     assert redis_client.zcard("rq:finished:jobs.normal") == 0
+
+
+@pytest.mark.parametrize(
+    "kept", ["", "an agent", "a drained one", "one with an app", "one that a job waits for"]
+)
+async def test_a_worker_that_has_long_been_gone_is_forgotten_unless_something_waits_for_it(
+    store: Store, redis_client: "redis.Redis[bytes]", kept: str
+) -> None:
+    await register(store, "gone", **({"kind": "agent"} if kept == "an agent" else {}))
+    await register(store, "there")
+    later_ms = store.now_ms() + 1000
+    assert await upkeep.forget_workers(store, offline_before_ms=later_ms) == []
+    if kept == "a drained one":
+        await store.call(fleet.drain("gone", on=True, actor="user:u"))
+    elif kept == "one with an app":
+        redis_client.sadd("h:apps:node:gone", "app")
+    elif kept == "one that a job waits for":
+        redis_client.rpush("rq:queue:node.gone", "job")
+    await store.call(fleet.depart("gone", reason="stopped"))
+    assert await upkeep.forget_workers(store, offline_before_ms=store.now_ms() - 1000) == []
+    assert await upkeep.forget_workers(store, offline_before_ms=later_ms) == ([] if kept else ["gone"])
+    known = {each.id for each in await fleet.workers(store)}
+    assert known == ({"gone", "there"} if kept else {"there"})
+
+
+async def test_a_node_that_a_backup_is_of_is_not_forgotten(
+    store: Store, redis_client: "redis.Redis[bytes]"
+) -> None:
+    await register(store, "gone")
+    await store.call(fleet.depart("gone", reason="stopped"))
+    redis_client.zadd("h:backups", {"backup-x": 1})
+    redis_client.hset("h:backup:backup-x", "node", "gone")
+    assert await upkeep.forget_workers(store, offline_before_ms=store.now_ms() + 1000) == []
+
+
+@pytest.mark.parametrize("end", ["silence", "removal"])
+async def test_nothing_of_a_worker_that_died_stays_in_what_rq_lists(
+    store: Store, redis_client: "redis.Redis[bytes]", end: str
+) -> None:
+    await submit(store, tags=["gpu"])
+    holder, key = await register(store), "rq:worker:w"
+    lists = ["rq:workers", "rq:workers:jobs.normal", "rq:workers:jobs.gpu.high"]
+    for each in lists:
+        redis_client.sadd(each, key)
+    await submit(store)
+    (claimed,) = await claim(store, holder)
+    given = {"running": 1, "current_job": claimed.job_id}
+    await store.call(attempts.beat(holder, [(claimed.job_id, 1)], lease_s=15, rq_ttl_s=60, status=given))
+    assert await upkeep.forget_workers(store, offline_before_ms=0) == []
+    assert redis_client.smembers("rq:workers") == {key.encode()}
+    if end == "silence":
+        await settle(store, holder, claimed)
+        await reap(store)
+        redis_client.set("h:reaper:hold", 0)
+        await reap(store, silent_ms=-1000)
+    else:
+        await store.call(fleet.depart("w", reason="unregistered", forget=True))
+    for each in (key, f"{key}:executions"):
+        assert 0 < redis_client.ttl(each) <= 60
+        redis_client.delete(each)
+    await upkeep.forget_workers(store, offline_before_ms=0)
+    assert redis_client.exists(*lists) == 0
 
 
 async def test_the_reaper_tells_what_it_did(store: Store, redis_client: "redis.Redis[bytes]") -> None:
