@@ -185,13 +185,18 @@ class Executor:
         want = self._wanted()
         if want <= 0:
             self._more = True
+            self._hold(self._line.brought())
             return False
         offers = await self._line.claim(most=want, startable=max(0, len(self._free) - len(self._held)))
-        self._more = len(offers) == want or not self._line.tells_of_work
+        self._more = len(offers) >= want or not self._line.tells_of_work
+        self._hold(offers)
+        return len(offers) >= want and bool(self._free)
+
+    def _hold(self, offers: list[Offer]) -> None:
+        """Start jobs in free slots; those that get none are held, but not for long."""
         now = time.monotonic()
         self._held.extend(Held(now, offer) for offer in offers)
         self._fill()
-        return len(offers) == want and bool(self._free)
 
     def _take(self, offer: Offer) -> None:
         """Start a job that was handed to this worker because it idles."""

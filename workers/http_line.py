@@ -114,10 +114,8 @@ class HttpLine:
         Where results leave anyway, or while queues hold more, it is asked for what is there instead, also ahead of
         slots that will soon be free.
         """
-        offers: list[Offer] = []
-        while self._received and len(offers) < min(most, startable):
-            offers.append(self._received.popleft())
-        taken = len(offers) + len(self._received) + len(self._polls)  # slots that need nothing more
+        offers = self.brought()
+        taken = len(offers) + len(self._polls)  # slots that need nothing more
         more, free = min(most - taken, MOST_AT_ONCE), max(0, startable - taken)
         if more > 0 and not offers and self._asks_rather(ahead=more > free):  # what is there starts at once
             offers = await self._ask(more, free)
@@ -126,6 +124,12 @@ class HttpLine:
             poll = asyncio.create_task(self._poll())
             self._polls.add(poll)
             poll.add_done_callback(self._poll_ended)
+        return offers
+
+    def brought(self) -> list[Offer]:
+        """Return what polls have brought: a slot may have got another job while its poll waited."""
+        offers = [*self._received]
+        self._received.clear()
         return offers
 
     def _asks_rather(self, *, ahead: bool) -> bool:

@@ -77,7 +77,13 @@ class Line(Protocol):
         """
 
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
-        """Take up to `most` jobs; those beyond `startable` are held, not started."""
+        """Take up to `most` jobs; those beyond `startable` are held, not started.
+
+        There may be more of them where jobs have come meanwhile that were asked for before.
+        """
+
+    def brought(self) -> list[Offer]:
+        """Return the jobs that have come since the last claim; they are ours, with or without a slot for them."""
 
     async def begin(self, offer: Offer) -> bool:
         """Say that a held job starts; answers whether it is still ours."""
@@ -191,6 +197,10 @@ class RedisLine:
             drains=self._note_drained,
         )  # fmt: skip
         return await self._offers(call, startable=startable, own=False)
+
+    def brought(self) -> list[Offer]:
+        """Return nothing: no job comes that was not claimed, or handed over."""
+        return []
 
     def _forget_tag_sets(self) -> None:
         self._tag_sets, self._news = None, self._news + 1

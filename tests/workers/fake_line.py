@@ -46,6 +46,7 @@ class FakeLine:
         self.claim_gate.set()
         self.error: Exception | None = None
         self.files: dict[str, bytes] = {}
+        self.came: list[Offer] = []  # unasked, as by a poll that had waited
         self.begun: list[tuple[str, int]] = []
         self.beats: list[list[tuple[str, int]]] = []
         self.wake: Callable[[str], None] = lambda queue: None
@@ -90,6 +91,11 @@ class FakeLine:
         for number, (job_id, spec) in enumerate(taken):
             self.attempts[job_id] = self.attempts.get(job_id, 0) + 1
             offers.append(Offer(job_id, self.attempts[job_id], spec, 0, held_ahead=number >= startable))
+        return offers
+
+    def brought(self) -> list[Offer]:
+        offers = [*self.came]
+        self.came.clear()
         return offers
 
     async def begin(self, offer: Offer) -> bool:

@@ -82,6 +82,19 @@ async def test_jobs_are_carried_out_and_their_ends_told(line: FakeLine, start: S
     assert {"cpu_ms", "max_rss_bytes"} <= set(good[3])
 
 
+async def test_a_job_that_comes_where_no_slot_is_left_goes_back_to_those_who_have_one(
+    line: FakeLine, start: Start
+) -> None:
+    one = start(slots=1)
+    line.put("long", "sleep 3")
+    await until(lambda: not one._free, "the slot is taken")
+    line.came.append(Offer("late", 1, {"task": "command", "command": "true", "timeout_s": 60}, 0))
+    line.wake("")  # as when a poll has ended
+    await until(ends(line, "late"), "it is handed back")
+    assert line.of("late").ends == [("released", "unstarted", None, {})]
+    assert not line.of("long").ends
+
+
 @pytest.mark.parametrize("run_s", [0.1, 0.01])
 async def test_no_more_run_at_once_than_there_are_slots(
     line: FakeLine, start: Start, root: Path, run_s: float

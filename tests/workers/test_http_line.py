@@ -222,6 +222,14 @@ async def test_what_a_poll_brought_is_kept_while_there_are_no_answers(
     assert [each.job_id for each in await client.line.claim(most=2, startable=1)] == ids[1:]
 
 
+async def test_what_polls_bring_is_not_kept_from_who_may_hand_it_back(client: Client, store: Store) -> None:
+    ids = {await engine.submit(store), await engine.submit(store)}
+    assert await client.line.claim(most=2, startable=2) == []
+    await eventually(lambda: len(client.line._received) == 2)
+    assert {each.job_id for each in client.line.brought()} == ids
+    assert client.line.brought() == []
+
+
 async def test_a_result_that_the_api_takes_for_nonsense_is_said_by_itself_and_stops_no_other(
     api: FaultyApi, client: Client, store: Store
 ) -> None:
