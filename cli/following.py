@@ -63,9 +63,9 @@ def exit_code(job: dict[str, Any]) -> int:
     if job.get("reason") == "timeout":
         return TIMED_OUT
     code = job.get("exitCode")
-    if code is None or (code == 0 and job["status"] != "completed"):
-        return WITHOUT_EXIT_CODE
-    return int(code)
+    if job["status"] == "completed":
+        return int(code or 0)  # a node's own work, such as a backup, has no exit code
+    return int(code) if code else WITHOUT_EXIT_CODE
 
 
 def summarise(job: dict[str, Any]) -> None:

@@ -169,6 +169,7 @@ def test_following_with_json_prints_one_object_on_stdout(
     ("ended", "code"),
     [
         ({"status": "completed", "exitCode": 0}, 0),
+        ({"status": "completed", "exitCode": None}, 0),
         ({"status": "failed", "reason": "exit_code", "exitCode": 7}, 7),
         ({"status": "failed", "reason": "timeout", "exitCode": 143}, 124),
         ({"status": "cancelled", "reason": None, "exitCode": None}, 130),
