@@ -129,7 +129,12 @@ class Listener:
         dialect, _, suffix = spoken.partition("+")
         host, _, port = address.rpartition(":")
         host = "127.0.0.1" if host == "localhost" else host.strip("[]")
-        if dialect not in DIALECTS_TO_LISTEN or suffix not in {"", "auth"} or not port.isdecimal():
+        if (
+            dialect not in DIALECTS_TO_LISTEN
+            or suffix not in {"", "auth"}
+            or not host
+            or not port.isdecimal()
+        ):
             dialects = "|".join(DIALECTS_TO_LISTEN)
             raise ValueError(f"'{word}' is not {dialects}=address:port")
         number = _integer(0, 65535)(port)

@@ -17,7 +17,10 @@ app = typer.Typer()
 @app.command()
 def up(
     *,
-    port: Annotated[int, typer.Option("--port", "-p", help="Port to listen on; 0 takes a free one.")] = 8080,
+    port: Annotated[
+        int,
+        typer.Option("--port", "-p", help="Port to listen on; 0 takes a free one.", min=0, max=65535),
+    ] = 8080,
     data: Annotated[Path, typer.Option("--data", "-d", help="Folder that keeps everything.")] = Path(
         "hostler-data"
     ),

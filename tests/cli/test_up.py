@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from cli import up as module
+from cli.main import main
 from cli.up import hostler_processes, up
 from storage.errors import Unavailable
 from workers.supervisor import processes as apps
@@ -262,6 +263,14 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         assert f"127.0.0.1 port {port}" in refused(tmp_path / "data", port=port)
 
 
+def test_a_port_that_is_none_is_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["up", "--port", "99999", "--data", str(tmp_path / "data")]) == 2
+    assert "Invalid value for '--port'" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
     assert "HOSTLER_SLOTS" in refused(tmp_path / "data", environ={**ELSEWHERE, "HOSTLER_SLOTS": "many"})
 
@@ -383,6 +392,7 @@ def test_the_embedded_servers_come_and_go_with_it_and_keep_their_data(tmp_path: 
     ("word", "complaint"),
     [
         ("contextbay=127.0.0.1:9180", "cbox|cuby|squareberg"),
+        ("cbox=9180", "--listen: 'cbox=9180' is not cbox|cuby|squareberg=address:port."),
         ("cbox=127.0.0.1:{taken}", "Cannot listen on 127.0.0.1"),
     ],
 )
