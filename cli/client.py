@@ -240,6 +240,8 @@ class Client:
         answer = send()
         if answer.status_code == 401 and self._renewed():
             answer = send()
+        if answer.status_code == 401 and self.server.given_by:
+            _succeeded(answer, login=f"another {self.server.given_by}, or hostler login and none")
         if answer.status_code in _PASSING_STATUS:
             raise _Passing(answer)
         return answer
@@ -422,8 +424,11 @@ def _others(message: str, details: Any) -> Iterator[str]:
         yield f"And {len(others) - MOST_PROBLEMS} more."
 
 
-def _succeeded(answer: httpx.Response) -> httpx.Response:
-    """Return a good answer as it is. Raises Failed with what the server says otherwise."""
+def _succeeded(answer: httpx.Response, login: str = "") -> httpx.Response:
+    """Return a good answer as it is. Raises Failed with what the server says otherwise.
+
+    `login` is what to try where the credentials are refused, in place of logging in.
+    """
     if answer.is_success:
         return answer
     url = f"{answer.request.url.scheme}://{answer.request.url.netloc.decode()}"
@@ -442,7 +447,9 @@ def _succeeded(answer: httpx.Response) -> httpx.Response:
     if answer.status_code == 404:
         path = answer.request.url.path
         hint = next((tried for prefix, tried in LISTS if path.startswith(prefix)), "")
-    raise Failed(sentence, hint=f"hostler login --url {url}" if answer.status_code == 401 else hint)
+    raise Failed(
+        sentence, hint=(login or f"hostler login --url {url}") if answer.status_code == 401 else hint
+    )
 
 
 def read_json(answer: httpx.Response) -> Any:

@@ -22,11 +22,15 @@ KEY, TOKEN = "key", "token"
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A server's address and what opens it; `context` names where a renewed token is saved."""
+    """A server's address and what opens it.
+
+    `context` names where a renewed token is saved; `given_by` the option or variable that goes before what is saved.
+    """
 
     url: str
     secret: str
     context: str | None = None
+    given_by: str | None = None
 
     @property
     def kind(self) -> str:
@@ -92,7 +96,8 @@ class Contexts:
         Raises Failed when no server, or no secret for it, is known.
         """
         url = url or environ.get("HOSTLER_URL") or None
-        secret = api_key or environ.get("HOSTLER_API_KEY") or environ.get("HOSTLER_TOKEN") or None
+        variables = ((name, environ.get(name)) for name in ("HOSTLER_API_KEY", "HOSTLER_TOKEN"))
+        given = next((each for each in (("--api-key", api_key), *variables) if each[1]), None)
         known = self.load()
         name, saved = self._saved(known, url)
         if saved is None and url is None:
@@ -100,8 +105,8 @@ class Contexts:
                 raise Failed(f"No server is saved as {self.chosen!r}.", hint=_login(None, self.chosen))
             raise Failed("It is not known which server to talk to.", hint=_login(None))
         address = clean_url(url or saved["url"])
-        if secret is not None:
-            return Server(url=address, secret=secret)
+        if given is not None:
+            return Server(url=address, secret=str(given[1]), given_by=given[0])
         if saved is None:
             raise Failed(f"Nothing is known that opens {address}.", hint=_login(address))
         return Server(url=address, secret=saved["secret"], context=name)

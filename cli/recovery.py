@@ -206,7 +206,8 @@ def _on(data: Path | None, work: Callable[[Settings], Awaitable[T]], *, running:
 def _with_key(settings: Settings) -> Settings:
     if settings.secret_key is None:
         raise Failed(
-            "HOSTLER_SECRET_KEY is not set: nothing can be opened without it.", hint="hostler recovery-kit"
+            "HOSTLER_SECRET_KEY is not set: nothing can be opened without it.",
+            hint="the same with --data FOLDER, if a hostler up keeps it there",
         )
     return settings
 

@@ -181,6 +181,23 @@ def test_a_session_that_cannot_be_renewed_asks_for_a_login(contexts: Contexts) -
     assert secret_in(contexts) == "old.t.1"
 
 
+def test_a_key_of_the_environment_that_is_refused_is_named_since_a_login_would_not_count(
+    contexts: Contexts,
+) -> None:
+    contexts.save("default", url=URL, secret="saved.t.1", email="a@b.c")
+    for environ, option, named in (
+        ({"HOSTLER_API_KEY": "cb_old"}, None, "HOSTLER_API_KEY"),
+        ({"HOSTLER_TOKEN": "old.t.1"}, None, "HOSTLER_TOKEN"),
+        ({"HOSTLER_API_KEY": "cb_old"}, "cb_older", "--api-key"),
+    ):
+        server = contexts.server(environ, url=None, api_key=option)
+        answers = httpx.MockTransport(Answers(ok({"error": "No longer valid."}, 401)))
+        with Client(server, contexts, transport=answers) as client, pytest.raises(Failed) as failed:
+            client.get("/api/jobs/list")
+        assert str(failed.value) == "No longer valid."
+        assert failed.value.hint.startswith(f"another {named}")
+
+
 def test_an_upload_is_sent_in_pieces_and_whole_again_after_a_loss(tmp_path: Path) -> None:
     path = tmp_path / "data.bin"
     path.write_bytes(bytes(range(256)) * 4096)

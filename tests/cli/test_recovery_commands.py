@@ -75,6 +75,17 @@ def test_a_point_is_made_verified_listed_and_rebuilt_from(
     assert redis_client.exists("h:recovery")
 
 
+@pytest.mark.parametrize("command", [["recovery-kit"], ["backup", "self"], ["rebuild"]])
+def test_without_the_secret_key_the_way_to_the_folder_that_has_it_is_named(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "process_environment", dict)
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "HOSTLER_SECRET_KEY is not set" in said
+    assert "Try: the same with --data FOLDER" in said
+
+
 def test_what_cannot_be_rebuilt_is_said_in_one_sentence(
     environment: Settings, redis_client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
