@@ -16,6 +16,7 @@ from cli.failures import Failed
 from cli.options import Json
 from settings import Settings, process_environment
 from storage import recovery
+from storage.errors import Conflict
 from storage.objects import Objects
 from storage.recovery import Place, Point, Rebuilt
 from storage.seal import Seal
@@ -100,7 +101,7 @@ def rebuild(
     """Bring Hostler back from a recovery point, into an empty Redis: all of it or nothing.
 
     Needs REDIS_URL, S3_ENDPOINT_URL, S3_BUCKET with credentials, and the HOSTLER_SECRET_KEY of before; or the folder
-    of a `hostler up` that does not run. Stop web and scheduler first; workers may go on.
+    of a `hostler up` that does not run (--list: or that does). Stop web and scheduler first; workers may go on.
     """
     bucket, prefix, which = _source(source)
 
@@ -119,7 +120,12 @@ def rebuild(
         finally:
             objects.close()
 
-    found = _on(data, work, running=False)
+    try:
+        found = _on(data, work, running=False)
+    except Conflict:
+        if not list_points:
+            raise
+        found = _on(data, work, running=True)  # a list disturbs nobody
     if isinstance(found, Rebuilt):
         _show_rebuilt(found, dry_run=dry_run, as_json=as_json)
     elif as_json:

@@ -1,5 +1,7 @@
 """`hostler rebuild`, `recovery-kit` and `backup self`: what they say, what they hide, and what they refuse."""
 
+import fcntl
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,21 @@ def test_a_point_is_made_verified_listed_and_rebuilt_from(
     assert main(["rebuild", "--from", where]) == 0
     assert "took" in capsys.readouterr().out
     assert redis_client.exists("h:recovery")
+
+
+def test_the_points_of_a_folder_are_listed_also_while_an_up_works_on_it(
+    environment: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(tmp_path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        assert main(["backup", "self", "--data", str(tmp_path), "--json"]) == 0
+        point = orjson.loads(capsys.readouterr().out)
+        assert main(["rebuild", "--list", "--data", str(tmp_path), "--json"]) == 0
+        assert [each["id"] for each in orjson.loads(capsys.readouterr().out)] == [point["id"]]
+        assert main(["rebuild", "--data", str(tmp_path)]) == 1
+        assert "is in use by another hostler up" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("command", [["recovery-kit"], ["backup", "self"], ["rebuild"]])
