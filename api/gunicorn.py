@@ -40,7 +40,7 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Do once what all workers need, and refuse to start on a Redis that may lose or evict what was acknowledged."""
+    """Do once what all workers need; refuse to start on a Redis that may lose data, or is of another secret key."""
     _make_directory(server)
     _read_code()
     _say_who_may_come_in(server)
@@ -87,7 +87,7 @@ def _say_who_may_come_in(server: Any) -> None:
 
 
 def _check_redis(server: Any) -> None:
-    """Exit where Redis is there and may lose or evict what was acknowledged."""
+    """Exit where Redis is there, and may lose or evict what was acknowledged, or belongs to another secret key."""
     import asyncio  # noqa: PLC0415
 
     from storage.checks import refuse_volatile  # noqa: PLC0415
@@ -98,6 +98,7 @@ def _check_redis(server: Any) -> None:
         store = Store(_settings)
         try:
             await refuse_volatile(store)
+            await store.keyring.recognise()
         except Unavailable as error:  # it may come; until then we answer 503
             server.log.warning("Redis could not be checked: %s", error)
         finally:

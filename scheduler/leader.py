@@ -10,6 +10,7 @@ import socket
 from scheduler.duties import Duty, table
 from storage import upkeep
 from storage.errors import HostlerError, Unavailable
+from storage.seal import Forged
 from storage.store import Store
 
 log = logging.getLogger("hostler.scheduler")
@@ -40,9 +41,11 @@ class Leader:
         while not self._stopping.is_set():
             asked = loop.time()
             try:
+                if not self._at_work:
+                    await self._store.keyring.recognise()
                 term = await self._store.call(upkeep.lead(self._me, LEASE_S, self._store.settings))
                 until = asked + LEASE_S if term else 0.0
-            except Unavailable as error:
+            except (Unavailable, Forged) as error:
                 log.warning("cannot ask for the lead", extra={"why": str(error)})
             if loop.time() < until and not self._at_work:
                 log.info("leading", extra={"me": self._me})

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from storage.calls import Call, pairs, script
+from storage.calls import Call, command, pairs, script, text
 from storage.errors import Unauthenticated
 from storage.seal import Forged, Seal
 
@@ -21,6 +21,7 @@ ISSUER = AUDIENCE = "hostler"
 MAX_AGE_S = 5.0
 #: Clocks of two hosts may differ by so much.
 LEEWAY_S = 10
+FOREIGN = "The keyring in Redis was made under another HOSTLER_SECRET_KEY."
 _MAX_TOKEN_CHARS = 4096
 _MAX_KEPT = 10_000
 _KEY_ID = re.compile(r"([0-9a-f]{16})([A-Za-z0-9_-]{11})")
@@ -95,6 +96,15 @@ class Keyring:
         """Make sure that the ring exists and opens. Raises Forged under another secret key."""
         await self._fresh()
 
+    async def recognise(self) -> None:
+        """Raise Forged where the ring that is there was made under another secret key, Unavailable without Redis.
+
+        Who holds another key takes all that was signed for spoilt, and would end jobs that are sound.
+        """
+        match = _KEY_ID.fullmatch(await self._carry(command("HGET", "h:keyring", "current", read=text)))
+        if match is not None and match[2] != self._tag(match[1]):
+            raise Forged(FOREIGN)
+
     async def rotate(self, actor: str) -> None:
         """Sign with a new key from now on; tokens signed with the old ones stay good until they expire."""
         await self._load("rotate", actor)
@@ -145,5 +155,5 @@ class Keyring:
                         "a key of the keyring cannot be opened and is left out", extra={"kid": name[4:]}
                     )
         if ring["current"] not in keys:
-            raise Forged("The keyring in Redis was made under another HOSTLER_SECRET_KEY.")
+            raise Forged(FOREIGN)
         self._keys, self._current, self._loaded_s = keys, ring["current"], self._now_s()

@@ -23,6 +23,7 @@ from storage import fleet, quarantine, queues, relay
 from storage.attempts import Holder
 from storage.calls import text
 from storage.errors import Conflict, HostlerError, Unavailable
+from storage.seal import Forged
 from storage.store import Store
 from workers import startup, tasks
 from workers.backups.archives import Archives
@@ -90,7 +91,10 @@ class Worker(rq.Worker):
             await store.close()
 
     async def _register(self, store: Store, holder: Holder, platform: Platform) -> None:
-        """Register with Hostler and with RQ, waiting while Redis is away or an earlier worker's lease still runs."""
+        """Register with Hostler and with RQ.
+
+        Waits while Redis is away or belongs to another secret key, and while an earlier worker's lease still runs.
+        """
         facts: dict[str, str | int] = {
             "kind": "worker", "hostname": socket.gethostname(), "pid": os.getpid(), "version": __version__,
             "cpu_count": os.cpu_count() or 1, "slots": self.slots, "running": 0, "isolation": platform.isolation,
@@ -101,6 +105,7 @@ class Worker(rq.Worker):
         while True:
             proof = await self._proof_of_death(store)
             try:
+                await store.keyring.recognise()
                 silent_s = self.settings.lease_s
                 await store.call(fleet.register(holder, facts, proof=proof, silent_s=silent_s))
                 await asyncio.to_thread(self.register_birth)
@@ -109,7 +114,7 @@ class Worker(rq.Worker):
                 if not said:
                     log.warning("waiting: another worker of this name is online", extra={"worker": self.name})
                     said = True
-            except (Unavailable, redis.RedisError) as error:
+            except (Unavailable, Forged, redis.RedisError) as error:
                 log.warning("cannot register for now", extra={"why": str(error)})
             await asyncio.sleep(1)
 

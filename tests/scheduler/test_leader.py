@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,6 +77,18 @@ async def test_who_does_not_lead_does_nothing_until_the_lead_is_free(store: Stor
     assert tally.count == 0
     await until(lambda: tally.count > 0)
     await stopped(one, task)
+
+
+async def test_a_scheduler_with_another_secret_key_does_not_lead(store: Store, tally: Tally) -> None:
+    await store.keyring.check()
+    stranger = Store(replace(store.settings, secret_key="another secret key, also long enough"))
+    one = Leader(stranger)
+    task = asyncio.create_task(one.serve())
+    await asyncio.sleep(0.2)
+    await stopped(one, task)
+    await stranger.close()
+    assert tally.count == 0
+    assert await store.call(upkeep.lead("somebody else", 1, store.settings)) == 1
 
 
 async def test_a_leader_that_lost_the_lead_rests(store: Store, tally: Tally) -> None:

@@ -99,6 +99,15 @@ async def test_a_key_taken_off_the_ring_stops_counting_within_seconds(
         await ring.read(token)
 
 
+async def test_a_ring_is_recognised_under_its_own_secret_key_and_before_there_is_one(store: Store) -> None:
+    stranger = Keyring(store.call, Seal("another secret key, also long enough"))
+    await stranger.recognise()
+    await store.keyring.check()
+    await store.keyring.recognise()
+    with pytest.raises(Forged, match="another HOSTLER_SECRET_KEY"):
+        await stranger.recognise()
+
+
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", "", "HS384", "RS256", "ES256"])
 async def test_a_token_of_another_algorithm_is_refused(store: Store, algorithm: str) -> None:
     token = await store.keyring.sign(CLAIMS)

@@ -20,6 +20,7 @@ from settings import Settings
 from storage import fleet
 from storage.attempts import Holder
 from storage.errors import HostlerError, Invalid
+from storage.keyring import FOREIGN
 from storage.store import Store
 from workers import platforms, startup
 from workers import worker as module
@@ -94,6 +95,20 @@ async def test_a_worker_is_known_to_hostler_and_to_rq_with_the_queues_that_its_t
     assert seen.queue_names() == [
         "jobs.gpu.high", "jobs.high", "jobs.gpu.normal", "jobs.normal", "jobs.gpu.low", "jobs.low"
     ]  # fmt: skip
+
+
+async def test_a_worker_with_another_secret_key_waits_and_ends_no_job_that_is_sound(
+    settings: Settings, store: Store, platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.keyring.check()
+    other = replace(settings, secret_key="another secret key, also long enough")
+    worker, stranger = Worker(other, name="w", slots=1, tags=()), Store(other)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(worker._register(stranger, Holder("w", "r"), platform), 0.3)  # noqa: TID251
+    worker.connection.close()
+    await stranger.close()
+    assert not await fleet.workers(store)
+    assert caplog.records[-1].__dict__["why"] == FOREIGN
 
 
 async def test_a_worker_waits_while_another_of_its_name_is_online(
