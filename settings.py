@@ -37,7 +37,10 @@ def _text(value: str) -> str:
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
-        number = int(value)
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError(f"must be a whole number, not {value!r}") from None
         if not low <= number <= high:
             raise ValueError(f"must be from {low} to {high}")
         return number
@@ -47,7 +50,10 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
 
 def _number(low: float, high: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
-        number = float(value)
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(f"must be a number, not {value!r}") from None
         if not low <= number <= high:
             raise ValueError(f"must be from {low} to {high}")
         return number

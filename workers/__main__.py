@@ -42,6 +42,11 @@ def main() -> int:
         return _stop_apps(settings, at_once=options.at_once)
     if options.at_once:
         parser.error("--at-once belongs to --stop-apps")
+    try:
+        startup.make_work_dir(settings.work_dir)
+    except HostlerError as error:
+        print(error, file=sys.stderr)
+        return 2
     if options.name is None:
         options.name, _lasting = startup.name_of_this_machine(settings.work_dir)
     if options.slots < 1:

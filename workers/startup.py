@@ -104,6 +104,16 @@ def workplace(settings: Settings, *, name: str, slots: int) -> Iterator[Workplac
         platform.close()
 
 
+def make_work_dir(work_dir: Path) -> None:
+    """Make the directory that holds those of workers. Raises Invalid where it cannot be made or written to."""
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"HOSTLER_WORK_DIR: {work_dir} cannot be made: {error.strerror}.") from None
+    if not os.access(work_dir, os.W_OK | os.X_OK):
+        raise Invalid(f"HOSTLER_WORK_DIR: {work_dir} cannot be written to.")
+
+
 def _allow_descriptors(slots: int, followers: int) -> None:
     """See to it that this process, and the launcher, may open what their slots need; else jobs would fail for it.
 

@@ -272,7 +272,8 @@ def test_a_port_that_is_none_is_refused_in_a_sentence(
 
 
 def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
-    assert "HOSTLER_SLOTS" in refused(tmp_path / "data", environ={**ELSEWHERE, "HOSTLER_SLOTS": "many"})
+    said = refused(tmp_path / "data", environ={**ELSEWHERE, "HOSTLER_SLOTS": "many"})
+    assert "HOSTLER_SLOTS: must be a whole number, not 'many'." in said
 
 
 def test_a_process_that_keeps_ending_ends_the_start_with_its_name(start: Callable[..., Running]) -> None:

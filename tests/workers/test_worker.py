@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from engine import register, submit
 from rq.serializers import JSONSerializer
 from servers import free_port
 
-from settings import Settings
+from settings import Settings, process_environment
 from storage import fleet
 from storage.attempts import Holder
 from storage.errors import HostlerError, Invalid
@@ -66,6 +68,19 @@ def test_a_worker_may_open_what_its_slots_need_or_does_not_start() -> None:
                 startup._allow_descriptors(before[1], 0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_work_directory_that_cannot_be_used_is_named_with_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    environment = {**process_environment(), "HOSTLER_SECRET_KEY": "a secret key that is long enough"}
+    for path, wrong in ((file, "File exists"), (file / "below", "Not a directory")):
+        ended = subprocess.run(
+            [sys.executable, "-m", "workers"], env={**environment, "HOSTLER_WORK_DIR": str(path)},
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 2
+        assert ended.stderr == f"HOSTLER_WORK_DIR: {path} cannot be made: {wrong}.\n"
 
 
 async def test_a_worker_is_made_though_redis_is_away(settings: Settings) -> None:
