@@ -241,7 +241,7 @@ class Client:
         if answer.status_code == 401 and self._renewed():
             answer = send()
         if answer.status_code == 401 and self.server.given_by:
-            _succeeded(answer, login=f"another {self.server.given_by}, or hostler login and none")
+            _succeeded(answer, instead_of=self.server.given_by)
         if answer.status_code in _PASSING_STATUS:
             raise _Passing(answer)
         return answer
@@ -424,10 +424,10 @@ def _others(message: str, details: Any) -> Iterator[str]:
         yield f"And {len(others) - MOST_PROBLEMS} more."
 
 
-def _succeeded(answer: httpx.Response, login: str = "") -> httpx.Response:
+def _succeeded(answer: httpx.Response, instead_of: str = "") -> httpx.Response:
     """Return a good answer as it is. Raises Failed with what the server says otherwise.
 
-    `login` is what to try where the credentials are refused, in place of logging in.
+    `instead_of` names the option or variable whose credentials would go before those of a login.
     """
     if answer.is_success:
         return answer
@@ -447,9 +447,9 @@ def _succeeded(answer: httpx.Response, login: str = "") -> httpx.Response:
     if answer.status_code == 404:
         path = answer.request.url.path
         hint = next((tried for prefix, tried in LISTS if path.startswith(prefix)), "")
-    raise Failed(
-        sentence, hint=(login or f"hostler login --url {url}") if answer.status_code == 401 else hint
-    )
+    if answer.status_code == 401:
+        hint = f"hostler login --url {url}" + (f", then the same without {instead_of}" if instead_of else "")
+    raise Failed(sentence, hint=hint)
 
 
 def read_json(answer: httpx.Response) -> Any:

@@ -195,7 +195,7 @@ def test_a_key_of_the_environment_that_is_refused_is_named_since_a_login_would_n
         with Client(server, contexts, transport=answers) as client, pytest.raises(Failed) as failed:
             client.get("/api/jobs/list")
         assert str(failed.value) == "No longer valid."
-        assert failed.value.hint.startswith(f"another {named}")
+        assert failed.value.hint.endswith(f", then the same without {named}")
 
 
 def test_an_upload_is_sent_in_pieces_and_whole_again_after_a_loss(tmp_path: Path) -> None:
