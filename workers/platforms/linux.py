@@ -8,11 +8,10 @@ import os
 import select
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,12 +27,12 @@ from workers.platforms import (
     launcher,
     slot_users,
 )
+from workers.platforms.directories import Directories, why_unreachable
 from workers.platforms.landlock import Confinement
 from workers.platforms.landlock import version as landlock_version
 from workers.platforms.outputs import Pipe
 from workers.platforms.slot_users import SLOT_USERS
 
-_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 0, 1, 5, 6, 7
 _SEND_TIMEOUT_S = 5  # a launcher that takes no request for so long is taken for dead
 _END_TIMEOUT_S = 7.0  # the launcher allows itself less (WINDING_UP_S)
 _EVENTS_AT_ONCE = 64
@@ -113,7 +112,6 @@ class LinuxPlatform:
         self._claims: list[slot_users.Claim] = []
         self._users: list[int] = []
         self.followers = followers
-        self._reachable: set[str] = set()  # parents of job directories that have been looked at
         self._confinement: Confinement | None = None
         if isolation == "uid":
             self._claim_users(slots)
@@ -129,6 +127,7 @@ class LinuxPlatform:
             self.warnings.append(
                 "Commands are not isolated: they can read what the worker can, and signal it."
             )
+        self._directories = Directories(self._users)
         self._children: dict[int, LinuxChild] = {}
         self._watched: dict[int, Callable[[], object]] = {}  # by the descriptors of outputs
         self._ended: list[LinuxChild] = []
@@ -159,7 +158,9 @@ class LinuxPlatform:
         """
         if isolation == "none":
             return cls("none", slots=slots, followers=followers, directory=directory)
-        no_uid = _why_no_uid() or (_why_unreachable(directory) if directory and isolation == "auto" else None)
+        no_uid = slot_users.why_none() or (
+            why_unreachable(directory) if directory and isolation == "auto" else None
+        )
         if isolation in {"uid", "auto"}:
             if no_uid is None:
                 return cls("uid", slots=slots, followers=followers, directory=directory)
@@ -371,53 +372,22 @@ class LinuxPlatform:
 
         Raises OSError, and IsolationUnavailable when those commands could not reach it.
         """
-        if self._users:
-            self._see_that_parent_is_reachable(path)
-        os.mkdir(path, 0o700)
-        if self._users:
-            os.chown(path, self._users[slot], self._users[slot], follow_symlinks=False)
-
-    def _see_that_parent_is_reachable(self, path: Path) -> None:
-        parent = os.path.dirname(path)  # a path's own parent is another path, which takes longer
-        if parent not in self._reachable:
-            if why := _why_unreachable(Path(parent)):
-                raise IsolationUnavailable(why)
-            self._reachable.add(parent)
+        self._directories.make(path, slot)
 
     def prepare_directory(self, path: Path, slot: int) -> None:
         """Give a directory, made if it is missing, and all that lies in it to the commands of one slot alone.
 
         Raises IsolationUnavailable when those commands could not reach it.
         """
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
-        if not self._users:
-            return
-        self._see_that_parent_is_reachable(path)
-        user = self._users[slot]
-        os.chown(path, user, user, follow_symlinks=False)
-        for _, folders, files, fd in os.fwalk(
-            path
-        ):  # by descriptor: no link put in the way can lead it elsewhere
-            for name in (*folders, *files):
-                os.chown(name, user, user, dir_fd=fd, follow_symlinks=False)
+        self._directories.prepare(path, slot)
 
     def withhold_directory(self, path: Path) -> None:
-        """Keep the slot's next command, of the same user, out of a directory; a ruleset does so by itself."""
-        if self._users:
-            os.chown(path, os.getuid(), os.getgid(), follow_symlinks=False)
-            os.chmod(path, 0o700)
+        """Keep the slot's next command, of the same user, out of a directory."""
+        self._directories.withhold(path)
 
     def reclaim_directory(self, path: Path) -> None:
         """Take a directory back after a command, so that the worker can read and remove what lies in it."""
-        if self._users:  # root reads and removes everything, wherever it lies
-            self.withhold_directory(path)
-            return
-        path.chmod(0o700)
-        for _, folders, _, fd in os.fwalk(path, onerror=_raise):
-            for name in folders:
-                if not stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-                    os.chmod(name, 0o700, dir_fd=fd)
+        self._directories.reclaim(path)
 
     def sweep(self, job_id: str) -> int:
         """Kill what an earlier worker left of a job, told by HOSTLER_JOB_ID; return how many processes."""
@@ -566,10 +536,6 @@ def _nothing_starts(error: OSError) -> CommandNotStarted:
     return CommandNotStarted(f"This worker can start nothing now: {error.strerror}.")
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _in_memory(data: bytes) -> int:
     """Return the descriptor of a file that holds `data`, and that no disk does."""
     fd = os.memfd_create("hostler-request")
@@ -577,48 +543,6 @@ def _in_memory(data: bytes) -> int:
         file.write(data)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
-
-
-def _status(pid: int | str, name: str) -> list[str]:
-    """Return the words of one line of /proc/<pid>/status; none when the process is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return []
-    return next((line.split()[1:] for line in lines if line.startswith(f"{name}:")), [])
-
-
-def _why_no_uid() -> str | None:
-    """Return why commands cannot have users of their own, or None."""
-    if os.geteuid() != 0:
-        return "The worker does not run as root."
-    capabilities = int(_status("self", "CapEff")[0], 16)
-    for needed in (_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID):
-        if not capabilities >> needed & 1:
-            return (
-                "The worker is root, but lacks one of CAP_CHOWN, _DAC_OVERRIDE, _KILL, _SETGID and _SETUID."
-            )
-    for kind in ("uid_map", "gid_map"):
-        ranges = [
-            [int(word) for word in line.split()]
-            for line in Path(f"/proc/self/{kind}").read_text().splitlines()
-        ]
-        if not any(first <= SLOT_USERS[0] and SLOT_USERS[-1] < first + count for first, _, count in ranges):
-            return f"This container does not map the users {SLOT_USERS[0]} to {SLOT_USERS[-1]}."
-    return None
-
-
-def _why_unreachable(directory: Path) -> str | None:
-    """Return why another user could not come to what lies in `directory`, or None."""
-    for folder in _and_parents(directory.resolve()):
-        if folder.exists() and not folder.stat().st_mode & stat.S_IXOTH:
-            return f"Other users cannot pass through '{folder}' to where jobs run: its mode lacks o+x."
-    return None
-
-
-def _and_parents(path: Path) -> Iterator[Path]:
-    yield path
-    yield from path.parents
 
 
 #: Sentences for why a command did not start, by errno, where the errno alone would mislead.

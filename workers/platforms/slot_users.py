@@ -17,6 +17,29 @@ LOCKS = Path("/run/hostler-slots")
 
 Claim = socket.socket | BinaryIO
 
+_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 0, 1, 5, 6, 7
+
+
+def why_none() -> str | None:
+    """Return why commands cannot have users of their own, or None."""
+    if os.geteuid() != 0:
+        return "The worker does not run as root."
+    status = Path("/proc/self/status").read_text().splitlines()
+    capabilities = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    for needed in (_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_KILL, _CAP_SETGID, _CAP_SETUID):
+        if not capabilities >> needed & 1:
+            return (
+                "The worker is root, but lacks one of CAP_CHOWN, _DAC_OVERRIDE, _KILL, _SETGID and _SETUID."
+            )
+    for kind in ("uid_map", "gid_map"):
+        ranges = [
+            [int(word) for word in line.split()]
+            for line in Path(f"/proc/self/{kind}").read_text().splitlines()
+        ]
+        if not any(first <= SLOT_USERS[0] and SLOT_USERS[-1] < first + count for first, _, count in ranges):
+            return f"This container does not map the users {SLOT_USERS[0]} to {SLOT_USERS[-1]}."
+    return None
+
 
 def claim(count: int) -> tuple[list[int], list[Claim]]:
     """Find users that no other worker of this machine uses; what holds them is answered beside them.

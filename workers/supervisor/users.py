@@ -16,7 +16,7 @@ from workers.platforms import IsolationUnavailable
 from workers.platforms.launcher import is_anybody
 from workers.supervisor.places import write_whole
 
-#: Right above the users of slots (workers/platforms/linux.py), below 65534, which is nobody.
+#: Right above the users of slots (workers/platforms/slot_users.py), below 65534, which is nobody.
 APP_USERS = range(63024, 65024)
 
 
