@@ -113,6 +113,7 @@ async def _answers(health: Health, target: Target) -> bool:
 
 async def _get(transport: httpx.AsyncHTTPTransport, url: str) -> int:
     client = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113  it is the caller's
-    agent = {"user-agent": "hostler-health"}
-    async with client, client.stream("GET", url, headers=agent) as response:
+    # it hangs up once it has the status: a server that waited for another request would take that for an accident
+    headers = {"user-agent": "hostler-health", "connection": "close"}
+    async with client, client.stream("GET", url, headers=headers) as response:
         return response.status_code
