@@ -41,14 +41,16 @@ if agent then
   if beats == '' then lease_ms = 0 end
 end
 local jobs, refused = {}, {}
+local looks = 100                                       -- at jobs that are not taken: more would keep all others waiting
 -- a node that drains takes no more commands; what it does for its apps goes on
 local drains = standing[2] and string.sub(KEYS[1] or '', 1, 14) ~= 'rq:queue:node.'
 if drains then most = 0 end
 for _, key in ipairs(KEYS) do
   local queue, new = string.sub(key, 10), {}            -- after 'rq:queue:'
-  while #jobs < most do
+  while #jobs < most and looks > 0 do
     local id = redis.call('LMOVE', key, 'h:proc:' .. worker, 'LEFT', 'RIGHT')
     if not id then break end
+    local before = #jobs
     local r = redis.pcall('HMGET', 'h:job:' .. id, 'state', 'wait', 'attempt', 'spec', 'sig', 'key', 'created', 'timeout', 'lines', 'bytes', 'lined', 'actor', 'origin')
     local held_by = r[6] and r[6] ~= '' and redis.call('GET', 'h:key:' .. r[6])
     if not r[1] then                                    -- not a job of ours: said aloud, never run
@@ -83,11 +85,13 @@ for _, key in ipairs(KEYS) do
       local owner = not r[13] and r[12] or ''           -- what somebody runs again may be another's command
       jobs[#jobs + 1] = {id, attempt, queue, r[4] or '', r[5] or '', r[9] or '0', owner}
     end
+    if #jobs == before then looks = looks - 1 end
   end
   if new[1] then taken(new, queue, worker, iso) end
-  if #jobs >= most then break end
+  if #jobs >= most or looks == 0 then break end
 end
-if ARGV[7] == '1' and #jobs < most then                 -- from here on it waits to be handed what comes (_hand.lua)
+if looks == 0 then redis.call('PUBLISH', 'h:wake', 'tagsets') end      -- everybody looks for work, it too
+if ARGV[7] == '1' and #jobs < most and looks > 0 then    -- from here on it waits to be handed what comes (_hand.lua)
   for _, key in ipairs(KEYS) do
     local ready = 'h:ready:' .. string.sub(key, 10)
     -- forgotten now and then with those who are gone; who idles says it again with its next look

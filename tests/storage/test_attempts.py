@@ -4,10 +4,10 @@ import pytest
 import redis
 from engine import claim, output, reap, register, settle, submit
 
-from storage import attempts, jobs
+from storage import attempts, batches, jobs
 from storage.attempts import Held, Holder, Unregistered
 from storage.errors import NotFound, Stale
-from storage.jobs import Backoff
+from storage.jobs import Backoff, Order
 from storage.seal import Forged
 from storage.store import Store
 
@@ -456,3 +456,25 @@ async def test_a_job_whose_attempt_ended_takes_no_more_output(store: Store) -> N
     await settle(store, holder, claimed)
     with pytest.raises(Stale):
         await output(store, holder, claimed, b"late\n")
+
+
+async def test_a_claim_passes_over_so_many_that_wait_for_a_key_and_has_everybody_go_on(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    waiting = [Order(command="x", concurrency_key="k") for _ in range(250)]
+    first, *_, last = (await batches.submit(store, "user:u", [*waiting, Order(command="x")])).job_ids
+    holder = await register(store)
+    (running,) = await claim(store, holder)
+    assert running.job_id == first
+    with redis_client.pubsub() as heard:
+        heard.subscribe("h:wake")
+        heard.get_message(timeout=5)
+        for parked in (100, 200):
+            assert await claim(store, holder) == []
+            assert redis_client.scard("h:parked") == parked
+            word = heard.get_message(timeout=5)
+            assert word is not None
+            assert word["data"] == b"tagsets"
+        (claimed,) = await claim(store, holder)
+        assert (claimed.job_id, redis_client.scard("h:parked")) == (last, 249)
+        assert heard.get_message(timeout=0.05) is None
