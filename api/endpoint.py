@@ -1,5 +1,6 @@
 """The one declaration of an endpoint, from which authorisation, validation, rendering and documentation follow."""
 
+import asyncio
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -56,6 +57,9 @@ class ModuleDisabled(NotFound):
     code = "MODULE_DISABLED"
 
 
+#: So long does a request that anybody may make wait to be counted, while Redis is silent: with what the endpoint itself
+#: waits for it is answered within 5 s.
+_PUBLIC_PATIENCE_S = 0.9
 #: Roles that need no identity before the handler runs.
 OPEN = Role.PUBLIC | Role.SELF | Role.ENROLL
 
@@ -246,11 +250,14 @@ class Endpoint:
     async def _known(self, req: Request, resp: Response | None) -> Identity | None:
         if not self.counted:
             return None
+        admitting = req.context.admit(req, resp, optional=bool(self.role & OPEN))
+        if self.role is not Role.PUBLIC:
+            identity: Identity | None = await admitting
+            return identity
         try:
-            identity: Identity | None = await req.context.admit(req, resp, optional=bool(self.role & OPEN))
-        except Unavailable:
-            if self.role is not Role.PUBLIC:
-                raise
+            async with asyncio.timeout(_PUBLIC_PATIENCE_S):
+                identity = await admitting
+        except (Unavailable, TimeoutError):
             return None  # limits live in Redis; what needs neither it nor an identity goes on without
         return identity
 

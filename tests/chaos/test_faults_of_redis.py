@@ -92,8 +92,13 @@ def test_a_redis_that_is_silent_is_given_up_in_time(
     world.stack.valkey.process.send_signal(signal.SIGSTOP)
     try:
         with together(5) as pool:
+            ready = pool.submit(client.http.get, "/api/health/ready", timeout=5)
+            login = pool.submit(
+                client.http.post, "/api/auth/login", json={"username": "ada", "password": "x" * 12}, timeout=5
+            )
             answers = list(pool.map(lambda _: client.submit("true"), range(5)))
         assert {each.status for each in answers} == {503}
+        assert {ready.result().status_code, login.result().status_code} == {503}
     finally:
         world.stack.valkey.process.send_signal(signal.SIGCONT)
     until(lambda: client.submit("true").outcome == "ok", "submits are accepted", 10)
