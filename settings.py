@@ -312,8 +312,10 @@ class Settings:
                     raw = _value(environ, variable)
                     if raw and name not in values:
                         values[name] = knob.metadata["parse"](raw)
-                except (ValueError, OSError) as error:
+                except ValueError as error:
                     problems.append(f"{variable}: {error}.")
+                except OSError as error:
+                    problems.append(f"{variable}_FILE: '{error.filename}' cannot be read: {error.strerror}.")
         problems += [
             f"{name}: no such setting."
             for name in environ

@@ -101,7 +101,7 @@ def up(
     except (HostlerError, BadSettings) as error:
         print(error, file=output, flush=True)
     except OSError as error:
-        print(f"Cannot start in {data}: {error}.", file=output, flush=True)
+        print(f"Cannot start in {data}: {error.strerror or error}.", file=output, flush=True)
     return 1
 
 

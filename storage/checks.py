@@ -385,7 +385,7 @@ async def fleet_checks(store: Store) -> list[Check]:
             Check("workers", WARN, "No worker is online, so jobs wait.", "Start hostler worker on a host.")
         ]
     slots = sum(worker.slots for worker in online)
-    found = [Check("workers", OK, f"{len(online)} workers are online, with {slots} slots.")]
+    found = [Check("workers", OK, f"Workers online: {len(online)}, with {slots} slots in all.")]
     for worker in online:
         if worker.isolation == "none":
             message = f"Worker {worker.id!r} does not keep its jobs apart from one another, nor from itself."
@@ -448,7 +448,7 @@ async def recovery_checks(store: Store) -> list[Check]:
     if not points:
         return [Check(name, WARN, "There is no recovery point of Hostler itself yet.", remedy)]
     age_s = (store.now_ms() - points[0].made_ms) / 1000
-    found = f"The newest of {len(points)} recovery points is {age_s / 60:.0f} min old."
+    found = f"The newest recovery point is {age_s / 60:.0f} min old; there are {len(points)} in all."
     late = age_s > recovery.LATE_PERIODS * max(every_s, points[0].took_ms / 1000 / recovery.MOST_SHARE)
     return [Check(name, WARN, found, remedy) if late else Check(name, OK, found)]
 

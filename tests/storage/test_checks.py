@@ -290,7 +290,7 @@ async def test_a_worker_without_isolation_is_pointed_out(store: Store) -> None:
             command("HSET", f"h:worker:{name}", *fields, *fresh),
         )
     first, *others = await checks.fleet_checks(store)
-    assert first.message == "2 workers are online, with 4 slots."
+    assert first.message == "Workers online: 2, with 4 slots in all."
     assert ["'bad'" in check.message for check in others] == [True]
 
 
