@@ -351,14 +351,19 @@ class Executor:
 
     def _hear_of_cancel(self, job_id: str) -> None:
         """Ask whether a job shall really end: whoever may publish can say so, the record alone decides."""
-        if job_id in self._runs or any(offer.job_id == job_id for offer in self._held_beside()):
+        waiting = (*self._held_beside(), *(held.offer for held in self._held))
+        if job_id in self._runs or any(offer.job_id == job_id for offer in waiting):
             self._beat_now.set()
 
     def _cancel(self, job_id: str) -> None:
         run = self._runs.get(job_id)
         if run is not None:
             run.stop("cancelled")
-        elif self._beside is not None:
+            return
+        for held in [held for held in self._held if held.offer.job_id == job_id]:
+            self._held.remove(held)
+            self._do(self._release(held.offer))  # which is its end
+        if self._beside is not None:
             self._beside.cancel(job_id)
 
     def _held_beside(self) -> list[Offer]:

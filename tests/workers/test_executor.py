@@ -82,6 +82,20 @@ async def test_jobs_are_carried_out_and_their_ends_told(line: FakeLine, start: S
     assert {"cpu_ms", "max_rss_bytes"} <= set(good[3])
 
 
+async def test_a_job_that_is_cancelled_while_it_is_held_is_let_go_of_at_once(
+    line: FakeLine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HOLD_S", 30)
+    one = start(slots=1, heartbeat_s=30, followers=0)
+    line.put("long", "sleep 3")
+    await until(lambda: not one._free, "the slot is taken")
+    one._hold([Offer("held", 1, {"task": "command", "command": "true", "timeout_s": 60}, 0, held_ahead=True)])
+    line.cancel("held")
+    await until(ends(line, "held"), "it is let go of")
+    assert line.of("held").ends == [("released", "unstarted", None, {})]
+    assert not line.of("long").ends
+
+
 async def test_a_job_that_comes_where_no_slot_is_left_goes_back_to_those_who_have_one(
     line: FakeLine, start: Start
 ) -> None:
