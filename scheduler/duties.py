@@ -58,6 +58,12 @@ async def promote(store: Store) -> None:
     await store.call(upkeep.promote())
 
 
+async def see_to_dependents(store: Store) -> None:
+    """Queue or cancel the dependents of jobs that ended with too many of them for one step."""
+    while await store.call(upkeep.dependents()):
+        pass
+
+
 async def fire(store: Store) -> None:
     """Fire the schedules that are due, and those that were missed."""
     while await schedules.fire_due(store, most=100):
@@ -223,6 +229,7 @@ def table(reap_s: float) -> tuple[Duty, ...]:
     return (
         Duty("reap", reap_s, reap),
         Duty("promote", 0.25, promote),
+        Duty("see to dependents", 0.5, see_to_dependents),
         Duty("fire", 0.5, fire),
         Duty("unfold batches", 1, unfold_batches),
         Duty("webhooks", 1, Messenger().run),

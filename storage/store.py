@@ -16,6 +16,7 @@ h:leases                ids of running jobs by the time their lease ends (ms)
 h:proc:<worker>         ids a worker holds
 h:log:<id>, h:logparts:<id>, h:artifacts:<id>    what a job says and leaves behind; a short log ends in its record
 h:needs:<id>, h:children:<id>                    what a job depends on, and what depends on it
+h:dependents            "<id> <state>" of jobs that ended and have dependents yet to be seen to (ms)
 h:quarantine, h:deaths:<id>                      jobs that lost too many workers, and how they did
 h:key:<key>, h:keywait:<key>                     who holds a concurrency key, and who waits for it
 h:schedule:<id>, h:schedules                     recurring jobs, and when each is next due (ms)

@@ -70,6 +70,11 @@ def promote() -> Call[tuple[int, int | None]]:
     return script("promote", MOST, read=lambda reply: (reply[0], int(reply[1]) if reply[1] else None))
 
 
+def dependents() -> Call[bool]:
+    """Go on with dependents of jobs that had more of them than one step sees to; answers whether there may be more."""
+    return script("dependents", rq_time(), read=bool)
+
+
 async def restore(store: Store, *, thorough: bool) -> list[str]:
     """Put queued jobs back that have no entry in any queue; answers their ids.
 

@@ -12,8 +12,8 @@ _DERIVED = (
     "rq:scheduled:", "rq:deferred:",
 )  # fmt: skip
 _DERIVED_EXACTLY = frozenset({
-    "h:jobs", "h:ended", "h:leases", "h:delayed", "h:parked", "h:cancels", "h:apps", "h:schedules", "h:users",
-    "h:audit:head", "rq:queues",
+    "h:jobs", "h:ended", "h:leases", "h:delayed", "h:parked", "h:cancels", "h:dependents", "h:apps", "h:schedules",
+    "h:users", "h:audit:head", "rq:queues",
 })  # fmt: skip
 #: What sessions live by.
 _SESSIONS = ("h:keyring", "h:revoked:")

@@ -9,7 +9,7 @@ from rq import Queue
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from storage import attempts, jobs, schedules
+from storage import attempts, batches, jobs, schedules, upkeep
 from storage.calls import command, script
 from storage.errors import Conflict, Invalid, NotFound, Unprocessable
 from storage.jobs import Backoff, Order, State
@@ -139,6 +139,52 @@ async def test_a_chain_of_dependents_is_cancelled_to_its_end(store: Store) -> No
         chain.append(await submit(store, depends_on=[chain[-1]]))
     await jobs.cancel(store, "user:u", chain[0])
     assert {(await jobs.get(store, each)).state for each in chain} == {State.CANCELLED}
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("completed", "queued"), ("failed", "cancelled")])
+async def test_more_dependents_than_one_step_sees_to_are_seen_to_in_several(
+    store: Store, redis_client: redis.Redis, outcome: str, state: str
+) -> None:
+    holder, parent = await register(store), await submit(store)
+    other = await submit(store)
+    made = await batches.submit(store, "user:u", [Order(command="x", depends_on=[parent])] * 1000)
+    children = list(made.job_ids)
+    grandchildren = [await submit(store, depends_on=[each, other]) for each in children[:20]]
+    claimed, _ = await claim(store, holder, most=2)
+    await settle(store, holder, claimed, outcome)
+    assert redis_client.zcard("h:dependents") > 0
+    assert 400 <= redis_client.scard(f"h:children:{parent}") <= 500
+    steps = 1
+    while await store.call(upkeep.dependents()):
+        steps += 1
+    assert steps <= 4
+    assert {(await jobs.get(store, each)).state for each in children} == {state}
+    assert {(await jobs.get(store, each)).wait for each in children} == {None}
+    assert redis_client.exists("h:dependents", f"h:children:{parent}") == 0
+    waits_on = outcome == "completed"
+    assert {(await jobs.get(store, each)).wait for each in grandchildren} == {
+        "dependency" if waits_on else None
+    }
+    assert (
+        redis_client.scard(f"h:children:{other}") == 20
+    )  # which is to find out by itself whose end came before
+    ended = [entry[b"id"].decode() for entry in events(redis_client, "job.completed")]
+    assert len(ended) == len(set(ended)) == 1 + (0 if waits_on else 1020)
+
+
+async def test_dependents_that_are_yet_to_be_seen_to_can_be_cancelled_meanwhile(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    holder, parent = await register(store), await submit(store)
+    await batches.submit(store, "user:u", [Order(command="x", depends_on=[parent])] * 600)
+    (claimed,) = await claim(store, holder)
+    await settle(store, holder, claimed, "failed")
+    left = redis_client.srandmember(f"h:children:{parent}").decode()
+    await jobs.cancel(store, "user:u", left)
+    while await store.call(upkeep.dependents()):
+        pass
+    assert (await jobs.get(store, left)).reason == "cancelled"
+    assert redis_client.zcard("h:jobs:cancelled") == 600
 
 
 async def test_a_delayed_job_waits_for_its_time(store: Store, redis_client: redis.Redis) -> None:
