@@ -65,7 +65,11 @@ local function app_change(c, actor, job)
     redis.call('SADD', 'h:apps:node:' .. c.node, c.id)
     redis.call('SADD', 'h:product:' .. c.product .. ':apps', c.id)
   end
-  if c.phase and c.phase ~= old[1] then redis.call('HSET', hash, 'before', old[1] or '', 'phase', c.phase) end
+  if c.phase and c.phase ~= old[1] then
+    -- a phase that passes is nothing to go back to: the job that it belonged to has been ended by this change
+    if not PASSING[old[1]] then redis.call('HSET', hash, 'before', old[1] or '') end
+    redis.call('HSET', hash, 'phase', c.phase)
+  end
   if c.shown then redis.call('HSET', hash, 'shown', c.shown) end
   if job ~= '' then
     redis.call('HSET', 'h:job:' .. job, 'app', c.id)

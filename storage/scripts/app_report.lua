@@ -17,6 +17,7 @@ if said.wish then
   if old[1] ~= said.from then return 'changed' end
   redis.call('HSET', hash, 'wish', said.wish, 'generation', said.generation)
 end
+if said.job and said.job ~= old[3] then said.phase = nil end     -- a job that has come since decides that
 local fields = {'updated', now_text}
 local function put(name, value)
   if value ~= nil then fields[#fields + 1] = name; fields[#fields + 1] = tostring(value) end

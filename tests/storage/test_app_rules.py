@@ -262,6 +262,50 @@ async def test_an_update_that_fails_leaves_the_app_as_it_was(store: Store, node:
     assert (app.phase, app.version) == (Phase.READY, "1.0")
 
 
+async def test_an_uninstall_that_is_taken_back_before_it_began_leaves_no_app_that_is_never_anything_else(
+    store: Store, node: Node
+) -> None:
+    """Its node is away; the update that the uninstall ended can have nothing to say any more."""
+    await node.install(manifest())
+    await change(store, "update", inline=manifest(version="2.0"))
+    updating = await node.claim()
+    removing = await change(store, "uninstall")
+    await node.settle(updating, "cancelled", "cancelled")
+    await jobs.cancel(store, "user:u", removing.id)
+    assert (await apps.get(store, "hello")).phase is Phase.READY
+    await change(store, "update", inline=manifest(version="2.0"))
+    await node.claim()
+    again = await change(store, "uninstall")
+    await jobs.cancel(store, "user:u", again.id)
+    assert (await apps.get(store, "hello")).phase is Phase.READY
+
+
+async def test_an_update_that_an_uninstall_ends_does_not_make_an_app_anything_but_removing(
+    store: Store, node: Node
+) -> None:
+    await node.install(manifest())
+    await change(store, "update", inline=manifest(version="2.0"))
+    updating = await node.claim()
+    await change(store, "uninstall")
+    for how in ({"phase": Phase.UPDATING}, {}):  # it hears of its end a moment later, and takes itself back
+        app = await node.release(updating, manifest(version="2.0"), **how)
+        assert (app.status, app.phase_before) == ("removing", Phase.READY)
+    with pytest.raises(Conflict, match="while it is removing"):
+        await change(store, "start")
+
+
+async def test_an_uninstall_of_what_is_being_installed_that_is_taken_back_leaves_a_failed_app(
+    store: Store, node: Node
+) -> None:
+    await apps.install(store, "user:u", inline=manifest())
+    installing = await node.claim()
+    removing = await change(store, "uninstall")
+    await node.settle(installing, "cancelled", "cancelled")
+    await jobs.cancel(store, "user:u", removing.id)
+    assert (await apps.get(store, "hello")).phase is Phase.FAILED
+    await change(store, "install")
+
+
 async def test_a_stopped_app_stays_stopped_across_an_update(store: Store, node: Node) -> None:
     await node.install(manifest())
     await change(store, "stop")
