@@ -282,16 +282,18 @@ class Instance:
                 return int(probe.getsockname()[1])
         raise Conflict("No port is free on this node.")
 
-    def adopt(self, kept: Kept, *, was_running: bool) -> None:
-        """Take over a process that an earlier worker started."""
+    def adopt(self, kept: Kept, *, was: State) -> None:
+        """Take over a process that an earlier worker started, and had brought to the state `was`."""
         noted = processes.read(self._record)
         self.kept, self.port = kept, int(noted.get("port", 0)) or None
         self.release = str(noted.get("release", ""))
         up_s = max(0.0, time.time() - kept.started_ms / 1000)
         self.life.wanted = True
         self.life.began(time.monotonic() - up_s, adopted=True)
-        if was_running:
+        if was is State.RUNNING:
             self.life.ready()
+        if was is State.STOPPING:  # its end is no crash; whether it is started again, the wish says
+            self.life.replace()
         self._attend(kept, fresh=False)
 
     def miss(self) -> None:

@@ -74,11 +74,12 @@ class Timetable:
         """Return what a later worker must know."""
         return {
             "last_ms": self.last_ms, "run_count": self.run_count, "last_exit_code": self.last_exit_code,
-            "triggers": self.triggers, "results": list(self._results),
+            "triggers": self.triggers, "pending": self.pending, "results": list(self._results),
         }  # fmt: skip
 
     def recall(self, what: dict[str, Any]) -> None:
         """Take up what an earlier worker remembered."""
         self.last_ms, self.run_count = what["last_ms"], int(what["run_count"])
         self.last_exit_code, self.triggers = what["last_exit_code"], int(what["triggers"])
+        self.pending = int(what.get("pending", 0))
         self._results.extend(bool(each) for each in what["results"])

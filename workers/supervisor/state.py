@@ -30,13 +30,14 @@ class Memory:
     acted_on: dict[str, int] = field(default_factory=dict)  # restarts that were asked for, by process
     lives: dict[str, dict[str, Any]] = field(default_factory=dict)
     timetables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    triggers: dict[str, int] = field(default_factory=dict)  # what scheduled runs are, by instance; see Begun
 
     def write(self, path: Path) -> None:
         """Keep it. Raises OSError."""
         fields = {
             "wish": base64.b64encode(self.wish).decode(), "phase": self.phase, "boot": self.boot,
             "held_back": self.held_back, "acted_on": self.acted_on, "lives": self.lives,
-            "timetables": self.timetables,
+            "timetables": self.timetables, "triggers": self.triggers,
         }  # fmt: skip
         write_whole(path, orjson.dumps(fields), durable=False)  # after a loss of power Redis knows better
 

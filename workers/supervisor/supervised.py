@@ -252,13 +252,15 @@ class Supervised:
                 instance.life.recall(remembered, time.monotonic())
             was = instance.life.state
             if kept is not None:
-                instance.adopt(kept, was_running=was is State.RUNNING)
+                instance.adopt(kept, was=was)
             elif remembered is not None and remembered["alive"] and was is not State.STOPPING:
                 instance.miss()
             elif was in ALIVE:
                 instance.life.wanted, instance.life.state = False, State.STOPPED
             if process.type == "scheduled":
-                self._runs[process.name, int(number)] = Begun(kept.started_ms if kept else self._now_ms())
+                begun_ms = kept.started_ms if kept is not None else instance.started_ms
+                trigger = self.memory.triggers.get(name, 0)
+                self._runs[process.name, int(number)] = Begun(begun_ms or self._now_ms(), trigger)
 
     async def close(self, *, remember: bool = True) -> None:
         """Leave it as it is: its processes go on without us."""
@@ -342,7 +344,10 @@ class Supervised:
                 table.process, table.paused = process, wanted.paused
                 table.arm(self._now_ms(), armed=running and not wanted.paused)
                 asked = table.ask(wanted.triggers, known=process.name in self.memory.timetables)
-                table.pending += asked if running else 0
+                if not wanted.running:  # what is stopped does not run later, either
+                    table.pending = 0
+                elif not held:
+                    table.pending += asked
                 wanted_keys |= {key for key in self._runs if key[0] == process.name and running}
                 continue
             for index in range((1 if process.type == "oneshot" else wanted.scale) if running else 0):
@@ -589,6 +594,7 @@ class Supervised:
         self.memory.wish, self.memory.phase = self.app.wish, self.app.phase.value
         self.memory.lives = {each.name: each.remembered() for each in self.instances.values()}
         self.memory.timetables = {name: table.remembered() for name, table in self.timetables.items()}
+        self.memory.triggers = {f"{name}-{index}": run.trigger for (name, index), run in self._runs.items()}
         try:
             self.memory.write(self.places.state)
         except OSError as error:  # the records of what lives do not depend on it

@@ -62,12 +62,18 @@ async def trigger(offer: Offer, context: Context) -> Ending:
     process = supervised.wish.process(name)
     if process is None:
         raise NotFound(f"App {supervised.app.instance_id!r} has no process {name!r}.")
+    stopped = Conflict(f"Process {name!r} of app {supervised.app.instance_id!r} is stopped.")
     if not supervised.wish.wanted(process).running or supervised.held:
-        raise Conflict(f"Process {name!r} of app {supervised.app.instance_id!r} is stopped.")
+        raise stopped
     if process.type == "oneshot":
         return await fulfil(offer, context)
-    while (run := supervised.run_of(name, int(offer.spec["trigger"]))) is None:
-        await supervised.changed.wait()
+    try:
+        while (run := supervised.run_of(name, int(offer.spec["trigger"]))) is None:
+            await supervised.changed.wait()
+    except NotFound:
+        if supervised.wish.wanted(process).running:
+            raise
+        raise stopped from None  # before that run had begun
     await _reported(supervised)
     if run.exit_code == 0 and run.signal is None:
         return Ending("completed", exit_code=0)

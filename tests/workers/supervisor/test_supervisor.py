@@ -476,6 +476,61 @@ async def test_runs_that_are_asked_for_by_hand_are_kept_in_a_history(
     await soon(lambda: control.told["a"][2]["report"].next_ms is None, "it is paused")
 
 
+async def test_runs_that_were_asked_for_and_have_not_begun_end_with_a_stop(
+    node: Running, control: FakeControl
+) -> None:
+    job = {"command": SLEEP, "type": "scheduled", "schedule": "0 0 1 1 *"}
+    node.install("a", {"report": job})
+    await soon(lambda: "a" in control.told and control.told["a"][2]["report"].next_ms, "it is armed")
+    control.change("a", wishes=wished(control.apps["a"], "report", triggers=2))
+    await soon(has(control, "a", report_0="running"), "one runs, and one waits for it")
+    control.change("a", desired="stopped")
+    await soon(has(control, "a"), "nothing runs")
+    await asyncio.sleep(3 * module.TICK_S)
+    assert has(control, "a")(), "what is stopped stays so"
+    assert control.told["a"][2]["report"].run_count == 1
+
+
+async def test_runs_that_were_asked_for_are_carried_out_by_a_later_worker(
+    node: Running, control: FakeControl
+) -> None:
+    command = shell('until [ -e "$HOSTLER_DATA_DIR/go" ]; do sleep 0.05; done')
+    node.install("a", {"report": {"command": command, "type": "scheduled", "schedule": "0 0 1 1 *"}})
+    await soon(lambda: "a" in control.told and control.told["a"][2]["report"].next_ms, "it is armed")
+    control.change("a", wishes=wished(control.apps["a"], "report", triggers=2))
+    await soon(has(control, "a", report_0="running"), "one runs, and one waits for it")
+    await node.again()
+    await soon(has(control, "a", report_0="running"), "it was taken over")
+    assert node.now is not None
+    cared = node.now.supervised("a")
+    assert [cared.run_of("report", number) for number in (1, 2)] == [None, None], "neither is over"
+    (node.settings.apps_dir / "a" / "data" / "go").touch()
+    await soon(lambda: len(control.runs) == 2, "both have run")
+    assert {(run.exit_code, run.cause) for run in control.runs.values()} == {(0, "trigger")}
+    for number in (1, 2):
+        run = cared.run_of("report", number)
+        assert run is not None
+        assert run.exit_code == 0
+
+
+async def test_a_restart_that_a_worker_left_half_done_is_no_crash_to_the_next_one(
+    node: Running, control: FakeControl
+) -> None:
+    slow = 'trap "until [ -e $HOSTLER_DATA_DIR/go ]; do sleep 0.05; done; exit 3" TERM'
+    command = shell(f"{slow}; while :; do sleep 0.05; done")
+    node.install("a", {"web": {"command": command, "restart": {"policy": "never"}}})
+    await soon(has(control, "a", web_0="running"), "it runs")
+    before = pids(control, "a")["web-0"]
+    await asyncio.sleep(0.2)  # the shell has set its trap
+    control.change("a", wishes=wished(control.apps["a"], "web", restarts=1))
+    await soon(has(control, "a", web_0="stopping"), "it is being stopped")
+    await node.again()
+    await soon(has(control, "a", web_0="stopping"), "it still is")
+    (node.settings.apps_dir / "a" / "data" / "go").touch()
+    await soon(lambda: pids(control, "a").get("web-0") not in {None, before}, "it was started again")
+    assert not alive(before)
+
+
 async def test_a_job_can_have_an_app_stand_still_and_run_another_release(
     node: Running, control: FakeControl
 ) -> None:
