@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 from storage.backups import Record
@@ -12,6 +12,7 @@ from workers.backups import placing, sources
 from workers.backups.placing import Move
 from workers.backups.sources import Found
 from workers.backups.work import Work
+from workers.installs.updating import JournalFile
 from workers.supervisor.users import give
 
 
@@ -62,15 +63,38 @@ async def _put(work: Work, places: Sequence[tuple[Found, Path]], staged: Sequenc
         if not await asyncio.to_thread(placing.is_there, move.staged):
             raise NotFound(f"The record has nothing that belongs at {move.target}.")
     async with contextlib.AsyncExitStack() as still:
-        for each, place in places:
+        # in the order of their names, so that two restores never wait for one another
+        for each, place in sorted(places, key=lambda found: found[0].name):
             if each.type == "app":
                 app = each.name.removeprefix("app:")
+                await still.enter_async_context(_alone_with(work, app))
                 await still.enter_async_context(work.supervisor.held(app))
                 for move in staged:
                     if move.target.is_relative_to(place):
                         await asyncio.to_thread(_own, move.staged, work.supervisor.user(app))
         work.context.step("exchange")
         await asyncio.to_thread(placing.put, staged)
+
+
+@contextlib.asynccontextmanager
+async def _alone_with(work: Work, app: str) -> AsyncIterator[None]:
+    """Have no other job work on an app's files meanwhile. Raises NotFound, Conflict, where they cannot be exchanged."""
+    places = work.supervisor.places(app)
+    lock = places.lock
+    if lock.locked():
+        work.context.say(f"waits for the job that works on app {app!r}")
+    async with lock:
+        _check_app(app, places.root)
+        if JournalFile(places).read() is not None:  # which may put back the data that it has kept
+            raise Conflict(f"App {app!r} is being updated; restore its data once that is over.")
+        yield
+
+
+def _check_app(app: str, root: Path) -> None:
+    if not root.is_dir():
+        raise NotFound(
+            f"There is no app:{app} on this node; install it first, or restore to another directory."
+        )
 
 
 def _outermost(paths: Iterable[Path]) -> list[Path]:
@@ -133,10 +157,8 @@ async def _places(work: Work, kept: Sequence[Found]) -> list[tuple[Found, Path]]
         there = await sources.located(source, work.supervisor, work.programs, work.directory)
         if each.type == "volume":
             await sources.check_unused(str(source["volume"]), work.programs, work.directory)
-        if each.type == "app" and not there.path.parent.is_dir():
-            raise NotFound(
-                f"There is no {each.name} on this node; install it first, or restore to another directory."
-            )
+        if each.type == "app":
+            _check_app(each.name.removeprefix("app:"), there.path.parent)
         places.append((each, there.path))
     return places
 

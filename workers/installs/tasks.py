@@ -6,7 +6,6 @@ record decides what is left to do. Only a cancel takes back what was done.
 
 import asyncio
 import contextlib
-import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,8 +24,6 @@ from workers.lines import IntegrityError, Offer
 from workers.log import log
 from workers.run import Ending
 
-#: Tasks of one app wait for one another: a cancelled install clears up before the app is removed.
-_LOCKS: "weakref.WeakValueDictionary[str, asyncio.Lock]" = weakref.WeakValueDictionary()
 #: Who is to end while it clears up goes on for so long at most.
 STUBBORN_S = 10.0
 
@@ -282,8 +279,7 @@ async def _carry_out(
     offer: Offer, context: Context, work: _Work, failed: _Failed, cancelled: _Cancelled
 ) -> Ending:
     flow = Flow(offer, context)
-    lock = _LOCKS.setdefault(flow.app_id, asyncio.Lock())
-    async with lock:
+    async with flow.places.lock:  # a cancelled install clears up before the app is removed
         try:
             context.say(await work(flow))
             return Ending("completed")

@@ -12,6 +12,7 @@
 Everything but releases, data, tmp and run belongs to the worker, and the app cannot write there.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -19,6 +20,7 @@ import re
 import shutil
 import stat
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ from storage.errors import Conflict, Invalid, NotFound
 SOCKET_PATH_BYTES = 100
 _LONGEST_NAME = len("a" * 40 + "-999.sock")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LOCKS: "weakref.WeakValueDictionary[Path, asyncio.Lock]" = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,11 @@ class Places:
     """The directories of one app."""
 
     root: Path
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """Return the lock of the one job that may work on its files: an install, say, or a restore of its data."""
+        return _LOCKS.setdefault(self.root, asyncio.Lock())
 
     @property
     def releases(self) -> Path:

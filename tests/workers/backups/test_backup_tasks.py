@@ -3,7 +3,9 @@
 import asyncio
 import io
 import os
+import shutil
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from workers.backups import placing
 from workers.backups.engine import Engine, password_of
 from workers.backups.process import Programs
 from workers.backups.tasks import TASKS, _ms
+from workers.installs.updating import TRYING, Journal, JournalFile
 
 
 @pytest.fixture
@@ -207,6 +210,34 @@ async def test_the_data_of_an_app_come_back_while_it_stands_still(node: Node) ->
     assert ending.outcome == "completed", context.said
     assert (data / "orders").read_text() == "many"
     assert node.supervisor.held_apps == ["shop"]
+
+
+async def test_the_data_of_an_app_come_back_only_while_no_other_job_works_on_its_files(node: Node) -> None:
+    places = node.supervisor.places("shop")
+    places.data.mkdir(parents=True)
+    (places.data / "orders").write_text("many")
+    backup = await node.backup(volumes=["app:shop"])
+    record = await node.ran(backup)
+    (places.data / "orders").write_text("none")
+
+    async def restored_after(what: Callable[[], object]) -> str:
+        async with places.lock:
+            restore = asyncio.ensure_future(node.restored(backup, record))
+            await asyncio.wait([restore], timeout=3)
+            assert not restore.done()
+            assert node.supervisor.held_apps == []
+            what()
+        ending, context = await restore
+        assert ending.outcome == "failed"
+        return context.said[-1]
+
+    journal = JournalFile(places)
+    begun = Journal("job-of-an-update", "1.0", "2.0", TRYING, built=True)
+    assert "is being updated" in await restored_after(lambda: journal.write(begun))
+    assert (places.data / "orders").read_text() == "none"
+    journal.remove()
+    assert "There is no app:shop" in await restored_after(lambda: shutil.rmtree(places.root))
+    assert not places.root.exists()
 
 
 async def test_no_secret_is_in_an_argument_list_or_on_the_disk(node: Node, tree: Path) -> None:
