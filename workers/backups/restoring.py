@@ -14,6 +14,7 @@ from workers.backups.sources import Found
 from workers.backups.work import Work
 from workers.installs.updating import JournalFile
 from workers.supervisor.users import give
+from workers.threads import to_the_end
 
 
 async def restored(work: Work, record: Record, target: str | None, include: Sequence[str]) -> str:
@@ -73,7 +74,7 @@ async def _put(work: Work, places: Sequence[tuple[Found, Path]], staged: Sequenc
                     if move.target.is_relative_to(place):
                         await asyncio.to_thread(_own, move.staged, work.supervisor.user(app))
         work.context.step("exchange")
-        await asyncio.to_thread(placing.put, staged)
+        await to_the_end(placing.put, staged)
 
 
 @contextlib.asynccontextmanager
@@ -140,7 +141,7 @@ async def _to_target(
                 raise NotFound("The record has nothing of what is to be restored.")
             found = whole if whole.is_dir() and not whole.is_symlink() else whole.parent
         work.context.step("exchange")
-        await asyncio.to_thread(placing.put, [Move(found, target)])
+        await to_the_end(placing.put, [Move(found, target)])
     return str(target)
 
 

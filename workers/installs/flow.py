@@ -22,6 +22,7 @@ from workers.installs.releases import Note, Releases
 from workers.lines import Offer
 from workers.supervisor.places import Places
 from workers.supervisor.users import Users
+from workers.threads import to_the_end
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ class Flow:
             )
         )  # fmt: skip
         for each in {*dropped, *discard} - {name}:
-            await asyncio.to_thread(self.releases.discard, each)
+            await to_the_end(self.releases.discard, each)
         return app
 
     async def well(self, app: App) -> str:
@@ -195,7 +196,7 @@ class Flow:
         await self.supervisor.forget(self.app_id)
         with contextlib.suppress(FileNotFoundError):
             keep_data = self.places.data.is_dir() and any(self.places.data.iterdir())
-            await asyncio.to_thread(self.places.remove, keep_data=keep_data)
+            await to_the_end(self.places.remove, keep_data=keep_data)
             if not keep_data:
                 self.supervisor.users.forget(self.app_id)
 

@@ -23,6 +23,7 @@ from workers.installs.updating import BACK, STOPPING, SWITCHING, TRYING, Data, J
 from workers.lines import IntegrityError, Offer
 from workers.log import log
 from workers.run import Ending
+from workers.threads import to_the_end
 
 #: Who is to end while it clears up goes on for so long at most.
 STUBBORN_S = 10.0
@@ -100,7 +101,7 @@ async def _replace(
     ):  # a job that was given up after its node died
         if journal.stage == BACK:
             await _go_back(flow, file, journal)
-        await asyncio.to_thread(updating.clear_up, flow.releases, flow.places)
+        await to_the_end(updating.clear_up, flow.releases, flow.places)
         journal = None
     if journal is None:
         if app.phase is not Phase.UPDATING:  # an earlier attempt came to the end, and could not say so
@@ -160,7 +161,7 @@ async def _settle(flow: Flow, file: JournalFile, data: Data, journal: Journal, a
     await flow.supervisor.apply(app)
     await data.drop()
     file.remove()
-    await asyncio.to_thread(flow.releases.prune, [each.dir for each in app.releases])
+    await to_the_end(flow.releases.prune, [each.dir for each in app.releases])
     await flow.shown(app)
     return f"{flow.app_id!r} runs release {note.version}."
 
@@ -193,8 +194,8 @@ async def _update_failed(flow: Flow, sentence: str) -> None:
         await _go_back(flow, file, file.write(replace(journal, stage=BACK, why=sentence)))
     elif journal is not None:
         if journal.built:
-            await asyncio.to_thread(flow.releases.discard, journal.target)
-        await asyncio.to_thread(updating.clear_up, flow.releases, flow.places)
+            await to_the_end(flow.releases.discard, journal.target)
+        await to_the_end(updating.clear_up, flow.releases, flow.places)
         await flow.supervisor.apply(replace(await flow.app(), phase=Phase.READY))
     await _say_why(flow, sentence)
 
@@ -244,7 +245,7 @@ async def _uninstall(flow: Flow) -> str:
     flow.context.step("remove")
     keep_data = bool(flow.spec.get("keep_data"))
     with contextlib.suppress(FileNotFoundError):
-        await asyncio.to_thread(flow.places.remove, keep_data=keep_data)
+        await to_the_end(flow.places.remove, keep_data=keep_data)
     if not keep_data:  # else they stay their user's
         flow.supervisor.users.forget(flow.app_id)
     flow.context.step("forget")

@@ -4,7 +4,6 @@ The old release stops before the new one starts, always: both would use the same
 far an update is lies in a journal on the disk, so that whoever comes after a crash goes on from there.
 """
 
-import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from storage.manifests import Manifest, Process
 from workers.installs import snapshots
 from workers.installs.releases import Releases, remove_tree
 from workers.supervisor.places import Places, write_whole
+from workers.threads import to_the_end
 
 #: Stages of an update, in order; after `trying` it is either over or goes `back`.
 STOPPING, SWITCHING, TRYING, BACK = "stopping", "switching", "trying", "back"
@@ -68,16 +68,16 @@ class Data:
 
     async def keep(self, cancelled: Callable[[], bool]) -> None:
         """Copy the data. Raises InterruptedError, OSError."""
-        await asyncio.to_thread(snapshots.take, self._data, self._copy, cancelled=cancelled)
+        await to_the_end(snapshots.take, self._data, self._copy, cancelled=cancelled)
 
     async def put_back(self) -> None:
         """Make the data what they were, if a copy was kept. Safe to repeat. Raises OSError."""
         if self._copy.is_dir():
-            await asyncio.to_thread(snapshots.restore, self._copy, self._data)
+            await to_the_end(snapshots.restore, self._copy, self._data)
 
     async def drop(self) -> None:
         """Remove the copy. Safe to repeat."""
-        await asyncio.to_thread(remove_tree, self._copy)
+        await to_the_end(remove_tree, self._copy)
 
 
 def patience_s(manifest: Manifest) -> float:

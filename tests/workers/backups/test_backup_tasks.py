@@ -5,6 +5,8 @@ import io
 import os
 import shutil
 import tarfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +121,32 @@ async def test_a_restore_is_all_or_nothing(node: Node, tree: Path, tmp_path: Pat
     assert trees.differences(tree, tmp_path / "both" / str(tree).lstrip("/")) == []
     ending, context = await node.restored(backup, record, target=str(tmp_path / "both"))
     assert "not empty" in context.said[-1]
+
+
+async def test_a_restore_that_is_cancelled_while_it_exchanges_loses_nothing(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees_of_it = [tmp_path / "source" / name for name in ("first", "second", "third")]
+    for each in trees_of_it:
+        trees.make(each, files=5, size_bytes=5_000)
+    backup = await node.backup(volumes=list(map(str, trees_of_it)))
+    record = await node.ran(backup)
+    for each in trees_of_it:
+        (each / "new").write_text("later")
+    at_once, begun = placing._exchange, threading.Event()
+
+    def slowly(staged: Path, parent: int, name: str) -> None:
+        at_once(staged, parent, name)
+        begun.set()
+        time.sleep(0.3)
+
+    monkeypatch.setattr(placing, "_exchange", slowly)
+    restore = asyncio.ensure_future(node.restored(backup, record))
+    await asyncio.to_thread(begun.wait)
+    restore.cancel()
+    await asyncio.gather(restore, return_exceptions=True)
+    await asyncio.sleep(1)
+    assert [(each / "new").exists() for each in trees_of_it] == [False] * 3, "all of it was put back"
 
 
 async def test_links_in_the_way_lead_nowhere(node: Node, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from storage.apps import Instance, Phase
 from storage.errors import Conflict, NotFound
 from storage.watch import events_after
 from workers import archives
-from workers.installs import tasks, updating
+from workers.installs import snapshots, tasks, updating
 from workers.installs.tasks import TASKS
 
 
@@ -309,6 +310,44 @@ async def test_an_update_that_is_cancelled_while_it_tries_goes_back(node: Node) 
     app = await node.app()
     assert (app.phase, app.version) == (Phase.READY, "1.0")
     assert not (node.root() / "releases" / "2.0").exists()
+
+
+@pytest.mark.parametrize("during", ["snapshot", "back"])
+async def test_an_update_that_is_cancelled_while_data_are_copied_loses_none(
+    node: Node, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    await node.thing("1.0")
+    await node.install()
+    data = node.root() / "data"
+    for number in range(20):
+        (data / f"order-{number}").write_text("paid")
+    await node.thing("2.0", sick="")
+    await apps.change(node.store, "user:u", "thing", "update")
+    offer = await node.claim()
+    job = Around(node.store, node.supervisor, node.holder, "none", lambda _: None)
+    at_once, copied = snapshots._Copying._file, [0]
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.02)
+        copied[0] += 1
+        at_once(*given)
+
+    monkeypatch.setattr(snapshots._Copying, "_file", slowly)
+    task = asyncio.ensure_future(TASKS["app.update"](offer, job))
+    while during not in job.steps or copied[0] < 5:
+        await asyncio.sleep(0.005)
+        copied[0] *= during in job.steps
+    _cancel(job, task)
+    ending = await asyncio.wait_for(task, 10)  # noqa: TID251
+    await node.settle(offer, ending)
+    assert ending.outcome == "cancelled"
+    app = await node.app()
+    assert (app.phase, app.version) == (Phase.READY, "1.0")
+    assert len(list(data.glob("order-*"))) == 20
+    assert (
+        sorted(each.name for each in node.root().iterdir() if each.name.startswith((".", "snap", "update")))
+        == []
+    )
 
 
 async def test_a_full_disk_is_named_and_nothing_is_left(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
