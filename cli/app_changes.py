@@ -99,7 +99,9 @@ def see_through(
 def _failure(job: dict[str, Any], app_id: str, shown: dict[str, Any] | None) -> Failed:
     code = following.CANCELLED if job["status"] == "cancelled" else 1
     ending = following.ENDINGS.get(job["status"], "failed")
-    why = str(job.get("message") or (shown or {}).get("error") or "").rstrip(".")
+    # what the app is said to lack may be of an earlier job, and is not why somebody cancelled this one
+    of_the_app = "" if job["status"] == "cancelled" else (shown or {}).get("error")
+    why = str(job.get("message") or of_the_app or "").rstrip(".")
     hint = (
         f"hostler apps logs {app_id}"
         if shown is not None and shown["releases"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_server import Answer, Asked, FakeServer, completed, error, events, job, output
 
-from cli import apps
+from cli import app_changes, apps
 from cli.main import main
 
 JOB = "job-00000000000000000001"
@@ -278,3 +278,11 @@ def test_an_import_shows_what_it_did_and_what_it_left_out(
     shop.routes["GET /api/jobs/status"] = [Answer(body={"job": job(status="failed", reason="exit_code")})]
     assert main(["apps", "import", str(file)]) == 1
     assert "hostler apps show php-fpm" in capsys.readouterr().err
+
+
+def test_what_an_app_lacks_is_no_reason_for_a_job_that_was_cancelled() -> None:
+    shown = {"releases": [{}], "error": "An earlier install did not get well."}
+    cancelled = app_changes._failure({"status": "cancelled", "jobId": "job-1"}, "shop", shown)
+    assert str(cancelled) == "The job was cancelled."
+    failed = app_changes._failure({"status": "failed", "jobId": "job-1"}, "shop", shown)
+    assert str(failed) == "The job failed: An earlier install did not get well."
