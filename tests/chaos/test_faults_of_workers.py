@@ -276,6 +276,7 @@ def test_a_command_out_of_memory_fails_alone_and_poison_is_put_aside(
     poison = client.insist("sleep 600")
     for attempt in (1, 2, 3):
         world.await_start(poison, attempt)
+        time.sleep(0.3)  # until its worker has said so, too: else this death does not count
         worker.kill()
         worker.wait()
         if attempt < 3:
