@@ -161,9 +161,37 @@ def _registered(rows: list[Any]) -> list[Worker]:
     return [_read(*each) for each in read if "registration" in each[1]]
 
 
+def _texts(replies: list[Any]) -> list[str]:
+    return [text(each) for each in replies]
+
+
+TAG_SETS = command("SMEMBERS", "h:tagsets", read=_texts)
+
+
 async def tag_sets(store: Store) -> list[str]:
     """Return the tag sets that jobs have ever asked for."""
-    return [text(each) for each in await store.call(command("SMEMBERS", "h:tagsets"))]
+    return await store.call(TAG_SETS)
+
+
+class TagSets:
+    """The tag sets that jobs have ever asked for, remembered by who hears of new ones until there are some."""
+
+    def __init__(self) -> None:
+        self.known: list[str] | None = None
+        self._news = 0  # counts what may have changed them
+
+    def forget(self) -> None:
+        """Hear that there may be others."""
+        self.known, self._news = None, self._news + 1
+
+    async def all(self, store: Store) -> list[str]:
+        """Return them. Raises Unavailable."""
+        known, news = self.known, self._news
+        if known is None:
+            known = await tag_sets(store)
+            if news == self._news:  # else they may have changed on the way
+                self.known = known
+        return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from storage import attempts, files, fleet, logs, queues
 from storage.attempts import Beaten, Claim, Holder, Received
-from storage.calls import Call, command
+from storage.calls import Call
 from storage.errors import Conflict, HostlerError, Invalid, NotFound
 from storage.seal import Forged
 from storage.store import Store
@@ -21,8 +21,6 @@ T = TypeVar("T")
 
 #: What the names of queues begin with that nodes draw no longer from once they drain.
 _COMMANDS = queues.COMMAND_PREFIX.encode()
-
-TAG_SETS = command("SMEMBERS", "h:tagsets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +143,7 @@ class RedisLine:
         self.name = holder.worker
         self._tags, self._reregister = tags, reregister
         self._lease_s = store.settings.lease_s
-        self._tag_sets: list[str] | None = None
-        self._news = 0  # counts what may have changed them
+        self._tag_sets = fleet.TagSets()
         self._drained = False
         self._registering: asyncio.Task[None] | None = None
         self._starts: list[tuple[Offer, Callable[[], None]]] = []  # in this turn of the loop, not said yet
@@ -160,7 +157,7 @@ class RedisLine:
         def tell(channel: bytes, message: bytes) -> None:
             if channel == b"h:wake":
                 if message == b"tagsets":
-                    self._forget_tag_sets()
+                    self._tag_sets.forget()
                 elif self._drained and message.startswith(_COMMANDS):
                     return  # it would be given nothing; the end of the draining is told, and polled for
                 wake(queues.news(message)[0])
@@ -170,7 +167,7 @@ class RedisLine:
                 cancel(message[7:].partition(b" ")[0].decode("ascii", "replace"))
 
         def connected() -> None:
-            self._forget_tag_sets()
+            self._tag_sets.forget()
             wake("")
 
         channels = ["h:wake", f"h:control:{self.name}", f"h:offer:{self.name}"]
@@ -191,7 +188,7 @@ class RedisLine:
 
     async def claim(self, *, most: int, startable: int) -> list[Offer]:
         """Take jobs; forged ones are ended as invalid and reported, never handed on."""
-        tag_sets = await self._all_tag_sets()
+        tag_sets = await self._tag_sets.all(self.store)
         call = attempts.claim(
             self.holder, tag_sets, self._tags, most=most, startable=startable, lease_s=self._lease_s, hears=True,
             drains=self._note_drained,
@@ -201,18 +198,6 @@ class RedisLine:
     def brought(self) -> list[Offer]:
         """Return nothing: no job comes that was not claimed, or handed over."""
         return []
-
-    def _forget_tag_sets(self) -> None:
-        self._tag_sets, self._news = None, self._news + 1
-
-    async def _all_tag_sets(self) -> list[str]:
-        """Return the tag sets that jobs have asked for, as far as is known; news of them wake who claims."""
-        known, news = self._tag_sets, self._news
-        if known is None:
-            known = [each.decode() for each in await self.store.call(TAG_SETS)]
-            if news == self._news:  # else there may be more by now
-                self._tag_sets = known
-        return known
 
     def _note_drained(self, drained: bool) -> None:
         self._drained = drained

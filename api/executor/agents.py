@@ -19,7 +19,7 @@ from api.executor import agent_schemas
 from api.realtime.hub import Ended
 from api.times import in_step
 from settings import MIB
-from storage import artifacts, attempts, cause, files, jobs, logs, progress, queues, tasks
+from storage import artifacts, attempts, cause, files, fleet, jobs, logs, progress, queues, tasks
 from storage.attempts import Claim, Holder
 from storage.calls import Call, command, text
 from storage.errors import Conflict, Denied, HostlerError, Invalid, NotFound, Stale, TooLarge, Unavailable
@@ -78,8 +78,8 @@ async def next_job(context: Context, query: dict[str, Any]) -> dict[str, Any] | 
     """Return the next job for the agent that calls, or None. Raises Denied, Unavailable."""
     holder = holder_of(context, query["worker_id"])
     if not query["wait"]:
-        sets = await context.store.call(command("SMEMBERS", "h:tagsets"))
-        found = await _take(context, holder, [text(each) for each in sets], set(), calls=True)
+        sets = await fleet.tag_sets(context.store)
+        found = await _take(context, holder, sets, set(), calls=True)
         return next(iter(found), None)
     gone = downloads.left(context.request)
     try:
@@ -241,11 +241,11 @@ async def exchange(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     if not steps:
         steps = [_begun(holder, *each, lost) for each in begun]
     hold = attempts.hold(holder, lease_s=store.settings.lease_s)
-    *said, last = await store.calls(*steps, command("SMEMBERS", "h:tagsets") if body["most"] else hold)
+    *said, last = await store.calls(*steps, fleet.TAG_SETS if body["most"] else hold)
     offers = []
     if body["most"]:
-        sets, most, startable = [text(each) for each in last], body["most"], body["startable"]
-        offers = await _take(context, holder, sets, set(), calls=True, most=most, startable=startable)
+        most, startable = body["most"], body["startable"]
+        offers = await _take(context, holder, last, set(), calls=True, most=most, startable=startable)
     results = [_told(each, state) for each, state in zip(body["results"], said, strict=False)]
     return {"results": results, "lost": lost, "jobs": offers}
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Collection
 from typing import Any, Generic, Protocol, TypeVar
 
-from storage import jobs, queues
+from storage import fleet, jobs, queues
 from storage.calls import command, text
 from storage.errors import NotFound, Unavailable
 from storage.logs import Snapshot
@@ -171,8 +171,7 @@ class Hub:
         self._of_app: dict[str | None, set[Feed[AppLines]]] = {}
         self._waiters: deque[Waiter] = deque()
         self._looking: asyncio.Task[None] | None = None
-        self._tag_sets: list[str] | None = None
-        self._news = 0  # counts what may have changed them
+        self._tag_sets = fleet.TagSets()
         self._stopped = False
 
     async def start(self) -> None:
@@ -299,12 +298,7 @@ class Hub:
 
         Raises Unavailable.
         """
-        known, news = self._tag_sets, self._news
-        if known is None:
-            known = [text(each) for each in await store.call(command("SMEMBERS", "h:tagsets"))]
-            if news == self._news:  # else they may have changed on the way
-                self._tag_sets = known
-        return known
+        return await self._tag_sets.all(store)
 
     async def finished(self, job_id: str, timeout_s: float) -> bool:
         """Wait until a job has ended; False after `timeout_s` seconds. Raises NotFound, Unavailable, Ended."""
@@ -359,7 +353,7 @@ class Hub:
             self._waiters.append(waiter)
 
     def _look_anew(self) -> None:
-        self._tag_sets, self._news = None, self._news + 1
+        self._tag_sets.forget()
         self._wake_all()
 
     def _wake_all(self) -> None:

@@ -19,7 +19,7 @@ from storage.attempts import Holder, Unregistered
 from storage.errors import Stale, Unavailable
 from storage.jobs import State
 from storage.store import Store
-from workers.lines import TAG_SETS, Offer, RedisLine
+from workers.lines import Offer, RedisLine
 
 
 class Registrar:
@@ -148,7 +148,7 @@ async def test_a_new_set_of_tags_is_served_as_soon_as_it_is_heard_of(line: Redis
         woken.clear()
         job_id = await submit(store, tags=["gpu"])
         await asyncio.wait_for(woken.wait(), 5)  # noqa: TID251
-        await until(lambda: line._tag_sets is None, "it asks anew")
+        await until(lambda: line._tag_sets.known is None, "it asks anew")
         assert [offer.job_id for offer in await line.claim(most=1, startable=1)] == [job_id]
     finally:
         task.cancel()
@@ -163,7 +163,7 @@ async def test_a_set_of_tags_that_is_news_while_the_others_are_asked_for_is_serv
 
     async def overtaken(call: Any) -> Any:
         answer = await real(call)
-        if call is TAG_SETS and not submitted:
+        if call is fleet.TAG_SETS and not submitted:
             submitted.append(await submit(store, tags=["gpu"]))
             await until(
                 lambda: "tagsets" in words, "the word of a new set comes before the answer without it"
