@@ -20,3 +20,13 @@ async def insist(step: Callable[[], Awaitable[T]]) -> T:
         except Unavailable:
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+
+
+async def insist_unless(is_over: Callable[[], bool], step: Callable[[], Awaitable[object]]) -> None:
+    """Insist on a step until it is taken, or nobody needs it any more. Raises what its rules refuse with."""
+
+    async def unless_over() -> None:
+        if not is_over():
+            await step()
+
+    await insist(unless_over)

@@ -17,7 +17,7 @@ from typing import IO
 from storage import progress
 from storage.errors import Conflict, NotFound, Unavailable
 from storage.logs import encode_frame
-from workers.insisting import insist
+from workers.insisting import insist_unless
 from workers.lines import Line, Offer
 from workers.log import log
 
@@ -252,13 +252,8 @@ class Output:
 
     async def _deliver(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take one step until it is done, or until the attempt is not ours any more."""
-
-        async def unless_lost() -> None:
-            if not self.lost:
-                await step()
-
         try:
-            await insist(unless_lost)
+            await insist_unless(lambda: self.lost, step)
         except (Conflict, NotFound):
             self.lost = True
             self._gone()

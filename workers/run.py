@@ -11,7 +11,7 @@ from pathlib import Path
 from integrations.tracing import NO_SPAN, OFF, Span, Tracing
 from storage import cause
 from storage.errors import Conflict, HostlerError, Invalid, NotFound, Unavailable
-from workers.insisting import insist
+from workers.insisting import insist, insist_unless
 from workers.lines import IntegrityError, Line, Offer
 from workers.log import log
 from workers.output import Output
@@ -425,13 +425,9 @@ async def deliver(
         await output.delivered()
         if output.truncated:
             ending.facts["truncated"] = 1
-
-    async def settle_unless_lost() -> None:
-        if not is_lost():
-            await line.settle(offer, ending.outcome, ending.reason, ending.exit_code, ending.facts)
-
+    settle = partial(line.settle, offer, ending.outcome, ending.reason, ending.exit_code, ending.facts)
     try:
-        await insist(settle_unless_lost)
+        await insist_unless(is_lost, settle)
     except HostlerError as error:
         log.warning("a result was refused", extra={"job": offer.job_id, "why": str(error)})
 
