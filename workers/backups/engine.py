@@ -26,6 +26,7 @@ from storage.seal import Seal
 from workers.backups import unlinked
 from workers.backups.process import Process, Programs
 from workers.installs.programs import client_environment
+from workers.threads import to_the_end
 
 #: What the engine says when data are not what they were when they were written.
 _CORRUPT = re.compile(
@@ -308,13 +309,7 @@ class Engine:
                     return
                 pack = await self._objects.get(key, limit_bytes=PACK_BYTES)
                 placed.append(target)
-                placing = asyncio.ensure_future(
-                    asyncio.to_thread(_place, pack, self.directory / "tmp" / name, target)
-                )
-                try:
-                    await asyncio.shield(placing)
-                finally:
-                    await placing  # a thread goes on when its task is cancelled
+                await to_the_end(_place, pack, self.directory / "tmp" / name, target)
 
     async def check(self, share: float) -> None:
         """Read a share of all the data (1: all) back from the object store, decrypt and hash them. Raises Corrupt."""

@@ -34,6 +34,7 @@ from workers.installs.sources.npm import NpmPackage
 from workers.installs.sources.python import PythonPackage
 from workers.installs.toolchains import Node
 from workers.supervisor import users
+from workers.threads import to_the_end
 
 #: The folder inside a release, gone when it is whole, that an install step has for HOME and temporary files.
 SCRATCH = ".install"
@@ -119,7 +120,7 @@ class Building:
             try:
                 return name, await self._make(name, source, release, given, bench, resolved)
             except BaseException:
-                await asyncio.shield(asyncio.to_thread(self._releases.discard, name))
+                await to_the_end(self._releases.discard, name)
                 raise
 
     async def _make(  # noqa: PLR0917  the words of one release, in order
