@@ -273,7 +273,8 @@ async def test_a_cancel_at_any_step_leaves_nothing(node: Node, at: str) -> None:
         while not leftovers(offer.job_id):
             await asyncio.sleep(0.01)
         _cancel(job, task)
-    ending = await asyncio.wait_for(task, 10)  # noqa: TID251
+    async with asyncio.timeout(10):
+        ending = await task
     await node.settle(offer, ending)
     assert ending.outcome == "cancelled"
     assert node.files() == set()
@@ -304,7 +305,8 @@ async def test_an_update_that_is_cancelled_while_it_tries_goes_back(node: Node) 
         return True
 
     node.supervisor.until = never  # type: ignore[method-assign]
-    ending = await asyncio.wait_for(task, 10)  # noqa: TID251
+    async with asyncio.timeout(10):
+        ending = await task
     await node.settle(offer, ending)
     assert ending.outcome == "cancelled"
     app = await node.app()
@@ -338,7 +340,8 @@ async def test_an_update_that_is_cancelled_while_data_are_copied_loses_none(
         await asyncio.sleep(0.005)
         copied[0] *= during in job.steps
     _cancel(job, task)
-    ending = await asyncio.wait_for(task, 10)  # noqa: TID251
+    async with asyncio.timeout(10):
+        ending = await task
     await node.settle(offer, ending)
     assert ending.outcome == "cancelled"
     app = await node.app()
