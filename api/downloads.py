@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from falcon import secure_filename, uri
 from falcon.asgi import Request, Response
 
 from api import ranges
@@ -39,7 +40,7 @@ def unchanged(req: Request, resp: Response, sha256: str) -> bool:
 
 async def serve(req: Request, resp: Response, content: Content) -> None:
     """Stream `content`, or the part that Range names, as an attachment. Raises RangeNotSatisfiable, Unavailable."""
-    resp.downloadable_as = content.filename
+    resp.set_header("Content-Disposition", _attachment(content.filename))
     plain = content.content_type in PLAIN_TYPES
     resp.content_type = content.content_type if plain else "application/octet-stream"
     first, last = ranges.span(req, resp, content.size_bytes, content.sha256) or (0, content.size_bytes - 1)
@@ -47,6 +48,16 @@ async def serve(req: Request, resp: Response, content: Content) -> None:
     if req.method == "HEAD" or not resp.content_length:
         return
     resp.stream = _WhileWanted(await content.read(first, last), left(req))
+
+
+def _attachment(filename: str) -> str:
+    """Return the Content-Disposition (RFC 6266) that says exactly this name.
+
+    Falcon's own writes quotes and backslashes of an ASCII name as they are, and the name could say more than itself.
+    """
+    if filename.isascii() and '"' not in filename and "\\" not in filename:
+        return f'attachment; filename="{filename}"'
+    return f"attachment; filename={secure_filename(filename)}; filename*=UTF-8''{uri.encode_value(filename)}"
 
 
 def left(req: Request) -> "asyncio.Future[None]":

@@ -235,6 +235,25 @@ async def test_a_hostile_filename_stays_a_name(served, s3, sent, kept):
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a;b.txt", 'attachment; filename="a;b.txt"'),
+        ('a"; x=y', "attachment; filename=a___x_y; filename*=UTF-8''a%22%3B%20x%3Dy"),
+        ("é.txt", "attachment; filename=e_.txt; filename*=UTF-8''%C3%A9.txt"),
+    ],
+)
+async def test_a_download_says_its_name_and_nothing_beside_it(served, name, said):
+    announced = {"filename": name, "size": 1}
+    order = (await served.client.post("/api/files/presign", json=announced)).json()
+    async with httpx.AsyncClient() as direct:
+        assert (await direct.put(order["uploadUrl"], content=b"x", headers=order["headers"])).is_success
+    done = await served.client.post(f"/api/files/{order['fileId']}/complete")
+    assert done.status_code == 200, done.text
+    answer = await served.client.get(f"/api/files/download/{order['fileId']}")
+    assert answer.headers["content-disposition"] == said
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/uploads/{id}/other.zip",
