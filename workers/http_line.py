@@ -7,6 +7,7 @@ import asyncio
 import codecs
 import contextlib
 import email.message
+import email.utils
 import hashlib
 import os
 import random
@@ -373,10 +374,12 @@ def _ids(given: Any) -> list[str]:
 
 
 def _file_name(headers: httpx.Headers) -> str | None:
-    """Return the file name in a Content-Disposition (RFC 6266)."""
+    """Return the file name in a Content-Disposition; the one in full (`filename*`) if there are two (RFC 6266)."""
     message = email.message.Message()
     message["Content-Disposition"] = headers.get("content-disposition", "")
-    return message.get_filename()
+    found = [value for name, value in message.get_params([], "content-disposition") if name == "filename"]
+    in_full: list[Any] = [value for value in found if isinstance(value, tuple)]
+    return email.utils.collapse_rfc2231_value((in_full or found)[0]) if found else None
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

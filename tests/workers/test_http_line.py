@@ -616,6 +616,23 @@ async def test_a_file_is_fetched_whole_or_not_at_all(fake: FakeServer, faked: Cl
         await faked.line.fetch_file(offer, into, limit_bytes=1000)
 
 
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ("attachment; filename=_t_.zip; filename*=UTF-8''%C3%A9t%C3%A9.zip", "été.zip"),
+        ("attachment; filename*=UTF-8''%C3%A9t%C3%A9.zip; filename=_t_.zip", "été.zip"),
+        ('attachment; filename="a b.zip"', "a b.zip"),
+        ("attachment", "path.zip"),
+    ],
+)
+async def test_a_file_keeps_the_name_that_is_said_in_full(
+    fake: FakeServer, faked: Client, tmp_path: Path, disposition: str, name: str
+) -> None:
+    fake.on("GET /uploads/f/path.zip", Answer(200, b"x", {"Content-Disposition": disposition}))
+    fake.on(f"GET {GET_JOB}", job(fileUrl=f"{fake.url}/uploads/f/path.zip"))
+    assert await faked.line.fetch_file(await faked.offer(), tmp_path / "fetched", limit_bytes=10) == name
+
+
 async def test_a_file_that_breaks_off_is_fetched_again(
     fake: FakeServer, faked: Client, tmp_path: Path
 ) -> None:
