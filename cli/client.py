@@ -158,7 +158,8 @@ class Client:
                 )
 
         answer = self._patiently(send, repeatable=True)
-        if not answer.is_success:
+        put_before = answer.status_code == httpx.codes.PRECONDITION_FAILED  # and the answer was lost
+        if not answer.is_success and not put_before:
             store = urlsplit(str(answer.request.url)).netloc
             raise Failed(
                 f"The object store at {store} answered {answer.status_code}.",

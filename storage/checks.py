@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hiredis
 
@@ -19,6 +19,9 @@ from storage import backups, fleet
 from storage.calls import command, text
 from storage.errors import HostlerError
 from storage.store import Store
+
+if TYPE_CHECKING:
+    import httpx
 
 log = logging.getLogger("hostler.storage")
 
@@ -324,6 +327,10 @@ async def s3_checks(store: Store) -> list[Check]:
             lambda: _fetch_presigned(store, key, data),
             "Set S3_PUBLIC_ENDPOINT_URL to how clients reach S3.",
         ),
+        "s3 conditional PUT": (
+            lambda: _put_presigned_again(store, key),
+            "Take a store that knows If-None-Match: with this one, who has put a file may replace it for an hour.",
+        ),
         "s3 delete": (delete, "Allow s3:DeleteObject on the bucket."),
     }
     for name, (step, remedy) in steps.items():
@@ -331,22 +338,35 @@ async def s3_checks(store: Store) -> list[Check]:
             await step()
             found.append(Check(name, OK, "It works."))
         except HostlerError as error:
-            status = WARN if name == "s3 presigned URL" else FAIL
+            status = WARN if name in {"s3 presigned URL", "s3 conditional PUT"} else FAIL
             found.append(Check(name, status, str(error) or type(error).__name__, remedy))
     return found
 
 
 async def _fetch_presigned(store: Store, key: str, data: bytes) -> None:
-    import httpx  # noqa: PLC0415  the web's master reads this module, and calls nobody
-
     url = await store.objects.presign_get(key, filename="doctor", expires_s=60)
-    try:
-        async with httpx.AsyncClient(timeout=5) as client:
-            answer = await client.get(url)
-    except httpx.HTTPError as error:
-        raise HostlerError(str(error) or type(error).__name__) from error
+    answer = await _ask("GET", url)
     if answer.status_code != 200 or answer.content != data:
         raise HostlerError(f"A presigned URL answers {answer.status_code}.")
+
+
+async def _put_presigned_again(store: Store, key: str) -> None:
+    url = await store.objects.presign_put(key, content_type="text/plain", size_bytes=1, expires_s=60)
+    answer = await _ask(
+        "PUT", url, content=b"x", headers={"Content-Type": "text/plain", "If-None-Match": "*"}
+    )
+    if answer.status_code != 412:
+        raise HostlerError(f"A presigned PUT of what is there answers {answer.status_code} instead of 412.")
+
+
+async def _ask(method: str, url: str, **request: Any) -> "httpx.Response":
+    import httpx  # noqa: PLC0415  the web's master reads this module, and calls nobody
+
+    try:
+        async with httpx.AsyncClient(timeout=5) as client:
+            return await client.request(method, url, **request)
+    except httpx.HTTPError as error:
+        raise HostlerError(str(error) or type(error).__name__) from error
 
 
 async def queue_checks(store: Store) -> list[Check]:

@@ -134,7 +134,11 @@ async def presign(context: Context, body: dict[str, Any]) -> dict[str, Any]:
         "fileId": file.id,
         "uploadUrl": url,
         "method": "PUT",
-        "headers": {"Content-Type": file.content_type, "Content-Length": str(file.size_bytes)},
+        "headers": {
+            "Content-Type": file.content_type,
+            "Content-Length": str(file.size_bytes),
+            "If-None-Match": "*",
+        },
         "expiresAt": context.store.now_ms() + files.PRESIGNED_UPLOAD_S * 1000,
     }
 

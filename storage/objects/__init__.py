@@ -144,8 +144,11 @@ class Objects:
         return await self._run(self._presign, "get_object", key, params, expires_s)
 
     async def presign_put(self, key: str, *, content_type: str, size_bytes: int, expires_s: int) -> str:
-        """Return a URL that takes a PUT of exactly that type and length, for `expires_s` seconds."""
-        params = {"ContentType": content_type, "ContentLength": size_bytes}
+        """Return a URL that takes a PUT of exactly that type and length, for `expires_s` seconds.
+
+        It must say `If-None-Match: *`, and is refused (412) where the object is there: what was put stays as it is.
+        """
+        params = {"ContentType": content_type, "ContentLength": size_bytes, "IfNoneMatch": "*"}
         return await self._run(self._presign, "put_object", key, params, expires_s)
 
     async def check(self) -> float:

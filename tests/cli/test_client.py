@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_server import FakeServer, error
+from fake_server import Answer, FakeServer, error
 
 from cli.client import ATTEMPTS, Client, Event, login
 from cli.contexts import Contexts, Server
@@ -196,6 +196,24 @@ def test_a_key_of_the_environment_that_is_refused_is_named_since_a_login_would_n
             client.get("/api/jobs/list")
         assert str(failed.value) == "No longer valid."
         assert failed.value.hint.endswith(f", then the same without {named}")
+
+
+@pytest.mark.parametrize(("status", "taken_in"), [(200, True), (412, True), (403, False)])
+def test_a_file_whose_first_put_was_answered_to_nobody_is_taken_in(
+    server: FakeServer, tmp_path: Path, status: int, taken_in: bool
+) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    place = {"fileId": "file-1", "uploadUrl": f"{server.url}/object", "method": "PUT", "headers": {}}
+    server.on("POST /api/files/presign", Answer(body=place))
+    server.on("PUT /object", Answer(status, b""))
+    server.on("POST /api/files/file-1/complete", Answer(body={"fileId": "file-1"}))
+    with Client(Server(url=server.url, secret=KEY), None, pause=lambda _s: None) as client:
+        if taken_in:
+            whole = client.put_directly(tmp_path / "a", filename="a", on_progress=lambda _n: None)
+            assert whole == {"fileId": "file-1"}
+        else:
+            with pytest.raises(Failed, match=str(status)):
+                client.put_directly(tmp_path / "a", filename="a", on_progress=lambda _n: None)
 
 
 def test_an_upload_is_sent_in_pieces_and_whole_again_after_a_loss(tmp_path: Path) -> None:

@@ -84,7 +84,15 @@ async def test_a_fresh_installation_only_lacks_workers_a_scheduler_and_what_that
     lacking = {name for name, check in results.items() if check.status != OK}
     assert lacking == {"workers", "scheduler", "recovery point"}
     assert all(check.remedy for check in results.values() if check.status != OK)
-    assert {"s3 put", "s3 get", "s3 delete", "s3 presigned URL", "queues", "secret key"} <= set(results)
+    assert {
+        "s3 put",
+        "s3 get",
+        "s3 delete",
+        "s3 presigned URL",
+        "s3 conditional PUT",
+        "queues",
+        "secret key",
+    } <= set(results)
 
 
 async def test_the_checks_leave_nothing_behind(settings_with_s3: Settings, redis_client: redis.Redis) -> None:

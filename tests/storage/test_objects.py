@@ -295,9 +295,24 @@ async def test_a_presigned_put_takes_that_size_and_type_and_no_other(objects):
             (b"1234", "text/html", 403),
             (b"1234", "application/zip", 200),
         ]:
-            answer = await client.put(url, content=content, headers={"Content-Type": media_type})
+            headers = {"Content-Type": media_type, "If-None-Match": "*"}
+            answer = await client.put(url, content=content, headers=headers)
             assert answer.status_code == status
     assert await objects.get("p", limit_bytes=4) == b"1234"
+
+
+async def test_what_a_presigned_put_has_stored_no_other_replaces(objects):
+    url = await objects.presign_put("p", content_type="text/plain", size_bytes=4, expires_s=60)
+    headers = {"Content-Type": "text/plain", "If-None-Match": "*"}
+    contents = [b"%4d" % number for number in range(20)]
+    async with httpx.AsyncClient(timeout=60) as client:
+        answers = await asyncio.gather(*(client.put(url, content=c, headers=headers) for c in contents))
+        stored = [c for c, answer in zip(contents, answers, strict=True) if answer.status_code == 200]
+        assert [await objects.get("p", limit_bytes=4)] == stored
+        assert {answer.status_code for answer in answers} <= {200, 409, 412}
+        without = await client.put(url, content=b"xxxx", headers={"Content-Type": "text/plain"})
+    assert without.status_code == 403
+    assert [await objects.get("p", limit_bytes=4)] == stored
 
 
 async def test_a_presigned_get_is_an_attachment_by_its_own_name(objects):

@@ -570,8 +570,20 @@ async def test_a_presigned_upload_goes_around_us(served):
         body = (await served.client.post(complete)).json()
         assert (body["filename"], body["size"]) == ("big.zip", len(DATA))
     assert (await served.client.get(body["url"])).content == DATA
-    async with httpx.AsyncClient() as outside:  # the URL still works: what it changes is noticed
-        await outside.put(announced["uploadUrl"], content=DATA[::-1], headers=announced["headers"])
+    async with httpx.AsyncClient() as outside:  # what was taken in stays as it is
+        again = await outside.put(announced["uploadUrl"], content=DATA[::-1], headers=announced["headers"])
+    assert again.status_code == 412
+    assert (await served.client.get(body["url"])).content == DATA
+
+
+async def test_a_file_that_changes_behind_our_back_is_not_handed_out(served):
+    announced = (
+        await served.client.post("/api/files/presign", json={"filename": "a", "size": len(DATA)})
+    ).json()
+    async with httpx.AsyncClient() as outside:
+        await outside.put(announced["uploadUrl"], content=DATA, headers=announced["headers"])
+    body = (await served.client.post(f"/api/files/{announced['fileId']}/complete")).json()
+    await served.store.objects.put(files.object_key(announced["fileId"]), DATA[::-1])
     assert (await served.client.get(body["url"])).status_code == 409
 
 
