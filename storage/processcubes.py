@@ -13,6 +13,7 @@ from storage.seal import Forged
 from storage.store import Store
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_KEY = re.compile(r"[!-~]+", re.ASCII)
 LIMIT = 100
 #: One that has not answered for so long is gone, and its ProcessCubes with it.
 GONE_AFTER_MS = 60_000
@@ -41,6 +42,16 @@ class SubCuby:
 _SIGNED = ("name", "url", "sealed", "added_by", "added_ms")
 
 
+def check(name: str, key: str) -> None:
+    """Check what a neighbour is to be called and asked with. Raises Invalid, naming the field."""
+    if not NAME.fullmatch(name):
+        problem = "Must be 1 to 63 letters, digits, '.', '_' or '-'."
+        raise Invalid(f"name: {problem}", details={"name": problem})
+    if not _KEY.fullmatch(key):
+        problem = "Must be printable ASCII without spaces."
+        raise Invalid(f"apiKey: {problem}", details={"apiKey": problem})
+
+
 async def register(
     store: Store, actor: str, name: str, *, url: str, key: str, cubes: list[dict[str, Any]]
 ) -> SubCuby:
@@ -48,9 +59,7 @@ async def register(
 
     Raises Invalid, or Conflict when there are 100.
     """
-    if not NAME.fullmatch(name):
-        problem = "Must be 1 to 63 letters, digits, '.', '_' or '-'."
-        raise Invalid(f"name: {problem}", details={"name": problem})
+    check(name, key)
     sealed = store.seal.encrypt("sub-cuby key", key.encode(), bound_to=f"{name} {url}")
     now_ms = store.now_ms()
     sub = SubCuby(name, url, sealed, actor, now_ms, now_ms, now_ms, "", cubes)

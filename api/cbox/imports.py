@@ -69,7 +69,10 @@ async def import_cbox(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     `/api/v1` alone. Importing the same file again changes nothing.
     """
     store, actor = context.store, context.caller.actor
-    imported = cbox.read(body["content"].encode())
+    try:
+        imported = cbox.read(body["content"].encode())
+    except Invalid as error:
+        raise Invalid(f"content: {error}", details={"content": str(error)}) from None
     known = {app.instance_id: app for app in await apps.every(store)}
     for manifest in imported.manifests:
         _check(manifest, known.get(manifest.id))

@@ -99,6 +99,7 @@ async def register(context: Context, name: str, body: dict[str, Any]) -> dict[st
     not answered for a minute, or does not know the key any more, its ProcessCubes are taken off the list until it does.
     """
     store, url = context.store, body["url"].rstrip("/")
+    processcubes.check(name, body["apiKey"])  # before anybody is asked, and told the key
     cubes = await neighbours.ask(url, body["apiKey"], allow=store.settings.outbound_allow)
     shown = [cube.shown for cube in cubes]
     return _entry(

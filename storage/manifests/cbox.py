@@ -17,6 +17,11 @@ LIMIT_BYTES = 256 * 1024
 MOST_PROCESSES = 200
 #: Where cbox-init's API is, unless the file says otherwise.
 API_PORT = 9180
+MOST_PORT = 65_535
+#: Beyond any time or number that a file may name, and below what a float cannot hold.
+LARGEST = 1e12
+#: Of a whole number, a token's; Python writes none of more than 4,300.
+MOST_DIGITS = 1000
 
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)")
@@ -43,6 +48,19 @@ class _Loader(yaml.SafeLoader):
             raise Invalid("Aliases (*name) are not understood here; write out what they stand for.")
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        # what PyYAML makes of a date 2026-13-01, of !!bool maybe and of !!timestamp soon
+        refusals = (ValueError, LookupError, AttributeError)
+        try:
+            found = super().construct_object(node, deep)
+            if isinstance(found, int) and abs(found) >= 10**MOST_DIGITS:
+                raise ValueError
+            return found
+        except refusals:
+            kind = node.tag.rpartition(":")[2]
+            problem = f"'{str(node.value)[:40]}' is no {kind}"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from None
+
 
 @dataclass
 class _Table:
@@ -65,7 +83,8 @@ class _Table:
     def number(self, *names: str, default: float | None = None) -> float | None:
         """Return a number, or a duration in seconds. Raises Invalid."""
         value = self.take(*names)
-        return default if value is None else _seconds(value, f"{self.place}.{names[0]}")
+        name = next((each for each in names if each in self.data), names[0])
+        return default if value is None else _seconds(value, f"{self.place}.{name}")
 
     def close(self) -> None:
         """Note what nobody asked for."""
@@ -78,8 +97,10 @@ def read(raw: bytes) -> Imported:
         raise Invalid("The file is larger than 256 KiB.")
     try:
         data = yaml.load(raw, _Loader)  # noqa: S506  derived from SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise Invalid(f"The file is no YAML: {' '.join(str(error).split())}") from None
+    except yaml.YAMLError as error:
+        raise Invalid(f"The file is no YAML: {_problem(error)}.") from None
+    except RecursionError:
+        raise Invalid("The file is no YAML of ours: it is nested too deeply.") from None
     ignored: list[str] = []
     whole = _table(data, "", ignored)
     whole.take("version")
@@ -91,11 +112,21 @@ def read(raw: bytes) -> Imported:
     if circle := circle_of(needs):  # names that are not in the file are no keys, and so need nothing
         raise Invalid(f"processes.{min(circle)}.depends_on: {circle_told(circle)}")
     api_enabled = _flag(shared.take("api_enabled", default=False), "global.api_enabled")
-    api_port = int(shared.number("api_port") or API_PORT)
+    api_port = _port(shared.number("api_port"), "global.api_port")
     api_auth = _token(shared.take("api_auth"))
     shared.close()
     whole.close()
     return Imported(manifests, api_enabled, api_port, api_auth, tuple(ignored))
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1} is none that may stand in it"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return "it cannot be read"
 
 
 def one(name: str, data: Any) -> tuple[Manifest, tuple[str, ...]]:
@@ -248,7 +279,7 @@ def _table(data: Any, place: str, ignored: list[str]) -> _Table:
 
 
 def _seconds(value: Any, place: str) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST:
         return float(value)
     word = str(value).strip()
     sign, parts = (-1.0 if word.startswith("-") else 1.0), _DURATION_PART.findall(word.lstrip("+-"))
@@ -259,6 +290,13 @@ def _seconds(value: Any, place: str) -> float:
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _port(value: float | None, place: str) -> int:
+    port = API_PORT if value is None else value
+    if not 1 <= port <= MOST_PORT or port != int(port):
+        raise Invalid(f"{place}: must be a whole number from 1 to {MOST_PORT}.")
+    return int(port)
 
 
 def _flag(value: Any, place: str) -> bool:

@@ -91,6 +91,24 @@ async def test_an_address_inside_is_not_asked(hostler: Hostler, url: str) -> Non
     assert KEY not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "field"),
+    [
+        ("a%20b", KEY, "name"),
+        ("-x", KEY, "name"),
+        ("x", "\u202ekey", "apiKey"),
+        ("x", "a b", "apiKey"),
+        ("x", "k\n", "apiKey"),
+    ],
+)
+async def test_a_bad_name_or_key_is_refused_before_anybody_is_asked(
+    hostler: Hostler, neighbour: FakeServer, name: str, key: str, field: str
+) -> None:
+    answer = await register(hostler, neighbour, name, key)
+    assert (answer.status_code, list(answer.json()["details"])) == (400, [field])
+    assert not neighbour.asked
+
+
 async def test_a_neighbours_key_is_sealed_and_never_shown(
     hostler: Hostler, neighbour: FakeServer, redis_client: redis.Redis
 ) -> None:
