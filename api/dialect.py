@@ -4,9 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.errors import HostlerError, TooMany
+from storage.errors import HostlerError, Invalid, TooMany
 
 Body = dict[str, Any]
+
+#: How much of what was asked a refusal repeats: of its sentence, of each detail, and how many of those.
+SENTENCE_LIMIT_CHARS = 1000
+DETAIL_LIMIT_CHARS = 300
+DETAILS_LIMIT = 20
+
+
+class InvalidQuery(Invalid):
+    """A parameter of the query does not make sense; the body, if there is one, was not read."""
 
 
 def _unchanged(body: Any) -> Any:
@@ -54,22 +63,37 @@ def _described(error: HostlerError) -> Body:
     """Return what every dialect but cbox's adds to its own error body."""
     body: Body = {"code": error.code}
     if error.details:
-        body["details"] = error.details
+        shown = list(error.details.items())[:DETAILS_LIMIT]
+        body["details"] = {_cut(name): _cut(what) if isinstance(what, str) else what for name, what in shown}
+    if len(error.details) > DETAILS_LIMIT:
+        body["furtherDetails"] = len(error.details) - DETAILS_LIMIT
     if isinstance(error, TooMany):
         body["retryAfter"] = error.retry_after_s
     return body
 
 
+def _sentence(error: HostlerError) -> str:
+    return _cut(str(error), SENTENCE_LIMIT_CHARS)
+
+
+def _cut(said: str, limit_chars: int = DETAIL_LIMIT_CHARS) -> str:
+    """Return both ends of what is too long: the one says what it is about, the other what is wrong with it."""
+    if len(said) <= limit_chars:
+        return said
+    kept = limit_chars // 2 - 1
+    return f"{said[:kept]}…{said[-kept:]}"
+
+
 def _executor_error(error: HostlerError, status: int) -> Body:
     title = _TITLES.get(error.code) or _TITLES_BY_STATUS.get(status, "Error")
-    return {"error": title, "message": str(error), **_described(error)}
+    return {"error": title, "message": _sentence(error), **_described(error)}
 
 
 def _plain_error(error: HostlerError, status: int) -> Body:
-    return {"error": str(error), **_described(error)}
+    return {"error": _sentence(error), **_described(error)}
 
 
-#: cbox-init's page shows these bodies, and they hold nothing else, whatever was wrong.
+#: cbox-init's page shows these bodies, and they hold nothing else, whatever was wrong with a body.
 _CBOX_PHRASES: Mapping[str, str] = {
     "INVALID_REQUEST": "invalid request body",
     "UNAUTHENTICATED": "unauthorized",
@@ -81,11 +105,12 @@ _CBOX_PHRASES: Mapping[str, str] = {
 
 
 def _cbox_error(error: HostlerError, status: int) -> Body:
-    return {"error": _CBOX_PHRASES.get(error.code) or str(error)}
+    phrase = None if isinstance(error, InvalidQuery) else _CBOX_PHRASES.get(error.code)
+    return {"error": phrase or _sentence(error)}
 
 
 def _squareberg_error(error: HostlerError, status: int) -> Body:
-    return {"detail": str(error), **_plain_error(error, status)}
+    return {"detail": _sentence(error), **_plain_error(error, status)}
 
 
 EXECUTOR = Dialect("executor", _executor_error, lambda body: {"success": True, **body})

@@ -18,7 +18,7 @@ from marshmallow import Schema, ValidationError
 
 from api import body as bodies
 from api import compiled
-from api.dialect import Dialect
+from api.dialect import Dialect, InvalidQuery
 from api.errors import invalid, status_of
 from storage.calls import Call
 from storage.carrying import Carrier, Changed
@@ -180,7 +180,7 @@ class Endpoint:
     async def _understand(self, req: Request, arguments: dict[str, Any]) -> None:
         """Read query and body as their schemas have them. Raises Invalid, TooLarge, UnsupportedMediaType."""
         if self.query is not None:
-            arguments["query"] = load(self.query, req.params)
+            arguments["query"] = self._query(self.query, req)
         if self.body is not None:
             arguments["body"] = load(self.body, await self._body(req))
 
@@ -190,6 +190,13 @@ class Endpoint:
             resp.status = HTTPStatus.NO_CONTENT.value
         elif self.returns is not None:
             self.render(req, resp, result)
+
+    @staticmethod
+    def _query(schema: Schema, req: Request) -> Any:
+        try:
+            return load(schema, req.params)
+        except Invalid as error:
+            raise InvalidQuery(str(error), details=error.details) from None
 
     async def _body(self, req: Request) -> dict[str, Any]:
         any_type = self.group.dialect.any_type
@@ -215,7 +222,7 @@ class Endpoint:
         try:
             context = await self._admitted(req, None)
             if self.query is not None:
-                arguments["query"] = load(self.query, req.params)
+                arguments["query"] = self._query(self.query, req)
         except HostlerError as error:
             # 4000 + status, as Falcon does for HTTP errors; before accept() the server answers 403
             await ws.close(4000 + status_of(type(error)), str(error)[:120])

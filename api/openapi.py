@@ -57,7 +57,8 @@ class _ErrorBody(Schema):
 
     error = fields.String(required=True)
     code = fields.String(required=True, metadata={"description": "Stable and machine-readable."})
-    details = fields.Dict(metadata={"description": "Which fields are wrong, and how."})
+    details = fields.Dict(metadata={"description": "Which fields are wrong, and how: the first twenty."})
+    furtherDetails = fields.Integer(metadata={"description": "How many more are."})
     retryAfter = fields.Integer(metadata={"description": "Seconds."})
 
 

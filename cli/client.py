@@ -412,8 +412,9 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-def _others(message: str, details: Any) -> Iterator[str]:
-    """Yield what is wrong besides what the message says: a few fields, and how many more."""
+def _others(message: str, details: Any, more: Any) -> Iterator[str]:
+    """Yield what is wrong besides what the message says: a few fields, and how many more (`more` were not told)."""
+    further = more if isinstance(more, int) else 0
     problems = details if isinstance(details, dict) else {}
     others = [
         f"{name}: {problem}"
@@ -421,8 +422,8 @@ def _others(message: str, details: Any) -> Iterator[str]:
         if not message.startswith(name) and str(problem) not in message
     ]
     yield from others[:MOST_PROBLEMS]
-    if len(others) > MOST_PROBLEMS:
-        yield f"And {len(others) - MOST_PROBLEMS} more."
+    if len(others) + further > MOST_PROBLEMS:
+        yield f"And {len(others) + further - MOST_PROBLEMS} more."
 
 
 def _succeeded(answer: httpx.Response, instead_of: str = "") -> httpx.Response:
@@ -438,9 +439,8 @@ def _succeeded(answer: httpx.Response, instead_of: str = "") -> httpx.Response:
         message = str(body.get("message") or body["error"])
     except (ValueError, KeyError, AttributeError):
         raise Failed(f"{url} answered {answer.status_code}, and not as Hostler does.") from None
-    sentence = " ".join(
-        [message if message.endswith(".") else f"{message}.", *_others(message, body.get("details"))]
-    )
+    others = _others(message, body.get("details"), body.get("furtherDetails"))
+    sentence = " ".join([message if message.endswith(".") else f"{message}.", *others])
     hint = HINTS.get(answer.status_code, "")
     if answer.headers.get("X-Error-Code") == "ROUTE_NOT_FOUND":
         message = f"{url} has no such endpoint; it may be older than this command line, {__version__}."

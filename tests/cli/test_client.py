@@ -119,8 +119,9 @@ def test_the_servers_own_sentence_and_what_it_says_of_fields_are_passed_on() -> 
         "details": {
             "timeout": "is too long",
             "env": "bad",
-            **{f"jobs[{number}].x": "Unknown." for number in range(333)},
+            **{f"jobs[{number}].x": "Unknown." for number in range(18)},
         },
+        "furtherDetails": 315,
     }
     with client_of(Answers(ok(body, 400))) as client, pytest.raises(Failed) as failed:
         client.get("/x")

@@ -156,7 +156,10 @@ class Site:
                 return
             body = answer.json()
             wanted = ERROR_FIELDS[of_path(made.path).name]
-            assert set(body) - ({"details", "retryAfter"} if "code" in wanted else set()) == wanted, body
+            assert (
+                set(body) - ({"details", "furtherDetails", "retryAfter"} if "code" in wanted else set())
+                == wanted
+            ), body
             assert body.get("code", code) == code
             assert all(isinstance(body[name], str) and body[name] for name in wanted)
             assert "Traceback" not in answer.text

@@ -48,6 +48,13 @@ async def test_a_limit_without_sense_is_refused(fleet: Any, limit: str) -> None:
     assert "limit" in answer.json()["error"]
 
 
+async def test_a_parameter_that_is_given_twice_is_named(fleet: Any) -> None:
+    await fleet.install("web")
+    answer = await fleet.viewer.get("/api/v1/processes/web/logs?limit=1&limit=2")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("limit: ")
+
+
 class Stream:
     """A client of server-sent events, straight on the application: httpx would wait for the end of the answer."""
 
