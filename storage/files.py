@@ -224,8 +224,9 @@ async def presign(
     name = clean_filename(filename)
     media_type = clean_content_type(content_type, name)
     file_id = await _announce(
-        store, filename=name, type=media_type, by=actor, size=size_bytes, sha256=sha256 or ""
-    )
+        store, filename=name, type=media_type, by=actor, size=size_bytes, sha256=sha256 or "",
+        puttable_until=store.now_ms() + PENDING_MS,
+    )  # fmt: skip
     url = await store.objects.presign_put(
         object_key(file_id), content_type=media_type, size_bytes=size_bytes, expires_s=PRESIGNED_UPLOAD_S
     )
@@ -279,7 +280,7 @@ async def delete(store: Store, file_id: str, *, actor: str) -> None:
         raise Conflict(f"The file {file_id} is still needed by a job that has not ended, or by a release.")
     if outcome == "gone":
         raise _missing()
-    await _erase(store, file_id)
+    await _erase(store, file_id, store.now_ms())
 
 
 async def expire_due(store: Store, now_ms: int, limit: int = 100) -> int:
@@ -292,7 +293,7 @@ async def expire_due(store: Store, now_ms: int, limit: int = 100) -> int:
     deleted = 0
     for file_id in map(text, due):
         if await store.call(_remove(store, file_id, by_age_at_ms=now_ms)) == "ok":
-            await _erase(store, file_id)
+            await _erase(store, file_id, now_ms)
             deleted += 1
     return deleted
 
@@ -354,16 +355,19 @@ def _remove(store: Store, file_id: str, *, actor: str = "", by_age_at_ms: int | 
     return script("file_remove", file_id, now_ms, actor, by_age, POSTPONED_MS, read=text)
 
 
-async def _erase(store: Store, file_id: str) -> None:
-    """Delete the bytes of a removed file, then the rest of its record; whoever dies between leaves it due."""
+async def _erase(store: Store, file_id: str, now_ms: int) -> None:
+    """Delete the bytes of a removed file, then the rest of its record; whoever dies between leaves it due.
+
+    So does a presigned address that may have been put to meanwhile, for a day.
+    """
     await store.objects.delete(object_key(file_id))
-    await store.call(script("file_forget", file_id))
+    await store.call(script("file_forget", file_id, now_ms))
 
 
 async def _discard(store: Store, file_id: str) -> None:
     """Drop an upload that came to nothing; what cannot be reached now is left to `expire_due`."""
     try:
         await store.call(_remove(store, file_id))
-        await _erase(store, file_id)
+        await _erase(store, file_id, store.now_ms())
     except HostlerError:
         return

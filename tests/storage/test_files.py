@@ -311,6 +311,26 @@ async def test_a_deletion_that_the_object_store_missed_is_finished_later(store, 
     assert keys(redis_client) == set()
 
 
+async def test_what_is_put_to_the_address_of_a_deleted_file_is_deleted_too(store, memory, redis_client):
+    file, _ = await files.presign(
+        store, filename="a", size_bytes=4, content_type=None, sha256=None, actor="user:u1"
+    )
+    memory.stored[file.key] = b"data"
+    await files.complete(store, file.id)
+    await files.delete(store, file.id, actor="user:u1")
+    assert memory.stored == {}
+    memory.stored[file.key] = b"late"
+    for call in (files.get(store, file.id), files.complete(store, file.id)):
+        with pytest.raises(NotFound):
+            await call
+    with pytest.raises(NotFound):
+        await files.delete(store, file.id, actor="user:u1")
+    assert await files.expire_due(store, store.now_ms()) == 0
+    assert await files.expire_due(store, store.now_ms() + DAY_MS) == 1
+    assert memory.stored == {}
+    assert keys(redis_client) == set()
+
+
 async def test_old_files_and_stale_announcements_expire(store, memory, redis_client):
     now_ms = store.now_ms()
     await uploaded(store)
