@@ -27,10 +27,10 @@ GATHER_S = 0.002
 #: Bodies of a process that threads receive at a time; the loop reads those that come fast beyond them.
 MOST_THREADS = 2
 #: A thread is woken for so much; where it has not come after so long, the loop goes on.
-_WAKE_BYTES = 512 * 1024
-_WAKE_MS = 20
+_WAKE_BYTES = 1024 * 1024
+_WAKE_MS = 40
 #: A thread receives no more before it has it looked at: what its core has cached.
-_LOOK_BYTES = 1024 * 1024
+_LOOK_BYTES = 2 * 1024 * 1024
 #: How much later than others a thread that receives gets its turn: what has come is looked at before more is received.
 _NICENESS = 5
 

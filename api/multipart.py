@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import falcon
+import stringzilla
 from falcon.asgi.multipart import BodyPart
 from falcon.media.multipart import MultipartParseError, MultipartParseOptions
 
@@ -114,7 +115,8 @@ class FormReader:
 
         def look_for_delimiter(upto: int) -> bool:
             nonlocal sure
-            found = buffer.find(self._delimiter, sure, upto)
+            # as `buffer.find`, which takes twice as long, and for a boundary of some senders' choice a hundred times
+            found = stringzilla.find(buffer, self._delimiter, sure, upto)
             sure = self._sure(buffer, sure, upto, found)
             return look(sure) and found < 0
 
