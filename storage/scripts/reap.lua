@@ -14,10 +14,20 @@ patience('h:reaper:last', lease_ms, tonumber(ARGV[6]))
 local hold = tonumber(redis.call('GET', 'h:reaper:hold') or 0) - now
 if hold > 0 then return {hold, {}, {}, {}} end
 local gone, ended, silent = {}, {}, {}
+
+-- Tell whether its worker never heard that it has this job, since the answer to its claim got lost: it sends heartbeats,
+-- one after the time that an answer may be on its way, and none has renewed the lease of the claim.
+local function unheard(job)
+  local worker = redis.call('HMGET', 'h:worker:' .. job.worker, 'seen', 'lease_ms')
+  local seen, whole = tonumber(worker[1] or ''), tonumber(worker[2] or '')
+  local due = tonumber(redis.call('ZSCORE', 'h:leases', job.id))
+  return seen and whole and seen - job.started > 2000 and due <= job.started + whole
+end
+
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'h:leases', '-inf', now_text, 'LIMIT', 0, most)) do
   local job = load(id)
   if job and job.state == 'running' then
-    lost(job, iso)
+    lost(job, iso, unheard(job))
     gone[#gone + 1] = id
   else
     redis.call('ZREM', 'h:leases', id)

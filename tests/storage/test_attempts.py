@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 import redis
@@ -323,6 +324,59 @@ async def test_three_dead_workers_put_a_job_into_quarantine(store: Store, redis_
     job = await jobs.get(store, job_id)
     assert (job.state, job.reason) == ("failed", "quarantined")
     assert redis_client.zscore("h:quarantine", job_id)
+
+
+async def _claimed_under_a_lease(
+    store: Store, redis_client: redis.Redis, *, heard: bool, beats_ms: int, **order: Any
+) -> str:
+    """Have a worker claim a job and send a heartbeat `beats_ms` later, in which the job is or is not; end the lease."""
+    holder, job_id = await register(store, lease_ms=15_000), await submit(store, **order)
+    (claimed,) = await claim(store, holder)
+    started = int(redis_client.hget(f"h:job:{job_id}", "started"))
+    status = {"running": 1, "current_job": job_id}
+    held = [(job_id, claimed.attempt)] if heard else []
+    earlier = started - beats_ms
+    redis_client.hset(f"h:job:{job_id}", "started", earlier)
+    redis_client.zadd("h:leases", {job_id: earlier + 15_000})
+    await store.call(attempts.beat(holder, held, lease_s=15, rq_ttl_s=60, status=status))
+    # all of it lies a while back
+    by_ms = 20_000
+    redis_client.hincrby(f"h:job:{job_id}", "started", -by_ms)
+    redis_client.hincrby("h:worker:w", "seen", -by_ms)
+    redis_client.zincrby("h:leases", -by_ms, job_id)
+    no_outage(redis_client)
+    await reap(store)
+    return job_id
+
+
+async def test_a_job_whose_claim_was_answered_in_vain_counts_no_death(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    job_id = await _claimed_under_a_lease(store, redis_client, heard=False, beats_ms=5000)
+    job = await jobs.get(store, job_id)
+    assert (job.state, job.deaths) == ("queued", 0)
+    assert b"not heard of" in redis_client.hget(f"h:job:{job_id}", "try:1")
+
+
+@pytest.mark.parametrize(
+    ("heard", "beats_ms"), [(True, 5000), (False, 1000)], ids=["it was in a heartbeat", "too soon to tell"]
+)
+async def test_a_job_that_its_worker_may_have_started_counts_a_death(
+    store: Store, redis_client: redis.Redis, *, heard: bool, beats_ms: int
+) -> None:
+    job_id = await _claimed_under_a_lease(store, redis_client, heard=heard, beats_ms=beats_ms)
+    job = await jobs.get(store, job_id)
+    assert (job.state, job.deaths) == ("queued", 1)
+
+
+async def test_a_job_that_may_run_once_is_lost_though_its_worker_says_nothing_of_it(
+    store: Store, redis_client: redis.Redis
+) -> None:
+    job_id = await _claimed_under_a_lease(store, redis_client, heard=False, beats_ms=5000, at_most_once=True)
+    job = await jobs.get(store, job_id)
+    assert (job.state, job.reason) == ("failed", "lost"), (
+        "a record may have been rolled back to before its end"
+    )
 
 
 async def test_a_job_that_may_run_once_is_lost_with_its_worker(
