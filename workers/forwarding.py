@@ -9,7 +9,6 @@ import mimetypes
 import os
 import re
 import secrets
-import ssl
 import stat
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -22,6 +21,7 @@ import httpx
 from storage.errors import BadGateway, GatewayTimeout, Invalid, NotFound
 from storage.relay import PIECE_BYTES, Ask, Head
 from storage.seal import Seal
+from workers.supervisor import plain_http
 from workers.supervisor.logs import OLDER_KEPT
 from workers.supervisor.places import connectable
 
@@ -118,8 +118,7 @@ class Forwarder:
         address = self._apps.address(ask.app, ask.process, ask.index)
         request = _request(ask, address, self._identity(ask))
         with _door(ask.app, address) as uds:
-            transport = httpx.AsyncHTTPTransport(verify=_NO_TLS, uds=uds)
-            async with contextlib.aclosing(_passed_on(ask, request, transport)) as parts:
+            async with contextlib.aclosing(_passed_on(ask, request, plain_http.transport(uds))) as parts:
                 async for part in parts:
                     yield part
 
@@ -162,9 +161,6 @@ class Forwarder:
 
 
 # HTTP
-
-#: Apps are on this machine and speak plain HTTP; a context anew for each would cost more than the request.
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @contextlib.contextmanager

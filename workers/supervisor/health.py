@@ -10,6 +10,7 @@ import httpx
 
 from storage.errors import NotFound
 from storage.manifests.parts import Command, Health
+from workers.supervisor import plain_http
 from workers.supervisor.places import connectable
 
 #: How often a socket is looked for that an instance is about to make.
@@ -100,10 +101,10 @@ async def _answers(health: Health, target: Target) -> bool:
     port = health.port or (None if target.socket is not None else target.port)
     try:
         if port is not None:
-            status = await _get(httpx.AsyncHTTPTransport(), f"http://127.0.0.1:{port}{health.path}")
+            status = await _get(plain_http.transport(), f"http://127.0.0.1:{port}{health.path}")
         elif target.socket is not None:
             with connectable(target.socket, target.uid) as path:
-                status = await _get(httpx.AsyncHTTPTransport(uds=path), f"http://localhost{health.path}")
+                status = await _get(plain_http.transport(path), f"http://localhost{health.path}")
         else:
             return False
     except (httpx.HTTPError, httpx.InvalidURL, OSError, NotFound):

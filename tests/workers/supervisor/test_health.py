@@ -2,8 +2,11 @@
 
 import asyncio
 import http.server
+import ssl
 import threading
 import time
+
+import pytest
 
 from storage.manifests.parts import Health
 from workers.supervisor import health
@@ -33,10 +36,14 @@ class Server(http.server.ThreadingHTTPServer):
         self.accidents += 1
 
 
-def test_a_check_that_has_its_answer_is_no_accident_for_the_server() -> None:
+def test_a_check_that_has_its_answer_is_no_accident_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: object) -> bool:
         return False
 
+    def too_long(*_: object, **__: object) -> None:
+        pytest.fail("What the machine trusts was read, which holds the event loop for 20 ms.")
+
+    monkeypatch.setattr(ssl, "create_default_context", too_long)
     with Server(("127.0.0.1", 0), Talkative) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         target = health.Target(socket=None, port=server.server_address[1], uid=None, execute=nothing)
