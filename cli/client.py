@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 TIMEOUT = httpx.Timeout(60, connect=5)
 ATTEMPTS = 5
+#: No attempt begins later than this, unless the server has named the time: somebody waits, and hears nothing meanwhile.
+ENOUGH_S = 8.0
 LONGEST_PAUSE_S = 30.0
 #: A log that is followed falls silent for at most so long: the server sends comments in between.
 SILENCE_S = 45.0
@@ -249,11 +251,17 @@ class Client:
 
     def _patiently(self, send: Callable[[], httpx.Response], repeatable: bool) -> httpx.Response:
         """Send, again where that is harmless and may help. Raises Failed when there is no answer."""
+        began_s = time.monotonic()
 
         def may_help(error: BaseException) -> bool:
-            if isinstance(error, _Passing):  # 429 says that nothing was done
-                long = error.retry_after_s > LONGEST_PAUSE_S
-                return (repeatable or error.answer.status_code == 429) and not long
+            if isinstance(error, _Passing) and error.retry_after_s > LONGEST_PAUSE_S:
+                return False
+            if isinstance(error, _Passing) and error.answer.status_code == 429:  # says that nothing was done
+                return True
+            if time.monotonic() - began_s > ENOUGH_S:
+                return False
+            if isinstance(error, _Passing):
+                return repeatable
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                 return True
             return repeatable and isinstance(error, httpx.TransportError)

@@ -112,6 +112,24 @@ def test_it_gives_up_in_one_sentence_that_names_the_server() -> None:
     assert not server.answers
 
 
+def test_who_waits_for_a_server_that_takes_long_to_refuse_waits_twice_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+
+    class Slow(Answers):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            nonlocal now_s
+            now_s += 5  # as long as the API waits for Redis
+            return super().__call__(request)
+
+    monkeypatch.setattr("cli.client.time.monotonic", lambda: now_s)
+    server = Slow(*[httpx.Response(503, json={"error": "Redis cannot be reached."})] * ATTEMPTS)
+    with client_of(server) as client, pytest.raises(Failed, match="Redis cannot be reached"):
+        client.get("/api/jobs/list")
+    assert len(server.asked) == 2
+
+
 def test_the_servers_own_sentence_and_what_it_says_of_fields_are_passed_on() -> None:
     body = {
         "error": "Invalid request",
