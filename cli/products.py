@@ -11,6 +11,7 @@ from cli.completing import products
 from cli.failures import Failed
 from cli.options import ApiKey, Json, Url, Watch, connect
 from cli.submitting import upload
+from storage.errors import HostlerError
 
 app = typer.Typer(no_args_is_help=True, help="Publish what can be installed; list it, remove it.")
 Product = Annotated[
@@ -41,7 +42,10 @@ def publish(
     """
     from storage import manifests  # noqa: PLC0415  other commands need not wait for what it imports
 
-    manifests.read_directory(directory)
+    try:
+        manifests.read_directory(directory)
+    except HostlerError as error:
+        raise Failed(f"{directory}: {error}") from None
     with connect(url, api_key) as client:
         file = upload(client, directory)
         release = client.call("POST", "/api/releases", body={"fileId": file["fileId"]}, repeatable=True)

@@ -123,7 +123,7 @@ def submit(
             "takes its commands from a file: no other command, and no --follow, --download or --cron.",
             param_hint="--batch",
         )
-    orders = [] if batch is None else batching.read(batch)
+    orders = {} if batch is None else batching.read(batch)
     order = {} if batch is not None else _command(words or [], argv)
     order |= {
         "workingDirectory": cwd,

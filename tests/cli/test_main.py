@@ -93,6 +93,24 @@ def test_a_batch_is_submitted_a_thousand_at_a_time_with_the_options_for_whoever_
     assert capsys.readouterr().out.splitlines()[-2:] == ["job-1-999", "job-2-0"]
 
 
+def test_what_is_wrong_with_jobs_of_a_batch_is_said_of_their_lines(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {
+        "error": "Invalid request",
+        "message": "jobs[0].command: is missing",
+        "details": {"jobs[0].command": "is missing", "jobs[1]": "is odd", "jobs[999].x": "is nowhere"},
+    }
+    server.on("POST /api/jobs/submit-batch", Answer(400, said))
+    path = tmp_path / "jobs.jsonl"
+    path.write_text('\n\n{"name": "a"}\n\n{"command": "b"}\n')
+    assert main(["submit", "--batch", str(path)]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "line 3, command: is missing" in told
+    assert "line 5: is odd" in told
+    assert "jobs[999].x: is nowhere" in told
+
+
 @pytest.mark.parametrize("text", ["", '{"command": "a"}\n["b"]', '{"command": '])
 def test_a_batch_that_is_no_file_of_json_objects_submits_nothing(
     server: FakeServer, tmp_path: Path, text: str

@@ -48,7 +48,7 @@ def test_a_folder_without_a_manifest_is_refused(
     server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["products", "publish", str(tmp_path)]) == 1
-    assert "hostler.toml" in capsys.readouterr().err
+    assert f"{tmp_path}: There is neither hostler.toml nor" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_package_of_a_registry_is_named_with_a_manifest_of_ones_own(
