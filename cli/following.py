@@ -62,10 +62,17 @@ def exit_code(job: dict[str, Any]) -> int:
         return CANCELLED
     if job.get("reason") == "timeout":
         return TIMED_OUT
+    if _is_the_nodes(job) and job.get("reason") in {None, "invalid"}:
+        return 0 if job["status"] == "completed" else 1
     code = job.get("exitCode")
     if job["status"] == "completed":
-        return int(code or 0)  # a node's own work, such as a backup, has no exit code
+        return int(code or 0)
     return int(code) if code else WITHOUT_EXIT_CODE
+
+
+def _is_the_nodes(job: dict[str, Any]) -> bool:
+    """Tell whether a job is a node's own work, such as a backup, which runs no command and has no exit code."""
+    return job.get("command") is None and job.get("argv") is None
 
 
 def summarise(job: dict[str, Any]) -> None:
@@ -75,8 +82,8 @@ def summarise(job: dict[str, Any]) -> None:
     if job["status"] == "failed":
         reason = job.get("reason") or ""
         ending = FAILURES.get(reason, f"failed ({reason})")
-        if reason == "invalid" and job.get("command") is None and job.get("argv") is None:
-            ending = "failed"  # a node's own work, which its message tells of
+        if reason == "invalid" and _is_the_nodes(job):
+            ending = "failed"  # its message tells why
     parts = [f"Job {job['jobId']} {ending}"]
     if job.get("exitCode") is not None:
         parts.append(f"exit code {job['exitCode']}")

@@ -193,6 +193,9 @@ def test_following_with_json_prints_one_object_on_stdout(
         ({"status": "cancelled", "reason": None, "exitCode": None}, 130),
         ({"status": "failed", "reason": "lost", "exitCode": None}, 125),
         ({"status": "failed", "reason": "integrity", "exitCode": 0}, 125),
+        ({"status": "failed", "reason": "invalid", "exitCode": None}, 125),
+        ({"status": "failed", "reason": "invalid", "exitCode": None, "command": None, "argv": None}, 1),
+        ({"status": "completed", "reason": None, "exitCode": None, "command": None, "argv": None}, 0),
     ],
 )
 def test_the_exit_code_is_the_jobs(ended: dict[str, object], code: int, server: FakeServer) -> None:
