@@ -78,4 +78,5 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     port = int(os.environ.get("PORT", "8000"))
     print(f"greeting on http://127.0.0.1:{port}")
+    ThreadingHTTPServer.request_queue_size = 128  # not 5: who comes beyond that tries again after a second
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
