@@ -37,13 +37,14 @@ async def publish(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     store, actor = context.store, context.caller.actor
     if "source" in body:
         release = await products.name(store, actor, body["product"], body["source"], manifest=manifest)
-        return schemas.release_of(release)
+        return schemas.release_of(release, secrets=True)
     if manifest is None:
         manifest = await products.packed_manifest(store, body["file_id"])
     if "product" in body and body["product"] != manifest.id:
         message = f"The archive is of {manifest.id!r}."
         raise Invalid(f"product: {message}", details={"product": message})
-    return schemas.release_of(await products.publish(store, actor, body["file_id"], manifest))
+    published = await products.publish(store, actor, body["file_id"], manifest)
+    return schemas.release_of(published, secrets=True)
 
 
 @group.endpoint("GET /{product}", role=Role.VIEWER, returns=schemas.ReleasedProduct(), raises=(NotFound,))
@@ -59,8 +60,12 @@ async def product(context: Context, product: str) -> dict[str, Any]:
     "GET /{product}/{version}", role=Role.VIEWER, returns=schemas.ReleaseDetail(), raises=(NotFound,)
 )
 async def release(context: Context, product: str, version: str) -> dict[str, Any]:
-    """Show one release with its manifest."""
-    return schemas.release_of(await products.get(context.store, product, version))
+    """Show one release with its manifest.
+
+    The values of its environment are shown to those who may install it.
+    """
+    found = await products.get(context.store, product, version)
+    return schemas.release_of(found, secrets=context.caller.role in {"w", "a"})
 
 
 @group.endpoint(

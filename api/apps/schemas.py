@@ -9,7 +9,7 @@ from api.times import Time
 from storage import apps, manifests
 from storage.apps import App, Instance
 from storage.jobs import Submitted
-from storage.manifests import Process
+from storage.manifests import Manifest, Process
 from storage.manifests.configuration import MASK
 from storage.products import Release
 
@@ -454,17 +454,21 @@ def detail_of(app: App, now_ms: int, *, secrets: bool) -> dict[str, Any]:
 
     `secrets`: with the values of its environment, which may be some.
     """
-    manifest = None if app.manifest is None else manifests.as_json(app.manifest)
-    for each in manifest["processes"].values() if manifest is not None and not secrets else ():
-        each["env"] = dict.fromkeys(each["env"], MASK)
     return {
         **entry_of(app, now_ms),
         "source": app.source,
         "releases": app.releases,
-        "manifest": manifest,
+        "manifest": _manifest_of(app.manifest, secrets=secrets),
         "generation": app.generation,
         "observed_generation": app.observed_generation,
     }
+
+
+def _manifest_of(manifest: Manifest | None, *, secrets: bool) -> dict[str, Any] | None:
+    shown = None if manifest is None else manifests.as_json(manifest)
+    for each in shown["processes"].values() if shown is not None and not secrets else ():
+        each["env"] = dict.fromkeys(each["env"], MASK)
+    return shown
 
 
 def promised(instance_id: str, submitted: Submitted) -> dict[str, Any]:
@@ -472,10 +476,10 @@ def promised(instance_id: str, submitted: Submitted) -> dict[str, Any]:
     return {"instanceId": instance_id, "jobId": submitted.id, "status": "queued"}
 
 
-def release_of(release: Release) -> dict[str, Any]:
-    """Return one release."""
+def release_of(release: Release, *, secrets: bool) -> dict[str, Any]:
+    """Return one release; `secrets`: with the values of its environment, as of an app."""
     fields_of = {name: getattr(release, name) for name in Release.__slots__}
-    manifest = None if release.manifest is None else manifests.as_json(release.manifest)
+    manifest = _manifest_of(release.manifest, secrets=secrets)
     return {**fields_of, "name": release.name, "manifest": manifest}
 
 
@@ -485,5 +489,5 @@ def product_of(releases: list[Release]) -> dict[str, Any]:
     return {
         "product": first.product, "name": first.name, "newest": first.version,
         "description": first.manifest.description if first.manifest is not None else "",
-        "releases": [release_of(each) for each in releases],
+        "releases": [release_of(each, secrets=False) for each in releases],
     }  # fmt: skip

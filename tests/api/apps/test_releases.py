@@ -80,3 +80,17 @@ async def test_what_is_no_release_is_refused_by_its_field(
     operator = await hostler.user("w")
     answer = await operator.post("/api/releases", json=body)
     assert (answer.status_code, list(answer.json()["details"])) == (400, [field]), answer.text
+
+
+async def test_viewers_are_shown_the_names_of_a_releases_environment_and_no_values(hostler: Hostler) -> None:
+    operator, viewer = await hostler.user("w"), await hostler.user("r")
+    manifest = {"id": "shop", "processes": {"web": {"command": "x", "env": {"TOKEN": "s3cret"}}}}
+    source = {"kind": "npm", "package": "shop", "version": "1.0.0"}
+    body = {"product": "shop", "source": source, "manifest": manifest}
+    published = await operator.post("/api/releases", json=body)
+    assert published.status_code == 201, published.text
+    for path in ("/api/releases", "/api/releases/shop", "/api/releases/shop/1.0.0"):
+        assert "s3cret" not in (await viewer.get(path)).text, path
+    shown = [(await each.get("/api/releases/shop/1.0.0")).json()["manifest"] for each in (viewer, operator)]
+    assert [each["processes"]["web"]["env"] for each in shown] == [{"TOKEN": "********"}, {"TOKEN": "s3cret"}]
+    assert shown[1] == published.json()["manifest"]
