@@ -5,9 +5,10 @@ import re
 import secrets
 from dataclasses import asdict, dataclass, replace
 
+from storage import users
 from storage.calls import command, script, text
 from storage.errors import Conflict, Denied, Invalid, NotFound
-from storage.identity import LADDER, Identity, RoleLetter
+from storage.identity import LADDER, Identity, RoleLetter, lesser
 from storage.records import genuine, opened, signed
 from storage.seal import Seal
 from storage.store import Store
@@ -130,10 +131,24 @@ async def owned_by(store: Store, owner: str | None) -> list[ApiKey]:
 
 
 async def revoke(store: Store, caller: Identity, key_id: str) -> None:
-    """Revoke a key of the caller's user; an admin may revoke anybody's. Raises NotFound."""
+    """Revoke a key of the caller's user; an admin may revoke anybody's.
+
+    Raises NotFound, or Denied where the caller is a key and this one may do more.
+    """
+    await _check_not_above(store, caller, key_id)
     owner = "" if caller.role == "a" else caller.user_id or "-"
     outcome = await store.call(
         script("apikey_revoke", store.now_ms(), caller.actor, key_id, owner, read=text)
     )
     if outcome == "missing":
         raise NotFound(f"You have no API key '{key_id}'.")
+
+
+async def _check_not_above(store: Store, caller: Identity, key_id: str) -> None:
+    if caller.kind != "key" or caller.user_id is None or caller.role == "a":
+        return
+    owner = await users.get(store, caller.user_id)
+    for key in await owned_by(store, owner.id):
+        role = lesser(key.role, owner.role)
+        if key.id == key_id and LADDER.index(role) > LADDER.index(caller.role):
+            raise Denied(f"A key of role '{role}' is above the role of yours.")

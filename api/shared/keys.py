@@ -92,5 +92,8 @@ def _shown(key: ApiKey) -> dict[str, Any]:
     "DELETE /{key_id}", role=Role.VIEWER, status=HTTPStatus.NO_CONTENT, raises=(*_GUARDED, NotFound)
 )
 async def revoke_key(context: Context, key_id: str) -> None:
-    """Revoke one of your API keys, at once; an admin may revoke anybody's."""
+    """Revoke one of your API keys, at once; an admin may revoke anybody's.
+
+    Who comes by a key revokes none that may do more than that one.
+    """
     await api_keys.revoke(context.store, context.caller, key_id)

@@ -90,6 +90,27 @@ async def test_a_key_is_over_once_it_is_revoked(store: Store) -> None:
         await api_keys.revoke(store, caller, key.id)
 
 
+async def test_a_key_revokes_itself_and_its_equals_and_none_that_may_do_more(store: Store) -> None:
+    caller = await new_caller(store, "ada", "a")
+    await new_caller(store, "root", "a")
+    strong, secret = await api_keys.create(store, caller, name="deploy", role="a")
+    _, weak = await api_keys.create(store, caller, name="reader", role="r")
+    equal, _ = await api_keys.create(store, caller, name="another reader", role="r")
+    by_key = await who(store, weak)
+    assert by_key is not None
+    with pytest.raises(Denied):
+        await api_keys.revoke(store, by_key, strong.id)
+    assert await who(store, secret) is not None
+    await api_keys.revoke(store, by_key, equal.id)
+    await users.update(
+        store, caller.id, actor="test", changes={"role": "r"}
+    )  # none may do more than read now
+    await api_keys.revoke(store, by_key, strong.id)
+    assert await who(store, secret) is None
+    await api_keys.revoke(store, by_key, by_key.id)
+    assert await who(store, weak) is None
+
+
 async def test_a_key_dies_with_its_owner(store: Store) -> None:
     caller = await new_caller(store, "ada", "w")
     _, secret = await api_keys.create(store, caller, name="ci", role="r")
