@@ -19,7 +19,7 @@ from marshmallow import Schema, ValidationError
 from api import body as bodies
 from api import compiled
 from api.dialect import Dialect, InvalidQuery
-from api.errors import invalid, status_of
+from api.errors import invalid, refuse
 from storage.calls import Call
 from storage.carrying import Carrier, Changed
 from storage.errors import Denied, HostlerError, Invalid, NotFound, Unauthenticated, Unavailable
@@ -224,8 +224,7 @@ class Endpoint:
             if self.query is not None:
                 arguments["query"] = self._query(self.query, req)
         except HostlerError as error:
-            # 4000 + status, as Falcon does for HTTP errors; before accept() the server answers 403
-            await ws.close(4000 + status_of(type(error)), str(error)[:120])
+            await refuse(ws, error)
             return
         await self.handler(context, ws, **arguments)
 

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import falcon
 import orjson
-from falcon.asgi import Request, Response
+from falcon.asgi import Request, Response, WebSocket
 from marshmallow import ValidationError
 
 from api import dialect
@@ -130,8 +131,20 @@ def _translate(error: Exception, req: Request) -> HostlerError:
     return HostlerError("Something went wrong on our side; the log names it by the request id.")
 
 
-async def handle(req: Request, resp: Response, error: Exception, params: Any, **_: Any) -> None:
-    """Answer any exception that a request raises; nothing of its trace leaves the server."""
+async def handle(
+    req: Request, resp: Response | None, error: Exception, params: Any, ws: WebSocket | None = None
+) -> None:
+    """Answer any exception that a request raises, or close its WebSocket; nothing of its trace leaves the server."""
     if isinstance(error, falcon.HTTPStatus):
         raise error
-    answer(req, resp, _translate(error, req))
+    told = _translate(error, req)
+    if ws is not None:
+        with suppress(falcon.WebSocketDisconnected):
+            await refuse(ws, told)
+    elif resp is not None:
+        answer(req, resp, told)
+
+
+async def refuse(ws: WebSocket, error: HostlerError) -> None:
+    """Close a WebSocket with 4000 + status and the sentence; where it was not accepted yet, the server answers 403."""
+    await ws.close(4000 + status_of(type(error)), str(error).encode()[:120].decode("utf-8", "ignore"))

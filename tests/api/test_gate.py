@@ -203,6 +203,18 @@ async def test_a_websocket_by_header_needs_credentials_and_no_origin(site: Any) 
     assert await handshake(site, {}) is None
 
 
+@pytest.mark.parametrize("path", ["/no/such/path", "/probe/open"])
+async def test_a_websocket_to_where_there_is_none_is_refused_and_no_failure_of_ours(
+    site: Any, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with falcon.testing.ASGIConductor(site.app) as conductor:
+        with pytest.raises(WebSocketDisconnected) as refused:
+            async with conductor.simulate_ws(path):
+                pass
+    assert refused.value.code == 3403  # as Falcon's simulator calls a handshake that is not accepted
+    assert not caplog.records
+
+
 async def test_a_hundred_requests_at_once_at_limit_ten_pass_ten(site: Any) -> None:
     site.configure(rate_limit_per_s=10)
     ada = await site.session()
