@@ -376,7 +376,10 @@ async def _nothing() -> Any:
 
 
 def _bounded(receive: Receive, limit_bytes: int) -> Receive:
-    """Return `receive`, which ends a body that is longer than it may be."""
+    """Return `receive`, which ends a body that is longer than it may be, and a WebSocket that brings no packet.
+
+    Engine.IO raises over what is none, and would forget to end the session.
+    """
     received = 0
 
     async def bounded() -> Any:
@@ -386,9 +389,17 @@ def _bounded(receive: Receive, limit_bytes: int) -> Receive:
             received += len(event.get("body") or b"")
             if received > limit_bytes:
                 return {"type": "http.request", "body": b"", "more_body": False}
+        if event["type"] == "websocket.receive" and not _is_packet(event):
+            return {"type": "websocket.disconnect", "code": 1003}
         return event
 
     return bounded
+
+
+def _is_packet(event: Any) -> bool:
+    """Tell whether a message is a packet of Engine.IO: binary data, or text that begins with the number of its kind."""
+    text = event.get("text")
+    return event.get("bytes") is not None or (bool(text) and "0" <= text[0] <= "9")
 
 
 def _with_headers(send: Send) -> Send:

@@ -352,6 +352,22 @@ async def test_nonsense_harms_nobody_but_its_sender(site):
     await other.hears("products:status", lambda said: "web" in said)
 
 
+@pytest.mark.parametrize("said", ["", "x", "bA", "\u0664"])
+@pytest.mark.parametrize("named", [False, True], ids=["nobody", "somebody"])
+async def test_a_websocket_that_brings_no_packet_ends_with_its_session_at_once(site, said, named):
+    sessions_of = site.application.telling.server.sessions
+    url = f"ws://127.0.0.1:{site.port}/socket.io/?EIO=4&transport=websocket"
+    async with websockets.connect(url) as socket, asyncio.timeout(5):
+        assert (await socket.recv()).startswith("0{")
+        if named:
+            await socket.send(f'40{{"apiKey": "{await site.key()}"}}')
+            assert (await socket.recv()).startswith("40{")
+        await socket.send(said)
+        await socket.wait_closed()
+        assert socket.close_code == 1000
+        assert not sessions_of
+
+
 async def test_what_waits_for_a_client_that_takes_nothing_is_bounded_and_it_is_let_go(site):
     slow = Outbox(most_packets=3, most_bytes=1000)
     for number in range(10):
