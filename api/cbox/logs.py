@@ -143,7 +143,8 @@ async def all_logs(context: Context, query: dict[str, Any]) -> dict[str, Any]:
 async def follow_logs(context: Context, req: Request, resp: Response, query: dict[str, Any]) -> None:
     """Follow what one process prints, or all do, as server-sent events of the name `log`.
 
-    A comment comes every 15 s where nothing else does. Of one process, what came after Last-Event-ID comes first.
+    A comment comes every 15 s where nothing else does. Of one process, what came after Last-Event-ID comes first; `gap`
+    tells that the line of that id is not kept any more.
     """
     name = query.get("process") or None
     each = await words.find(context.store, name) if name is not None else None
@@ -155,30 +156,39 @@ async def _followed(
     context: Context, hub: Hub, each: Named | None, after: str | None
 ) -> AsyncGenerator[Message, None]:
     async with hub.follow_app_logs(each.app.instance_id if each is not None else None) as feed:
-        yield Message("", "", "")
+        kept: list[Message] = []
+        lost = False
         if each is not None and after is not None:
-            kept = await apps.lines(
-                context.store,
-                each.app.instance_id,
-                limit=apps.KEPT_LINES,
-                after=after,
-                process=each.process.name,
-            )
-            for message in _messages(each, kept):
-                after = message.id
-                yield message
+            instance_id, limit, process = each.app.instance_id, apps.KEPT_LINES, each.process.name
+            try:
+                lost = not await apps.keeps(context.store, instance_id, after)
+            except Invalid:
+                raise words.BadParameter("invalid Last-Event-ID header (must be the id of a line)") from None
+            lines = await apps.lines(context.store, instance_id, limit=limit, after=after, process=process)
+            kept = _messages(each, lines)
+        yield Message("", "", "")
+        if lost:  # it is too old, or from before Redis was lost: then what comes has lesser ids
+            after = None
+            yield _gap("")
+        for message in kept:
+            after = message.id
+            yield message
         names: dict[str, dict[str, Named]] = {}
         while True:
             items = await feed.take()
             if items is None:  # the client was too slow, or the connection to Redis was lost
                 feed.start_anew()
-                yield Message("app.gap", after or "", '{"message":"some lines were not delivered"}')
+                yield _gap(after or "")
                 continue
             for item in items:
                 if not all(line.get("process") in names.get(item.instance_id, {}) for line in item.lines):
                     names[item.instance_id] = await _processes(context, item.instance_id)
                 for message in _told(names[item.instance_id], item.lines, each, after):
                     yield message
+
+
+def _gap(after: str) -> Message:
+    return Message("app.gap", after, '{"message":"some lines were not delivered"}')
 
 
 async def _processes(context: Context, instance_id: str) -> dict[str, Named]:

@@ -19,6 +19,7 @@ from storage.apps.history import (
     Run,
     Sample,
     append,
+    keeps,
     lines,
     published,
     ran,
@@ -56,6 +57,6 @@ __all__ = [
     "ACTIONS", "ALIVE", "KEPT_LINES", "KEPT_RELEASES", "KEPT_RUNS", "KEPT_SAMPLES", "LINE_LIMIT_BYTES", "PASSING",
     "Action", "App", "Instance", "LogLine", "Phase", "Release", "Run", "Sample", "ScheduleState", "Status", "Wanted",
     "Wish", "abandon", "again", "append", "change", "choose_node", "configured", "every", "finished", "forget", "get",
-    "install", "installing", "instance_id_of", "lines", "observe", "of_node", "page", "published", "ran", "released",
-    "rest", "runs", "sample", "samples", "say", "set_autostart",
+    "install", "installing", "instance_id_of", "keeps", "lines", "observe", "of_node", "page", "published", "ran",
+    "released", "rest", "runs", "sample", "samples", "say", "set_autostart",
 ]  # fmt: skip

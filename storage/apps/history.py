@@ -1,5 +1,6 @@
 """What apps have said and used: their newest lines, samples of their resources, and runs that have ended."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from storage.store import Store
 #: How much is kept of each app. A line is cut by its node to LINE_LIMIT_BYTES.
 KEPT_LINES, KEPT_SAMPLES, KEPT_RUNS = 2000, 720, 100
 LINE_LIMIT_BYTES = 4096
+#: What Redis calls an entry of a stream; it takes no number that has more than 64 bits.
+_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,8 @@ async def lines(
     Raises Invalid when `after` is no line's id.
     """
     key = f"h:applog:{instance_id}"
-    if after is not None and not _is_id(after):
-        raise Invalid("after: not a line's id", details={"after": "not a line's id"})
+    if after is not None:
+        _check_id(after)
     narrowed = process is not None or index is not None
     count = KEPT_LINES * 2 if narrowed else limit
     if after is not None:
@@ -117,9 +120,15 @@ async def lines(
     return found[:limit] if after is not None else found[-limit:]
 
 
-def _is_id(word: str) -> bool:
-    time, _, number = word.partition("-")
-    return time.isascii() and time.isdigit() and number.isascii() and number.isdigit() and len(word) < 40
+async def keeps(store: Store, instance_id: str, line_id: str) -> bool:
+    """Tell whether an app's log still has the line of that id. Raises Invalid when it is no line's id."""
+    _check_id(line_id)
+    return bool(await store.call(command("XRANGE", f"h:applog:{instance_id}", line_id, line_id)))
+
+
+def _check_id(word: str) -> None:
+    if not _ID.fullmatch(word):
+        raise Invalid("after: not a line's id", details={"after": "not a line's id"})
 
 
 def sample(holder: Holder, instance_id: str, samples: Sequence[Sample]) -> Call[None]:

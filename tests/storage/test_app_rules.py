@@ -639,8 +639,15 @@ async def test_lines_are_kept_once_told_to_followers_and_read_on_from_any(store:
     assert [each.text for each in found] == ["line 1", "line 2", "line 3"]
     assert [each.text for each in await apps.lines(store, "hello", after=found[0].id)] == ["line 2", "line 3"]
     assert [each.instance for each in await apps.lines(store, "hello", index=1)] == ["web-1", "web-1"]
-    with pytest.raises(Invalid, match="after"):
-        await apps.lines(store, "hello", after="$")
+    for wrong in (
+        "$",
+        "1",
+        "18446744073709551616-0",
+        "9" * 30 + "-0",
+    ):  # Redis would complain of the last two
+        with pytest.raises(Invalid, match="after"):
+            await apps.lines(store, "hello", after=wrong)
+    assert [await apps.keeps(store, "hello", each) for each in (found[0].id, "1-0")] == [True, False]
 
 
 async def test_samples_and_runs_are_rings(store: Store, node: Node) -> None:

@@ -135,6 +135,27 @@ async def test_who_comes_back_with_the_id_of_its_last_line_misses_none_and_gets_
     assert [each["message"] for each in events(await again.until("fourth"))] == ["second", "third", "fourth"]
 
 
+@pytest.mark.parametrize("lost", ["1-0", "999999999999999-0"])
+async def test_who_comes_back_with_the_id_of_a_line_that_is_lost_is_told_of_a_gap_and_follows(
+    fleet: Any, streams: Any, lost: str
+) -> None:
+    await fleet.install("web")
+    await fleet.node.say("web", "web", "first")
+    again = streams("process=web", Last_Event_ID=lost)
+    assert "event: gap\nid: \n" in await again.until("not delivered")
+    await fleet.node.say("web", "web", "second")
+    assert events(await again.until("second"))[-1]["message"] == "second"
+
+
+@pytest.mark.parametrize("wrong", ["x", "1", "18446744073709551616-0", "9" * 30 + "-0"])
+async def test_coming_back_with_what_is_no_id_of_a_line_is_refused(fleet: Any, wrong: str) -> None:
+    await fleet.install("web")
+    given = {"params": {"process": "web"}, "headers": {"Last-Event-ID": wrong}}
+    answer = await fleet.viewer.get("/api/v1/logs/stream", **given)
+    said = {"error": "invalid Last-Event-ID header (must be the id of a line)"}
+    assert (answer.status_code, answer.json()) == (400, said)
+
+
 async def test_following_what_is_not_there_is_refused(fleet: Any) -> None:
     answer = await fleet.viewer.get("/api/v1/logs/stream", params={"process": "nothing"})
     assert (answer.status_code, answer.json()) == (404, {"error": "process not found: nothing"})
