@@ -49,6 +49,8 @@ class Line:
 
 async def newest(store: Store, *, limit: int, before: str | None = None) -> list[Line]:
     """Return the newest lines, or the newest before the one with that id, at most `limit`, the newest first."""
+    if before is not None and not before.strip("0-"):  # there is nothing before the first id there can be
+        return []
     start = f"({before}" if before else "+"
     found = []
     for entry, words in await store.call(command("XREVRANGE", "h:audit", start, "-", "COUNT", limit)):

@@ -19,7 +19,8 @@ from storage.watch import Event, Output
 _MOST_NAMED = 1000
 
 _CURSOR = re.compile(
-    r"(?P<event>\d{1,15}-\d{1,15})(\.(?P<line>\d{1,15})(\.(?P<pieces>\d{1,9})(\.(?P<attempt>\d{1,9}))?)?)?"
+    r"(?P<event>\d{1,15}-\d{1,15})(\.(?P<line>\d{1,15})(\.(?P<pieces>\d{1,9})(\.(?P<attempt>\d{1,9}))?)?)?",
+    re.ASCII,
 )
 
 

@@ -198,7 +198,8 @@ async def test_what_was_trimmed_is_a_gap_with_its_lines(live):
 
 
 @pytest.mark.parametrize(
-    ("query", "code"), [("?jobId=job-00000000000000000000", 4404), ("?after=nonsense", 4400)]
+    ("query", "code"),
+    [("?jobId=job-00000000000000000000", 4404), ("?after=nonsense", 4400), ("?after=%D9%A1-%D9%A0", 4400)],
 )
 async def test_what_cannot_be_followed_closes_with_its_reason(live, query, code):
     async with live.socket(query) as socket:

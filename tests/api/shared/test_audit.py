@@ -17,6 +17,11 @@ async def test_changes_are_listed_newest_first_page_by_page(hostler: Hostler) ->
     assert not {each["id"] for each in rest["entries"]} & {each["id"] for each in first["entries"]}
 
 
+async def test_nothing_lies_before_the_first_place_there_can_be(hostler: Hostler) -> None:
+    answer = await (await hostler.user("a")).get("/api/audit", params={"before": "0-0"})
+    assert (answer.status_code, answer.json()) == (200, {"entries": [], "next": None})
+
+
 async def test_a_place_that_is_none_is_refused_by_name(hostler: Hostler) -> None:
     answer = await (await hostler.user("a")).get("/api/audit", params={"before": "+"})
     assert answer.status_code == 400
