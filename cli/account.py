@@ -1,6 +1,7 @@
 """`hostler login`, `logout`, `whoami` and `setup`: which account the command line acts as."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,7 @@ def login(
     if data is not None:
         _tell(signing_in.from_data(contexts, context, data), as_json=as_json)
         return
-    address = clean_url(url or environ.get("HOSTLER_URL") or typer.prompt("Address of the server", err=True))
+    address = _address(url, environ)
     by_password = password or password_stdin or email is not None
     if not by_password and (browser is not None or sys.stdin.isatty()):
         from cli import browsing  # noqa: PLC0415  a server and a browser are not always needed
@@ -54,7 +55,7 @@ def login(
         listen = browsing.has_browser(environ) if browser is None else browser
         who = signing_in.with_session(contexts, context, address, browsing.session(address, listen=listen))
     else:
-        account = email or typer.prompt("Email", err=True)
+        account = email or signing_in.ask("email", instead="--email EMAIL --password-stdin")
         secret = signing_in.password(from_stdin=password_stdin)
         who = signing_in.with_password(contexts, context, address, account, secret)
     _tell(who, as_json=as_json)
@@ -108,15 +109,20 @@ def setup(
 ) -> None:
     """Create the first admin of a server that has no user yet, and log in as it. Works once."""
     environ = process_environment()
-    address = clean_url(url or environ.get("HOSTLER_URL") or typer.prompt("Address of the server", err=True))
+    address = _address(url, environ)
     signing_in.check_first(address)
     account = {
         "username": username,
-        "email": email or typer.prompt("Email", err=True),
+        "email": email or signing_in.ask("email", instead="--email EMAIL --password-stdin"),
         "password": signing_in.new_password(from_stdin=password_stdin),
     }
     who = signing_in.first_admin(Contexts(environ), context, address, account)
     _tell(who, as_json=as_json)
+
+
+def _address(url: str | None, environ: Mapping[str, str]) -> str:
+    given = url or environ.get("HOSTLER_URL")
+    return clean_url(given or signing_in.ask("address of the server", instead="--url ADDRESS"))
 
 
 def _tell(who: dict[str, str], *, as_json: bool) -> None:

@@ -5,9 +5,18 @@ import json
 import sys
 from pathlib import Path
 
+import typer
+
 from cli.client import Client, ask_openly, login, read_json
 from cli.contexts import TOKEN, Contexts, Server
 from cli.failures import Failed
+
+
+def ask(what: str, *, instead: str) -> str:
+    """Return what somebody types at the terminal. Raises Failed where there is none, naming the options to give."""
+    if not sys.stdin.isatty():
+        raise Failed(f"There is no terminal to ask for the {what} on.", hint=f"the same with {instead}")
+    return str(typer.prompt(what.capitalize(), err=True))
 
 
 def password(*, from_stdin: bool) -> str:

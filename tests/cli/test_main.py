@@ -473,6 +473,23 @@ def test_a_password_is_never_asked_for_where_nobody_could_type_it(
     assert fake.asked == []
 
 
+@pytest.mark.parametrize("command", ["login", "setup"])
+def test_without_a_terminal_nothing_is_asked_and_the_option_to_give_is_named(
+    fake: FakeServer, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:  # fmt: skip
+    monkeypatch.delenv("HOSTLER_URL", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO("https://elsewhere.example\nada\n"))
+    fake.on("GET /api/auth/setup", Answer(body={"needed": True}))
+    for arguments, missing, option in (
+        ([], "address of the server", "--url"),
+        (["--url", fake.url], "email", "--email"),
+    ):
+        assert main([command, *arguments]) == 1
+        first, hint = capsys.readouterr().err.splitlines()
+        assert first == f"hostler: There is no terminal to ask for the {missing} on."
+        assert hint.startswith(f"Try: the same with {option} ")
+
+
 def test_login_with_what_hostler_up_keeps(fake: FakeServer, config: Path, tmp_path: Path) -> None:
     admin = {"url": fake.url, "email": "admin@localhost", "password": "p", "apiKey": "cb_admin"}
     (tmp_path / "admin.json").write_text(json.dumps(admin))
