@@ -1,6 +1,7 @@
 """Configuration of apps: held against the JSON Schema of the manifest, its secrets told apart and masked."""
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # whoever only runs jobs never needs it
 MASK = "********"
 SCHEMA_LIMIT_BYTES = 64 * 1024
 CONFIG_LIMIT_BYTES = 64 * 1024
+#: So many fields that a schema does not know are named, of each object.
+MOST_UNKNOWN = 10
 
 #: Keywords that would run a publisher's regular expression, or fetch what an address names.
 _REFUSED = ("pattern", "patternProperties", "$dynamicRef", "$recursiveRef", "$id", "$dynamicAnchor")
@@ -96,7 +99,7 @@ def check(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
         schema, registry=Registry(), format_checker=Draft202012Validator.FORMAT_CHECKER
     )
     try:
-        problems = [_problem(error, schema) for error in validator.iter_errors(config)]
+        problems = [problem for error in validator.iter_errors(config) for problem in _problems(error)]
     except (RecursionError, Unresolvable):
         raise Invalid("The product's configuration schema cannot be applied.") from None
     if problems:
@@ -104,15 +107,22 @@ def check(schema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> None:
         raise Invalid(f"{field}: {message}", details=dict(reversed(problems)))
 
 
-def _problem(error: "ValidationError", schema: Mapping[str, Any]) -> tuple[str, str]:
-    """Return where an error is and what is wrong there; a secret's value is not told."""
+def _problems(error: "ValidationError") -> Iterator[tuple[str, str]]:
+    """Yield where an error is and what is wrong there, for each field; a secret's value is not told."""
     path = [str(part) for part in error.absolute_path]
+    expected: Any = error.validator_value
     if error.validator == "required" and isinstance(error.instance, Mapping):
-        required: Any = error.validator_value
-        missing = [name for name in required if name not in error.instance]
-        return ".".join(["config", *path, *missing[:1]]), "is required"
-    words = f"is not what {error.validator} asks for"
-    return ".".join(["config", *path]), words if _holds_secret(error.schema) else error.message[:300]
+        for name in expected:
+            if name not in error.instance:
+                yield ".".join(["config", *path, name]), "is required"
+    elif error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+        known = _table(error.schema, "properties")
+        words = f"is unknown; known are: {', '.join(known)}"[:300] if known else "is unknown"
+        for name in islice((name for name in error.instance if name not in known), MOST_UNKNOWN):
+            yield ".".join(["config", *path, name[:100]]), words
+    else:
+        words = f"is not what {error.validator} asks for"
+        yield ".".join(["config", *path]), words if _holds_secret(error.schema) else error.message[:300]
 
 
 _SECRET = ("x-secret", "writeOnly")

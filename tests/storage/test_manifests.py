@@ -257,6 +257,23 @@ def test_a_wrong_configuration_is_refused_by_field_without_telling_secrets() -> 
     assert configuration.defaults(SCHEMA) == {"url": "http://x"}
 
 
+def test_each_field_that_is_missing_or_unknown_is_named_also_where_the_schema_has_secrets() -> None:
+    closed = {**SCHEMA, "required": ["url", "password"], "additionalProperties": False}
+    with pytest.raises(Invalid) as refused:
+        configuration.check(closed, {"colour": "red", "size": 1})
+    known = "is unknown; known are: url, password, smtp, peers"
+    assert refused.value.details == {
+        "config.url": "is required",
+        "config.password": "is required",
+        "config.colour": known,
+        "config.size": known,
+    }
+    many = {**GIVEN, **{f"{'n' * 1000}{count}": 1 for count in range(50)}}
+    with pytest.raises(Invalid) as refused:
+        configuration.check(closed, many)
+    assert len(str(refused.value.details)) < 5000
+
+
 def test_a_schema_that_refers_to_itself_for_ever_is_no_schema() -> None:
     with pytest.raises(Invalid, match="cannot be applied"):
         configuration.check({"$ref": "#"}, {})
