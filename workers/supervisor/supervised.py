@@ -1,4 +1,4 @@
-"""One app in the supervisor's care: what is wished of it, its instances, its schedules, and what is told of them."""
+"""One app in the supervisor's care: what is wished of it, and its instances, which are made to be so."""
 
 import asyncio
 import shutil
@@ -11,10 +11,9 @@ from pathlib import Path
 import orjson
 
 from settings import Settings
-from storage.apps import KEPT_RUNS, App, Run, ScheduleState
+from storage.apps import App, Run
 from storage.apps import Instance as Shown
-from storage.attempts import Unregistered
-from storage.errors import HostlerError, NotFound, Unavailable
+from storage.errors import HostlerError
 from storage.manifests import Manifest, Process
 from storage.seal import Seal
 from workers.forwarding import identity_key
@@ -25,29 +24,18 @@ from workers.supervisor import dependencies, events, places, processes, state
 from workers.supervisor.instance import Instance, Obstacle, Surroundings
 from workers.supervisor.life import ALIVE, State
 from workers.supervisor.processes import Ended, NotStarted, Processes
+from workers.supervisor.reporting import Reporter
 from workers.supervisor.reports import ControlPlane
+from workers.supervisor.runs import Runs
 from workers.supervisor.samples import Usage
-from workers.supervisor.schedule import Timetable
 from workers.supervisor.state import Memory
 from workers.supervisor.users import Users
 
 #: With less room than this on its disk, nothing of an app is started.
 DISK_FLOOR_BYTES = 1024 * 1024
-#: What happens within this time is reported together.
-TOGETHER_S = 0.05
-#: So long between two tries to report.
-REPORT_AGAIN_S = 1.0
 #: What installs leave here while an update is under way; nothing starts before they have taken it up again.
 JOURNAL = "update.json"
 READY = frozenset({State.RUNNING, State.COMPLETED})
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A run of a schedule that is under way; `trigger` is the number under which it was asked for by hand, or 0."""
-
-    at_ms: int
-    trigger: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +62,24 @@ class Supervised:
         self.places = places.of(node.settings.apps_dir, app.instance_id)
         self.uid = node.users.of(app.instance_id)
         self.instances: dict[tuple[str, int], Instance] = {}
-        self.timetables: dict[str, Timetable] = {}
+        self.runs = Runs(app.instance_id, self)
         self.changed = asyncio.Event()
         self.memory = memory or Memory(boot=node.boot)
         self.override: App | None = None  # what a job has us run while it is under way
         self.taken_up = False  # a job has told us what to do with it, since this process began
         self._lives: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._runs: dict[tuple[str, int], Begun] = {}
-        self._triggered: dict[
-            tuple[str, int], Run
-        ] = {}  # how runs ended that were asked for by hand, by number
-        self._untold: list[Run] = []
         self._asked_for: set[str] = set()  # oneshot processes whose run now was asked for by hand
         self._wanted: set[tuple[str, int]] = set()
-        self._dirty = asyncio.Event()
-        self._changes = self._told = 0  # how often something changed, and how much of that has been reported
-        self._reported = asyncio.Event()
-        self._reporting: asyncio.Task[None] | None = None
+        self.reporter = Reporter(
+            app.instance_id, first=self._before_report, tell=self._tell,
+            keep=lambda run: node.control.ran(app.instance_id, run),
+        )  # fmt: skip
         self._emitting: events.Emitter | None = None
         self._preparing = asyncio.Lock()
         self._around = Surroundings(
             app=app.instance_id, places=self.places, uid=self.uid, processes=node.processes, manifest=self._manifest,
             environment=self._environment, prepare=self._prepare, obstacle=self._obstacle, sweep=self._sweep,
-            changed=self._change, ended=self._ended,
+            changed=self.change, ended=self._ended,
         )  # fmt: skip
 
     # What instances ask
@@ -190,9 +173,9 @@ class Supervised:
         spared = {each.kept.keeper_pid for each in self.instances.values() if each.kept is not None}
         await asyncio.to_thread(processes.sweep, self.places.records, self.uid, spared)
 
-    def _change(self) -> None:
-        self._changes += 1
-        self._dirty.set()
+    def change(self) -> None:
+        """Say that something has changed: to the control plane, and to whoever waits for it here."""
+        self.reporter.change()
         done, self.changed = self.changed, asyncio.Event()
         done.set()
         self.node.stir()
@@ -211,9 +194,7 @@ class Supervised:
         if rebooted:
             self.memory.lives = {}
         self.memory.boot = self.node.boot
-        for table in self._timetables():
-            if table.process.name in self.memory.timetables:
-                table.recall(self.memory.timetables[table.process.name])
+        self.runs.recall(self._manifest().processes, self.memory.timetables)
         await self._adopt()
         await self._sweep()
         if self.alive:
@@ -223,8 +204,8 @@ class Supervised:
                 log.error("cannot hear an app", extra={"app": self.app.instance_id, "why": str(error)})
         if rebooted and not self.app.autostart and self.app.desired == "running":
             self.memory.held_back = self.app.generation
-        self._reporting = asyncio.get_running_loop().create_task(self._keep_reporting())
-        self._change()
+        self.reporter.begin()
+        self.change()
 
     async def _adopt(self) -> None:
         """Take over the instances that live, and learn what became of those that did."""
@@ -246,7 +227,7 @@ class Supervised:
                     kept.kill()
                     await kept.ended
                 continue
-            instance = self._add(process, int(number))
+            instance = self.add(process, int(number))
             remembered = self.memory.lives.get(name)
             if remembered is not None:
                 instance.life.recall(remembered, time.monotonic())
@@ -259,15 +240,14 @@ class Supervised:
                 instance.life.wanted, instance.life.state = False, State.STOPPED
             if process.type == "scheduled":
                 begun_ms = kept.started_ms if kept is not None else instance.started_ms
-                trigger = self.memory.triggers.get(name, 0)
-                self._runs[process.name, int(number)] = Begun(begun_ms or self._now_ms(), trigger)
+                self.runs.adopt(instance, begun_ms, self.memory.triggers.get(name, 0))
 
     async def close(self, *, remember: bool = True) -> None:
         """Leave it as it is: its processes go on without us."""
-        tasks = [*self._lives.values(), *([self._reporting] if self._reporting is not None else [])]
-        for task in tasks:
+        for task in self._lives.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._lives.values(), return_exceptions=True)
+        await self.reporter.close()
         for instance in self.instances.values():
             await instance.close()
         if remember:
@@ -281,7 +261,7 @@ class Supervised:
         for instance in self.instances.values():
             instance.measured(usage.get(instance.name))
         if usage or before:  # of what stands still there is nothing new to tell
-            self._dirty.set()
+            self.reporter.measured()
         return bool(usage)
 
     # What shall be
@@ -330,9 +310,7 @@ class Supervised:
         wish, held = self.wish, self.held
         wanted_keys = self._wanted = set[tuple[str, int]]()
         release = self._release()
-        for name in set(self.timetables) - {each.name for each in wish.processes}:
-            del self.timetables[name]
-            self._runs = {key: run for key, run in self._runs.items() if key[0] != name}
+        self.runs.keep_only({each.name for each in wish.processes})
         for process in wish.processes if release is not None else ():
             wanted = wish.wanted(process)
             running = wanted.running and not held
@@ -340,19 +318,12 @@ class Supervised:
             self.memory.acted_on[process.name] = wanted.restarts
             again = before is not None and wanted.restarts > before
             if process.type == "scheduled":
-                table = self.timetables.setdefault(process.name, Timetable(process))
-                table.process, table.paused = process, wanted.paused
-                table.arm(self._now_ms(), armed=running and not wanted.paused)
-                asked = table.ask(wanted.triggers, known=process.name in self.memory.timetables)
-                if not wanted.running:  # what is stopped does not run later, either
-                    table.pending = 0
-                elif not held:
-                    table.pending += asked
-                wanted_keys |= {key for key in self._runs if key[0] == process.name and running}
+                known = process.name in self.memory.timetables
+                wanted_keys |= self.runs.wish(process, wanted, known=known)
                 continue
             for index in range((1 if process.type == "oneshot" else wanted.scale) if running else 0):
                 wanted_keys.add((process.name, index))
-                instance = self.instances.get((process.name, index)) or self._add(process, index)
+                instance = self.instances.get((process.name, index)) or self.add(process, index)
                 instance.redefine(process)
                 if again or instance.is_of_another(release):
                     instance.replace()
@@ -363,7 +334,7 @@ class Supervised:
             if key not in wanted_keys:
                 instance.want(False)
         self._drop_the_gone()
-        self._change()
+        self.change()
 
     def _rerun(self, process: Process, triggers: int, *, running: bool) -> None:
         """Run a oneshot process again that was triggered since."""
@@ -385,13 +356,13 @@ class Supervised:
             self._asked_for.discard(name)
         run_id = f"{self.app.instance_id}/{instance.name}/{started_ms}"
         cause = "trigger" if asked else "start"
-        self._note(
+        self.note(
             Run(run_id, name, instance.index, started_ms, ended_ms, ended.exit_code, ended.signal, cause)
         )
 
-    def _note(self, run: Run) -> None:
-        self._untold.append(run)
-        del self._untold[:-KEPT_RUNS]  # while Redis is away; no more are kept there
+    def note(self, run: Run) -> None:
+        """Keep a run that has ended in the history."""
+        self.reporter.note(run)
 
     def _release(self) -> str | None:
         try:
@@ -407,18 +378,24 @@ class Supervised:
             if each.type != "scheduled"
         }
         for key, instance in list(self.instances.items()):
-            if key in self._wanted or key in self._runs or instance.lives:
+            if key in self._wanted or key in self.runs.under_way or instance.lives:
                 continue
             if key[1] >= max(1, known.get(key[0], 0)) or key[0] not in known:
-                self._remove(key)
+                self.remove(key)
 
-    def _add(self, process: Process, index: int) -> Instance:
+    def can_start(self) -> bool:
+        """Tell whether there is a release to start."""
+        return self._release() is not None
+
+    def add(self, process: Process, index: int) -> Instance:
+        """Make an instance, which lives from now on."""
         key = (process.name, index)
         instance = self.instances[key] = Instance(self._around, process, index)
         self._lives[key] = asyncio.get_running_loop().create_task(instance.live())
         return instance
 
-    def _remove(self, key: tuple[str, int]) -> None:
+    def remove(self, key: tuple[str, int]) -> None:
+        """Drop an instance that has ended."""
         self._lives.pop(key).cancel()
         del self.instances[key]
 
@@ -426,74 +403,6 @@ class Supervised:
         """Look at once whether what kept instances from starting has gone."""
         for instance in self.instances.values():
             instance.look_again()
-
-    # Schedules
-
-    def tick(self) -> None:
-        """Begin the runs that are due, and note those that have ended."""
-        for table in self.timetables.values():
-            self._collect(table)
-            if table.due(self._now_ms()) and len(self._slots(table)) > 0:
-                self._run(table, 0)
-            while table.pending and self._slots(table) and not self.held:
-                table.pending -= 1
-                self._run(table, table.triggers - table.pending)
-
-    def _slots(self, table: Timetable) -> list[int]:
-        name = table.process.name
-        return [index for index in range(table.most) if (name, index) not in self.instances]
-
-    def _run(self, table: Timetable, trigger: int) -> None:
-        if self._release() is None:
-            return
-        index, now_ms = self._slots(table)[0], self._now_ms()
-        self._runs[table.process.name, index] = Begun(now_ms, trigger)
-        table.began(now_ms)
-        self._add(table.process, index).want(True)
-        self._change()
-
-    def _collect(self, table: Timetable) -> None:
-        for key in [each for each in self._runs if each[0] == table.process.name]:
-            instance = self.instances.get(key)
-            if instance is not None and (
-                instance.lives or instance.life.state in {State.STARTING, State.CRASHED}
-            ):
-                continue
-            begun = self._runs.pop(key)
-            if instance is None:
-                continue
-            life = instance.life
-            table.ended(life.exit_code, succeeded=life.state is State.COMPLETED)
-            run = Run(
-                f"{self.app.instance_id}/{key[0]}-{key[1]}/{begun.at_ms}", key[0], key[1], begun.at_ms, self._now_ms(),
-                life.exit_code, life.signal, "trigger" if begun.trigger else "schedule",
-            )  # fmt: skip
-            self._note(run)
-            if begun.trigger:
-                self._triggered[key[0], begun.trigger] = run
-                while len(self._triggered) > KEPT_RUNS:  # nobody waits for the oldest any more
-                    del self._triggered[next(iter(self._triggered))]
-            self._remove(key)
-            self._change()
-
-    def _timetables(self) -> list[Timetable]:
-        for process in self._manifest().processes:
-            if process.type == "scheduled":
-                self.timetables.setdefault(process.name, Timetable(process))
-        return list(self.timetables.values())
-
-    def run_of(self, process: str, trigger: int) -> Run | None:
-        """Return how the run ended that was asked for under this number; None while it has not.
-
-        Raises NotFound when nobody here remembers it, since the worker was another one then.
-        """
-        if (run := self._triggered.pop((process, trigger), None)) is not None:
-            return run
-        table = self.timetables.get(process)
-        waiting = table is not None and (table.triggers < trigger or trigger > table.triggers - table.pending)
-        if waiting or any(each.trigger == trigger for key, each in self._runs.items() if key[0] == process):
-            return None
-        raise NotFound(f"How that run of {process!r} ended is in the history of its runs.")
 
     def outcome(self, names: Collection[str]) -> tuple[bool, Instance | None]:
         """Tell whether what is wished of these processes is so, and which instance has failed to become so.
@@ -529,16 +438,6 @@ class Supervised:
         """Return its instances as they are told of, in order."""
         return [self.instances[key].shown() for key in sorted(self.instances)]
 
-    def schedules(self) -> dict[str, ScheduleState]:
-        """Return how its schedules do."""
-        return {
-            name: ScheduleState(
-                executing=sum(1 for key in self._runs if key[0] == name), next_ms=table.next_ms, last_ms=table.last_ms,
-                run_count=table.run_count, success_rate=table.success_rate, last_exit_code=table.last_exit_code,
-            )
-            for name, table in self.timetables.items()
-        }  # fmt: skip
-
     @property
     def message(self) -> str:
         """Return what is to be said of it as a whole."""
@@ -550,58 +449,21 @@ class Supervised:
         )  # who is to blame, first
         return next((each.message for each in lives if each.message), "")
 
-    async def _keep_reporting(self) -> None:
-        while True:
-            await self._dirty.wait()
-            await asyncio.sleep(TOGETHER_S)
-            self._dirty.clear()
-            try:
-                self._drop_the_gone()
-                self._remember()
-                await self._report()
-            except (Unavailable, Unregistered):
-                self._dirty.set()
-                await asyncio.sleep(REPORT_AGAIN_S)
-            except NotFound:  # it has been removed meanwhile; the next look at the wishes says so
-                await asyncio.sleep(REPORT_AGAIN_S)
-            except HostlerError as error:
-                log.warning("cannot report", extra={"app": self.app.instance_id, "why": str(error)})
-                self._dirty.set()
-                await asyncio.sleep(REPORT_AGAIN_S)
-            except Exception:
-                log.exception("cannot report", extra={"app": self.app.instance_id})
-                await asyncio.sleep(REPORT_AGAIN_S)
+    def _before_report(self) -> None:
+        self._drop_the_gone()
+        self._remember()
 
-    async def reported(self) -> None:
-        """Return once everything that has happened so far has been told."""
-        changes = self._changes
-        while self._told < changes:
-            await self._reported.wait()
-
-    async def _report(self) -> None:
-        changes = self._changes
-        await self.node.control.observe(self.app, self.shown(), self.schedules(), self.message)
-        while self._untold:
-            run = self._untold[0]
-            await self.node.control.ran(self.app.instance_id, run)
-            if run in self._untold:  # else so many came meanwhile that it was left out
-                self._untold.remove(run)
-        self._told = changes
-        done, self._reported = self._reported, asyncio.Event()
-        done.set()
+    async def _tell(self) -> None:
+        await self.node.control.observe(self.app, self.shown(), self.runs.shown(), self.message)
 
     def _remember(self) -> None:
         self.memory.wish, self.memory.phase = self.app.wish, self.app.phase.value
         self.memory.lives = {each.name: each.remembered() for each in self.instances.values()}
-        self.memory.timetables = {name: table.remembered() for name, table in self.timetables.items()}
-        self.memory.triggers = {f"{name}-{index}": run.trigger for (name, index), run in self._runs.items()}
+        self.memory.timetables, self.memory.triggers = self.runs.remembered(), self.runs.triggers()
         try:
             self.memory.write(self.places.state)
         except OSError as error:  # the records of what lives do not depend on it
             log.warning("cannot remember", extra={"app": self.app.instance_id, "why": str(error)})
-
-    def _now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
 
 
 def remembered(apps_dir: Path, seal: Seal) -> list[tuple[App, Memory]]:

@@ -239,7 +239,7 @@ class Supervisor:
     async def _tick(self) -> None:
         for name, supervised in self._apps.items():
             with _alone_with(name):
-                supervised.tick()
+                supervised.runs.tick()
 
     async def _tell(self) -> None:
         for name, outbox in list(self._outboxes.items()):

@@ -68,7 +68,7 @@ async def trigger(offer: Offer, context: Context) -> Ending:
     if process.type == "oneshot":
         return await fulfil(offer, context)
     try:
-        while (run := supervised.run_of(name, int(offer.spec["trigger"]))) is None:
+        while (run := supervised.runs.of(name, int(offer.spec["trigger"]))) is None:
             await supervised.changed.wait()
     except NotFound:
         if supervised.wish.wanted(process).running:
@@ -114,7 +114,7 @@ async def _reported(supervised: Supervised) -> None:
     """Let what is so be told before the job ends, so that whoever waited for it sees no older state."""
     try:
         async with asyncio.timeout(REPORT_PATIENCE_S):
-            await supervised.reported()
+            await supervised.reporter.caught_up()
     except (TimeoutError, HostlerError):
         return
 

@@ -503,12 +503,12 @@ async def test_runs_that_were_asked_for_are_carried_out_by_a_later_worker(
     await soon(has(control, "a", report_0="running"), "it was taken over")
     assert node.now is not None
     cared = node.now.supervised("a")
-    assert [cared.run_of("report", number) for number in (1, 2)] == [None, None], "neither is over"
+    assert [cared.runs.of("report", number) for number in (1, 2)] == [None, None], "neither is over"
     (node.settings.apps_dir / "a" / "data" / "go").touch()
     await soon(lambda: len(control.runs) == 2, "both have run")
     assert {(run.exit_code, run.cause) for run in control.runs.values()} == {(0, "trigger")}
     for number in (1, 2):
-        run = cared.run_of("report", number)
+        run = cared.runs.of("report", number)
         assert run is not None
         assert run.exit_code == 0
 
@@ -791,7 +791,7 @@ async def test_an_accident_with_one_app_does_not_silence_the_others(
         raise RuntimeError("an accident")
 
     node.now._outboxes["a"] = SimpleNamespace(send=accident)  # type: ignore[assignment]
-    monkeypatch.setattr(node.now.supervised("a"), "tick", lambda: 1 / 0)
+    monkeypatch.setattr(node.now.supervised("a").runs, "tick", lambda: 1 / 0)
     for name in ("a", "b"):
         (node.now.places(name).data / "go").touch()
     await soon(lambda: control.text == ["here"], "the other one is told of")
