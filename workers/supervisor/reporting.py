@@ -31,7 +31,7 @@ class Reporter:
     ) -> None:
         self._app_id = app_id
         self._first, self._tell, self._keep = first, tell, keep
-        self._untold: list[Run] = []
+        self.untold: list[Run] = []  #: runs that have ended, and that are not kept in the history yet
         self._dirty = asyncio.Event()
         self._changes = self._told = 0  # how often something changed, and how much of that has been reported
         self._reported = asyncio.Event()
@@ -58,8 +58,8 @@ class Reporter:
 
     def note(self, run: Run) -> None:
         """Tell of a run that has ended."""
-        self._untold.append(run)
-        del self._untold[:-KEPT_RUNS]  # while Redis is away; no more are kept there
+        self.untold.append(run)
+        del self.untold[:-KEPT_RUNS]  # while Redis is away; no more are kept there
 
     async def caught_up(self) -> None:
         """Return once everything that has happened so far has been told."""
@@ -91,11 +91,11 @@ class Reporter:
     async def _report(self) -> None:
         changes = self._changes
         await self._tell()
-        while self._untold:
-            run = self._untold[0]
+        while self.untold:
+            run = self.untold[0]
             await self._keep(run)
-            if run in self._untold:  # else so many came meanwhile that it was left out
-                self._untold.remove(run)
+            if run in self.untold:  # else so many came meanwhile that it was left out
+                self.untold.remove(run)
         self._told = changes
         done, self._reported = self._reported, asyncio.Event()
         done.set()

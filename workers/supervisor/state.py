@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from storage.apps.history import Run
 from storage.apps.records import App, Phase, read_wish
 from storage.seal import Forged, Seal
 from workers.log import log
@@ -31,14 +32,17 @@ class Memory:
     lives: dict[str, dict[str, Any]] = field(default_factory=dict)
     timetables: dict[str, dict[str, Any]] = field(default_factory=dict)
     triggers: dict[str, int] = field(default_factory=dict)  # what scheduled runs are, by instance; see Begun
+    untold: list[Run] = field(default_factory=list)  # that have ended, and that nobody has been told of yet
 
     def write(self, path: Path) -> None:
         """Keep it. Raises OSError."""
-        fields = {
+        fields: dict[str, Any] = {
             "wish": base64.b64encode(self.wish).decode(), "phase": self.phase, "boot": self.boot,
             "held_back": self.held_back, "acted_on": self.acted_on, "lives": self.lives,
             "timetables": self.timetables, "triggers": self.triggers,
         }  # fmt: skip
+        if self.untold:  # else a version before, which does not know of it, reads what there is
+            fields["untold"] = self.untold
         write_whole(path, orjson.dumps(fields), durable=False)  # after a loss of power Redis knows better
 
     def app(self, seal: Seal, instance_id: str) -> App | None:
@@ -56,7 +60,8 @@ def read(path: Path) -> Memory | None:
     """Return what was remembered; None when that is nothing, or cannot be read."""
     try:
         fields = orjson.loads(path.read_bytes())
-        return Memory(**{**fields, "wish": base64.b64decode(fields["wish"])})
+        untold = [Run(**run) for run in fields.get("untold", ())]
+        return Memory(**{**fields, "wish": base64.b64decode(fields["wish"]), "untold": untold})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:

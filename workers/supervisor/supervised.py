@@ -204,6 +204,8 @@ class Supervised:
                 log.error("cannot hear an app", extra={"app": self.app.instance_id, "why": str(error)})
         if rebooted and not self.app.autostart and self.app.desired == "running":
             self.memory.held_back = self.app.generation
+        for run in self.memory.untold:
+            self.note(run)
         self.reporter.begin()
         self.change()
 
@@ -460,6 +462,7 @@ class Supervised:
         self.memory.wish, self.memory.phase = self.app.wish, self.app.phase.value
         self.memory.lives = {each.name: each.remembered() for each in self.instances.values()}
         self.memory.timetables, self.memory.triggers = self.runs.remembered(), self.runs.triggers()
+        self.memory.untold = list(self.reporter.untold)
         try:
             self.memory.write(self.places.state)
         except OSError as error:  # the records of what lives do not depend on it

@@ -778,6 +778,27 @@ async def test_each_run_of_a_oneshot_process_is_kept_whatever_brought_it_about(
     )
 
 
+async def test_a_run_that_ended_while_redis_was_away_is_kept_though_its_worker_died(
+    node: Running, control: FakeControl
+) -> None:
+    waits = 'while [ ! -e "$HOSTLER_DATA_DIR/go" ]; do sleep 0.05; done; exit 4'
+    once = {"command": shell(waits), "type": "oneshot", "restart": {"policy": "never"}}
+    node.install("a", {"once": once})
+    await soon(has(control, "a", once_0="running"), "it runs")
+    assert node.now is not None
+    places = node.now.places("a")
+    control.away = True
+    (places.data / "go").touch()
+    await soon(lambda: b"untold" in places.state.read_bytes(), "its end is remembered")
+    left = places.state.read_bytes()
+    await node.end()
+    places.state.write_bytes(left)  # as one that is killed leaves it
+    node.start()
+    control.away = False
+    await soon(lambda: [run.exit_code for run in control.runs.values()] == [4], "it is told of")
+    await soon(lambda: b"untold" not in places.state.read_bytes(), "and not any more")
+
+
 async def test_an_accident_with_one_app_does_not_silence_the_others(
     node: Running, control: FakeControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
