@@ -188,3 +188,60 @@ __all__ = [
     "SEAL", "FakeControl", "alive", "app_of", "lay_out", "module", "python", "shell", "signed", "soon",
     "supervisor_for", "wished",
 ]  # fmt: skip
+
+
+SLEEP = shell("exec sleep 600")
+#: Serves 204 on PORT, or on HOSTLER_SOCKET.
+SERVE = python(
+    "import os,socket\n"
+    "path=os.environ.get('HOSTLER_SOCKET')\n"
+    "s=socket.socket(socket.AF_UNIX) if path else socket.socket()\n"
+    "path or s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\n"
+    "s.bind(path or ('127.0.0.1',int(os.environ['PORT'])))\n"
+    "s.listen()\n"
+    "while 1:\n"
+    "  c,_=s.accept()\n"
+    "  if not c.recv(9999): continue\n"
+    "  up=not os.path.exists(os.environ['HOSTLER_DATA_DIR']+'/ill')\n"
+    "  c.sendall(b'HTTP/1.1 %d X\\r\\nContent-Length: 0\\r\\n\\r\\n' % (204 if up else 500)); c.close()\n"
+)
+CHECK = {"kind": "http", "path": "/", "delay_s": 0.0, "period_s": 0.1, "timeout_s": 1, "failures": 2}
+
+
+class Running:
+    """Supervisors that follow one another, as workers do."""
+
+    def __init__(self, settings: Settings, control: FakeControl) -> None:
+        self.settings, self.control = settings, control
+        self.now: Supervisor | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, **how: Any) -> Supervisor:
+        self.now = supervisor_for(self.settings, self.control, **how)
+        self._task = asyncio.create_task(self.now.run())
+        return self.now
+
+    async def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def again(self) -> Supervisor:
+        await self.end()
+        self.control.told.clear()
+        return self.start()
+
+    def install(self, name: str, given: Any, **more: Any) -> None:
+        lay_out(self.settings.apps_dir, name)
+        self.control.wish(app_of(name, given, **more))
+
+
+def pids(control: FakeControl, app: str) -> dict[str, int]:
+    return {each.id: each.pid for each in control.told[app][1] if each.pid is not None}
+
+
+def has(control: FakeControl, name: str, **states: str) -> Callable[[], bool]:
+    """Whether these instances, and no others, were told to be in these states."""
+    wanted = {each.replace("_", "-"): word for each, word in states.items()}
+    return lambda: name in control.told and {each.id: each.state for each in control.told[name][1]} == wanted
