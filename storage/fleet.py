@@ -93,12 +93,14 @@ def register(
     """Make a worker known under a new registration; answers when its name was first registered (ms).
 
     `proof` is the registration it had before, if it still knows it. What an earlier registration still held is lost.
-    Raises Conflict while another one of that name is online.
+    Raises Conflict while another one of that name is online, and for an agent by the name of a node.
     """
 
     def read(reply: list[bytes]) -> int:
         if reply[0] == b"taken":
             raise Conflict("Worker already registered")
+        if reply[0] == b"node":
+            raise Conflict(f"{holder.worker!r} is a node; choose another name, or unregister the node first.")
         return int(reply[1])
 
     return script(

@@ -142,7 +142,8 @@ async def register(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     """Register a worker that pulls over HTTP; the answer holds its token, for the header `x-worker-token`.
 
     Needs an operator's credentials, the enrolment secret (header `x-enroll-secret`), or the worker's own token of
-    before. A name is taken while its worker is online. Fields that are not known here are ignored.
+    before. A name is taken while its worker is online, and that of a node also while it is not. Fields that are not
+    known here are ignored.
     """
     worker_id = body["worker_id"]
     proof = _right_to_enroll(context, worker_id, body["enroll_secret"])

@@ -47,6 +47,19 @@ async def test_a_name_is_taken_while_its_worker_is_online(store: Store, redis_cl
     await register(store, registration="r4")
 
 
+async def test_an_agent_takes_no_nodes_name_until_that_is_unregistered(store: Store) -> None:
+    await register(store, kind="worker")
+    await store.call(fleet.depart("w", "r1", reason="stopped"))
+    with pytest.raises(Conflict, match="'w' is a node"):
+        await register(store, registration="r2", kind="agent")
+    assert (await store.call(fleet.fetch("w"))).kind == "worker"
+    await register(store, registration="r3", kind="worker")
+    await store.call(fleet.depart("w", reason="unregistered", forget=True))
+    await register(store, registration="r4", kind="agent")
+    await store.call(fleet.depart("w", "r4", reason="stopped"))
+    await register(store, registration="r5", kind="worker")  # which comes to Redis by itself
+
+
 async def test_a_silent_agent_at_work_keeps_its_name_and_its_job(
     store: Store, redis_client: redis.Redis
 ) -> None:
