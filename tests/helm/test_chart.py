@@ -300,6 +300,7 @@ def test_names_stay_within_what_kubernetes_takes(name):
         {"workers": [{"name": "a", "replicas": 1, "slots": 1, "tags": ["a+b"]}]},
         {"workers": [{"name": "a", "replicas": 1, "slots": 1, "autoscaling": {"enabled": True}}]},
         scaled(minReplicas=5, maxReplicas=2),
+        {"web": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}},
         {"keda": {"prometheusAddress": "prometheus:9090"}},
         {"networkPolicy": {"egressPorts": [0]}},
         {"settings": {"HOSTLER_METRICS_TAGS": "gpu"}},
