@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from page_world import PLACES
 
@@ -113,6 +114,36 @@ def test_a_first_visitor_gets_to_a_finished_job_and_an_installed_app_by_mouse_al
     opened.until("location.hash === '#/apps'")
     answer = hostler.api.get(f"/api/apps/{instance}")
     assert answer.status_code == 404 or answer.json()["phase"] == "removing"
+
+
+def test_who_signs_in_again_finds_what_they_had_typed_and_their_other_tabs_open(
+    window: Open, hostler: Any
+) -> None:
+    opened = window()
+    page = opened.open("/submit")
+    other = opened.context.new_page()
+    other.goto(f"{hostler.url}/#/jobs")
+    other.locator("h1", has_text="Jobs").wait_for()
+    page.get_by_label("Command").fill("a long and dear command")
+    page.get_by_label("Name").fill(name := unique())
+    (cookie,) = (each for each in opened.context.cookies() if each["name"] == "auth_token")
+    ended = httpx.post(
+        f"{hostler.url}/api/auth/logout", headers={"Authorization": f"Bearer {cookie['value']}"}
+    )
+    assert ended.status_code == 200
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_label("Email or user name").fill(hostler.admin["email"])
+    page.get_by_label("Password").fill(hostler.admin["password"])
+    other.reload()
+    other.get_by_role("button", name="Sign in").wait_for()
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_label("Command").wait_for()
+    assert page.get_by_label("Command").input_value() == "a long and dear command"
+    assert page.get_by_label("Name").input_value() == name
+    other.evaluate("window.dispatchEvent(new Event('focus'))")
+    other.locator("h1", has_text="Jobs").wait_for()
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("button", name="Sign in").wait_for()
 
 
 def test_the_link_opens_the_door_once(window: Open, hostler: Any) -> None:

@@ -199,7 +199,13 @@ export async function checkIn() {
 }
 
 addEventListener('online', () => { if (!socket) connect(); });
-document.addEventListener('visibilitychange', () => { if (!document.hidden && !socket) connect(); });
+/** Somebody looks at this tab again: take the news up, or see whether they have signed in meanwhile in another one. */
+function lookedAt() {
+  if (document.hidden || socket) return;
+  if (me.get() === null) checkIn(); else connect();
+}
+document.addEventListener('visibilitychange', lookedAt);
+addEventListener('focus', lookedAt);
 
 // The store: what was read, by address, and read again when something happens that concerns it ---------------------
 

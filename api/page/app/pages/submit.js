@@ -1,5 +1,5 @@
 // Submit: a command, files by drag and drop, and all that a job can say; also one that was there before, edited.
-import { bytes, html, post, route, to, upload, useEffect, useMay, useRead, useRef, useSignal, useState } from '../kit.js';
+import { bytes, html, me, post, route, to, upload, useEffect, useMay, useRead, useRef, useSignal, useState } from '../kit.js';
 import { Field, Head, Icon, Problem, Read, Spinner, complain, toast, useForm } from '../parts.js';
 
 const EMPTY = { command: '', name: '', priority: 'normal', tags: '', timeout: 600, retries: 0, artifacts: '', env: [], when: 'now', runAt: '', cron: '', timezone: Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC', workingDirectory: '', concurrencyKey: '', dependsOn: '', fileUrl: '', atMostOnce: false };
@@ -32,14 +32,25 @@ export default function Submit() {
   }} hidden=${envNames} />`}<//>`;
 }
 
+/** What somebody had typed when their session ended, for when they are back. */
+let draft = null;
+
 function Form({ initial, from, hidden = [] }) {
-  const form = useForm(initial, async (values) => {
+  const [author] = useState(() => me.get().id);
+  const [kept] = useState(() => (draft?.author === author && draft.from === from ? draft.values : null));
+  const form = useForm(kept ?? initial, async (values) => {
     const { jobId, status } = await post('/api/jobs/submit', orderOf(values));
     if (values.when === 'cron') { toast('It recurs from now on.', { link: ['Its first run', to('jobs', jobId)] }); location.hash = '#/schedules'; } else location.hash = to('jobs', jobId);
     return status;
   });
   const { values, set } = form;
-  const [more, setMore] = useState(Boolean(from && (initial.retries || initial.workingDirectory || initial.concurrencyKey || initial.env.length)));
+  const typed = useRef(values);
+  typed.current = values;
+  useEffect(() => {
+    draft = null;
+    return () => { if (me.get() === null) draft = { author, from, values: typed.current }; };
+  }, []);
+  const [more, setMore] = useState(Boolean((from || kept) && (values.retries || values.workingDirectory || values.concurrencyKey || values.env.length)));
   const pickCommand = (event) => { set('command', event.target.value); if (values.argv) set('argv', undefined); };
   return html`<${Head} back=${from && ['The job it is made from', to('jobs', from)]} title=${from ? 'Edit and run' : 'Submit a job'} />
     <form class="form" onSubmit=${form.submit} onKeyDown=${(event) => { if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.submit(event); }}>
