@@ -1,6 +1,7 @@
 """`hostler top`: the fleet in a terminal, live."""
 
 import importlib.util
+import sys
 
 import typer
 
@@ -14,11 +15,15 @@ app = typer.Typer()
 def top(url: Url = None, api_key: ApiKey = None) -> None:
     """Watch jobs, queues, nodes and apps live in the terminal; `?` shows the keys.
 
-    Needs the extra `top`.
+    Needs the extra `top`, and a terminal.
     """
     if importlib.util.find_spec("textual") is None:
         raise Failed(
             "hostler top draws with textual, which is not installed.", hint="pip install 'hostler[top]'"
+        )
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # what textual reads from, and paints on
+        raise Failed(
+            "There is no terminal to show it on.", hint="hostler overview, or hostler jobs list --watch"
         )
     from cli.top_screen import Top  # noqa: PLC0415  without the extra there is none
 

@@ -208,3 +208,16 @@ def test_without_textual_it_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert main(["top"]) == 1
     assert "Try: pip install 'hostler[top]'" in capsys.readouterr().err
+
+
+def test_without_a_terminal_nothing_is_painted(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cli.top_screen.Top.run", lambda _top: pytest.fail("painted"))
+    assert main(["top"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "hostler: There is no terminal to show it on.",
+        "Try: hostler overview, or hostler jobs list --watch",
+    ]
