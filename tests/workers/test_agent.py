@@ -80,19 +80,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = Store(settings)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[FaultyApi]:
-    async with serve(replace(settings, enroll_secret=SECRET)) as api:
-        yield api
-
-
 async def ended(store: Store, job_id: str) -> Job:
     """Return a job once it has ended."""
 

@@ -8,7 +8,6 @@ import pytest
 from engine import register
 from fake_line import until
 
-from settings import Settings
 from storage import jobs, logs, tasks
 from storage.attempts import Holder, rq_time
 from storage.calls import script
@@ -25,13 +24,6 @@ class Supervisor:
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.begun.set()
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = Store(settings)
-    yield store
-    await store.close()
 
 
 Start = Callable[..., Awaitable[Lane]]

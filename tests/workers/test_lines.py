@@ -13,7 +13,6 @@ import redis
 from engine import register, submit
 from fake_line import until
 
-from settings import Settings
 from storage import attempts, fleet, jobs
 from storage.attempts import Holder, Unregistered
 from storage.errors import Stale, Unavailable
@@ -33,13 +32,6 @@ class Registrar:
         self.count += 1
         await self.gate.wait()
         return await register(self.store, "w", f"again-{self.count}", proof="r2")
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = Store(settings)
-    yield store
-    await store.close()
 
 
 @pytest.fixture
