@@ -9,8 +9,8 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, cast
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any
 
 import orjson
 import psutil
@@ -21,7 +21,6 @@ from rq.serializers import JSONSerializer
 from settings import Settings, __version__
 from storage import fleet, quarantine, queues, relay
 from storage.attempts import Holder
-from storage.calls import text
 from storage.errors import Conflict, HostlerError, Unavailable
 from storage.seal import Forged
 from storage.store import Store
@@ -108,6 +107,7 @@ class Worker(rq.Worker):
                 await store.keyring.recognise()
                 silent_s = self.settings.lease_s
                 await store.call(fleet.register(holder, facts, proof=proof, silent_s=silent_s))
+                self.queues = self._served(await fleet.tag_sets(store))
                 await asyncio.to_thread(self.register_birth)
                 return
             except Conflict:
@@ -131,13 +131,12 @@ class Worker(rq.Worker):
             return ""
         return record.get("registration", "")
 
+    def _served(self, tag_sets: Sequence[str]) -> list[rq.Queue]:
+        served = queues.served(tag_sets, self.tags)
+        return [rq.Queue(each, connection=self.connection, serializer=JSONSerializer) for each in served]
+
     def register_birth(self) -> None:
         """Register with RQ; whether the name is free has been decided by then. Raises redis.RedisError."""
-        tag_sets = [text(each) for each in cast("set[bytes]", self.connection.smembers("h:tagsets"))]
-        served = queues.served(tag_sets, self.tags)
-        self.queues = [
-            rq.Queue(each, connection=self.connection, serializer=JSONSerializer) for each in served
-        ]
         self._set_ip_address(self.connection)
         self.connection.delete(self.key)
         super().register_birth()  # type: ignore[no-untyped-call]  # RQ is not typed here
