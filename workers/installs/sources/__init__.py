@@ -5,20 +5,18 @@ registries' ordinary clients do the fetching, with the node's own configuration;
 run nothing of what they fetch. What a package wants to run itself, it runs later and apart.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from storage import manifests
 from storage.errors import HostlerError
 from workers import archives
 from workers.installs.programs import Ended, InstallFailed, Programs
 from workers.installs.toolchains import Node
-
-T = TypeVar("T")
+from workers.threads import until_told
 
 #: How long one call of a client may take.
 RESOLVE_TIMEOUT_S, FETCH_TIMEOUT_S = 120.0, 1800.0
@@ -63,7 +61,9 @@ class Source(Protocol):
 async def unpack(packed: Path, into: Path, bench: Workbench) -> None:
     """Unpack into `into`; a single folder that holds everything (as npm and git make them) is taken off."""
     opened = packed.with_name("unpacked")
-    await in_thread(lambda stop: archives.extract(packed, opened, cancelled=stop), bench)
+    await until_told(
+        lambda told: archives.extract(packed, opened, cancelled=lambda: told() or bench.cancelled())
+    )
     within = list(opened.iterdir())
     root = opened
     if len(within) == 1 and within[0].is_dir() and not within[0].is_symlink():
@@ -71,22 +71,6 @@ async def unpack(packed: Path, into: Path, bench: Workbench) -> None:
         root = opened if any(each.exists() for each in known) else within[0]
     for path in root.iterdir():
         path.rename(into / path.name)
-
-
-async def in_thread(work: Callable[[Callable[[], bool]], T], bench: Workbench) -> T:
-    """Run `work` in a thread; when this coroutine is cancelled, tell the thread to stop and wait until it has."""
-    stopped = False
-
-    def stop() -> bool:
-        return stopped or bench.cancelled()
-
-    task = asyncio.ensure_future(asyncio.to_thread(work, stop))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stopped = True
-        await asyncio.gather(task, return_exceptions=True)
-        raise
 
 
 #: What a client complains about: a pattern, the error it stands for, and the sentence about it.

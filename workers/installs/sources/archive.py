@@ -7,8 +7,9 @@ from pathlib import Path
 
 from storage.objects import Objects
 from workers.installs.releases import remove_tree
-from workers.installs.sources import Resolved, Workbench, in_thread, unpack
+from workers.installs.sources import Resolved, Workbench, unpack
 from workers.lines import IntegrityError
+from workers.threads import until_told
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,13 @@ class Archive:
         beside = Path(tempfile.mkdtemp(prefix=".fetch-", dir=into.parent))
         try:
             packed = beside / "archive"
-            fetched = await in_thread(
-                lambda stop: self.objects.get_file(
-                    self.key, packed, limit_bytes=self.limit_bytes, cancelled=stop
-                ),
-                bench,
+            fetched = await until_told(
+                lambda told: self.objects.get_file(
+                    self.key,
+                    packed,
+                    limit_bytes=self.limit_bytes,
+                    cancelled=lambda: told() or bench.cancelled(),
+                )
             )
             if fetched.sha256 != self.sha256:
                 raise IntegrityError("The release's archive is not what was published: its sha256 differs.")
