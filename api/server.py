@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
 from math import inf
@@ -21,7 +22,9 @@ from weakref import WeakKeyDictionary
 import httptools
 from gunicorn.arbiter import Arbiter
 from uvicorn import Server
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from uvicorn_worker import UvicornWorker
@@ -47,6 +50,8 @@ LINGER_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
 #: Deadlines are looked at no more often than this.
 TICK_S = 0.25
+#: A WebSocket that has been said goodbye to is cut off once it has taken nothing for so long.
+GOODBYE_S = 10.0
 #: Fields that say whom a message is for and where it ends.
 _DECIDING = frozenset({b"host", b"expect", b"content-length", b"transfer-encoding"})
 #: The offer to go on in HTTP/2, which Java's client and `curl --http2` make over cleartext.
@@ -386,6 +391,31 @@ def _without_offer(data: bytes) -> bytes:
 
 class FramesProtocol(WebSocketsSansIOProtocol):
     """A WebSocket that also takes frames already encoded, so that one encoding and one write serve for many."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send an event; who takes neither a goodbye nor what was written before it is cut off."""
+        if message["type"] != "websocket.close":
+            await super().send(message)
+            return
+        self._cut_later()
+        with suppress(ClientDisconnected):  # which is what it asks for
+            await super().send(message)
+
+    def keepalive_timeout(self) -> None:
+        """Close on a client that answers no ping."""
+        super().keepalive_timeout()
+        self._cut_later()
+
+    def _cut_later(self) -> None:
+        self.loop.call_later(GOODBYE_S, self._cut, self.transport.get_write_buffer_size())
+
+    def _cut(self, before_bytes: int) -> None:
+        """End the connection if nothing of what waited is gone; the transport would wait for it for ever."""
+        waiting_bytes = 0 if self.disconnected else self.transport.get_write_buffer_size()
+        if waiting_bytes and waiting_bytes >= before_bytes:
+            self.transport.abort()
+        elif waiting_bytes:
+            self._cut_later()
 
     async def run_asgi(self) -> None:
         """Serve with the extension in the scope."""

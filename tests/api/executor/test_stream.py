@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from socket import SO_RCVBUF, SOL_SOCKET
+from socket import socket as raw_socket
 
 import engine
 import pytest
@@ -218,6 +220,35 @@ async def test_a_socket_of_an_ended_session_closes(live, monkeypatch):
         user = await users.named(live.store, "ada")
         await users.update(live.store, user.id, actor="test", changes={"role": "w"})
         assert await closed(socket) == 4401
+
+
+async def test_a_socket_of_an_ended_session_that_takes_nothing_is_cut_off(live, monkeypatch, caplog):
+    monkeypatch.setattr("api.realtime.websocket.STANDING_S", 0.05)
+    monkeypatch.setattr("api.server.GOODBYE_S", 0.1)
+    job = await live.running_job()
+    with raw_socket() as raw:
+        raw.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+        raw.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(raw, ("127.0.0.1", live.port))
+        head = (
+            f"GET /api/jobs/stream?jobId={job.id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {live.token}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        await loop.sock_sendall(raw, head.encode())
+        assert b" 101 " in await loop.sock_recv(raw, 64)
+        (connection,) = live.server.server_state.connections
+        async with asyncio.timeout(20):
+            while connection.writable.is_set():
+                await live.say(job, b"x" * 99_999 + b"\n")
+                await asyncio.sleep(0.005)
+        user = await users.named(live.store, "ada")
+        await users.update(live.store, user.id, actor="test", changes={"role": "w"})
+        async with asyncio.timeout(5):
+            while connection in live.server.server_state.connections or live.server.server_state.tasks:
+                await asyncio.sleep(0.01)
+    assert not [record for record in caplog.records if record.name == "hostler.api"]
 
 
 async def test_a_client_that_talks_too_much_is_closed(live):
