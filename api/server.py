@@ -50,8 +50,8 @@ LINGER_LIMIT_BYTES = 64 * 1024
 LINGER_S = 5.0
 #: Deadlines are looked at no more often than this.
 TICK_S = 0.25
-#: A WebSocket that has been said goodbye to is cut off once it has taken nothing for so long.
-GOODBYE_S = 10.0
+#: Who takes nothing for so long of what waits for them is cut off: as by nginx (`send_timeout`), and sooner at the end.
+STALL_S, GOODBYE_S = 60.0, 10.0
 #: Fields that say whom a message is for and where it ends.
 _DECIDING = frozenset({b"host", b"expect", b"content-length", b"transfer-encoding"})
 #: The offer to go on in HTTP/2, which Java's client and `curl --http2` make over cleartext.
@@ -97,6 +97,37 @@ class _Clock:
 _clocks: WeakKeyDictionary[ServerState, _Clock] = WeakKeyDictionary()
 
 
+class _Patience:
+    """Cuts a connection off whose client takes nothing of what waits for it; the transport itself waits for ever.
+
+    While it is begun, nothing is to be written.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        self._loop, self._transport = loop, transport
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, patience_s: float) -> None:
+        """Cut it off after so long without progress, from now on."""
+        self.end()
+        waiting_bytes = self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(patience_s, self._look, patience_s, waiting_bytes)
+
+    def end(self) -> None:
+        """Let it be. Safe to repeat."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, patience_s: float, before_bytes: int) -> None:
+        self._timer = None
+        waiting_bytes = self._transport.get_write_buffer_size()
+        if waiting_bytes >= before_bytes > 0:
+            self._transport.abort()
+        elif waiting_bytes:
+            self.begin(patience_s)
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """HTTP/1.1 as uvicorn speaks it, refusing heads that are too long, too many, too slow or ambiguous."""
 
@@ -123,12 +154,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
         super().connection_made(transport)
+        self._patience = _Patience(self.loop, transport)
         self._clock.watched.add(self)
         self._await(_Phase.HEAD, HEAD_DEADLINE_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock, and tell the request that is being served, which may not be the last one that came."""
         self._clock.watched.discard(self)
+        self._patience.end()
         self._let_go_of_held()
         if self._serving is not None and not self._serving.response_complete:
             self._serving.disconnected = True
@@ -162,7 +195,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
             self._refuse(431, "Request Header Fields Too Large")
         elif not self._in_head and self._framing_bytes > HEAD_LIMIT_BYTES:
-            self.transport.close()  # an answer may be under way
+            self._close()  # an answer may be under way
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -308,7 +341,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Count what comes of a body that was answered before its end; more than a little of it is not waited for."""
         self._linger_bytes -= size_bytes
         if self._linger_bytes < 0:
-            self.transport.close()
+            self._close()
 
     def body_ends(self) -> None:
         """Go on with the next head after a body that was read past the parser, which has not seen its end."""
@@ -354,6 +387,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._clock.watched.discard(self)
         super().handle_websocket_upgrade()
 
+    def pause_writing(self) -> None:
+        """Wait until the client has taken what was written, but not for ever."""
+        super().pause_writing()
+        self._patience.begin(STALL_S)
+
+    def resume_writing(self) -> None:
+        """Go on: it has."""
+        self._patience.end()
+        super().resume_writing()
+
     def out_of_time(self) -> None:
         """Do what the connection's phase says: its deadline has passed."""
         self.due = inf
@@ -365,7 +408,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._start_held()
             self._await(_Phase.BODY, BODY_IDLE_S)
         else:
-            self.transport.close()
+            self._close()
 
     def _await(self, phase: _Phase, patience_s: float) -> None:
         self._phase, self.due = phase, self.loop.time() + patience_s
@@ -377,7 +420,11 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         head = f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         self.transport.write(head.encode())
+        self._close()
+
+    def _close(self) -> None:
         self.transport.close()
+        self._patience.begin(GOODBYE_S)
 
 
 def _without_offer(data: bytes) -> bytes:
@@ -392,30 +439,29 @@ def _without_offer(data: bytes) -> bytes:
 class FramesProtocol(WebSocketsSansIOProtocol):
     """A WebSocket that also takes frames already encoded, so that one encoding and one write serve for many."""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Serve a connection that was upgraded."""
+        super().connection_made(transport)
+        self._patience = _Patience(self.loop, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End with the connection."""
+        self._patience.end()
+        super().connection_lost(exc)
+
     async def send(self, message: ASGISendEvent) -> None:
         """Send an event; who takes neither a goodbye nor what was written before it is cut off."""
         if message["type"] != "websocket.close":
             await super().send(message)
             return
-        self._cut_later()
+        self._patience.begin(GOODBYE_S)
         with suppress(ClientDisconnected):  # which is what it asks for
             await super().send(message)
 
     def keepalive_timeout(self) -> None:
         """Close on a client that answers no ping."""
         super().keepalive_timeout()
-        self._cut_later()
-
-    def _cut_later(self) -> None:
-        self.loop.call_later(GOODBYE_S, self._cut, self.transport.get_write_buffer_size())
-
-    def _cut(self, before_bytes: int) -> None:
-        """End the connection if nothing of what waited is gone; the transport would wait for it for ever."""
-        waiting_bytes = 0 if self.disconnected else self.transport.get_write_buffer_size()
-        if waiting_bytes and waiting_bytes >= before_bytes:
-            self.transport.abort()
-        elif waiting_bytes:
-            self._cut_later()
+        self._patience.begin(GOODBYE_S)
 
     async def run_asgi(self) -> None:
         """Serve with the extension in the scope."""

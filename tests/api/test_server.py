@@ -1,6 +1,7 @@
 """What the gunicorn worker refuses below HTTP, over raw sockets against a real server."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -46,7 +47,8 @@ def serve(folder: Path, app: str = _APP) -> "tuple[subprocess.Popen[bytes], int]
     (folder / "tiny.py").write_text(app)
     number = free_port()
     (folder / "conf.py").write_text(
-        "import api.server\napi.server.HEAD_DEADLINE_S = 0.5\napi.server.BODY_IDLE_S = 0.5\n"
+        "import api.server\napi.server.HEAD_DEADLINE_S = api.server.BODY_IDLE_S = 0.5\n"
+        "api.server.STALL_S = api.server.GOODBYE_S = 0.5\n"
         f"bind = '127.0.0.1:{number}'\nworker_class = 'api.server.Worker'\ncontrol_socket_disable = True\n"
     )
     server = subprocess.Popen(
@@ -350,6 +352,48 @@ def test_what_is_under_way_when_the_connection_ends_fails_no_callback(tmp_path: 
         time.sleep(0.1)
         failed = ask(number, b"GET /look/failed HTTP/1.1\r\nHost: x\r\n\r\n")
         assert bodies(failed) == ["0 failed ok"]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+
+
+_ENDLESS = """
+import asyncio
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    await receive()
+    gone = asyncio.ensure_future(receive())
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while not gone.done():
+        await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+"""
+
+
+def test_who_takes_nothing_of_an_answer_is_cut_off_and_who_is_slow_is_not(tmp_path: Path) -> None:
+    server, number = serve(tmp_path, _ENDLESS)
+    asked = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    try:
+        with socket.socket() as idle, socket.socket() as slow:
+            for client in (idle, slow):
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.settimeout(10)
+                client.connect(("127.0.0.1", number))
+                client.sendall(asked)
+            # more than the kernel keeps for it, so that the server sees some of it go
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert slow.recv(1 << 20)
+                time.sleep(0.001)
+            until = time.monotonic() + 3
+            with contextlib.suppress(ConnectionResetError):
+                while idle.recv(1 << 20):
+                    assert time.monotonic() < until, "it goes on"
+            assert slow.recv(1 << 20)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
