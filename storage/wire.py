@@ -85,6 +85,11 @@ class Address:
             tls=tls,
         )
 
+    @property
+    def place(self) -> str:
+        """Return where it is, without what is secret."""
+        return self.path or f"{self.host}:{self.port}"
+
     def client(self, **options: Any) -> "Redis":
         """Return a redis-py client, for subscriptions and blocking reads."""
         from redis.asyncio import Redis  # noqa: PLC0415  a third of a second to read, and hardly ever asked for

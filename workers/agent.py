@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from integrations.logging import to_stderr
 from settings import BadSettings, Settings, __version__, process_environment
 from storage import cause
-from storage.errors import Conflict, HostlerError, Unavailable
+from storage.errors import Conflict, HostlerError, Unauthenticated, Unavailable
 from workers import startup
 from workers.control_plane import ControlPlane, Enrolment, TokenFile, is_loopback
 from workers.http_line import HttpLine
@@ -181,6 +181,8 @@ def main() -> int:
         return 130
     except (HostlerError, OSError) as error:
         print(f"hostler agent: {error}", file=sys.stderr)
+        if isinstance(error, Unauthenticated) and not (settings.enroll_secret or options.api_key):
+            print("Set HOSTLER_ENROLL_SECRET or HOSTLER_API_KEY.", file=sys.stderr)
         return 1
     return 0
 

@@ -100,7 +100,14 @@ class Worker(rq.Worker):
             "tags": _json(list(self.tags)), "metadata": _json(startup.metadata(platform, self.tags)),
             "memory_mb": startup.memory_mb(), "boot": boot_id(), "lease_ms": int(self.settings.lease_s * 1000),
         }  # fmt: skip
-        said = False
+        said = ""
+
+        def waits(why: str) -> None:
+            nonlocal said
+            if why != said:
+                log.warning("cannot register for now", extra={"redis": store.wire.address.place, "why": why})
+            said = why
+
         while True:
             proof = await self._proof_of_death(store)
             try:
@@ -111,11 +118,9 @@ class Worker(rq.Worker):
                 await asyncio.to_thread(self.register_birth)
                 return
             except Conflict:
-                if not said:
-                    log.warning("waiting: another worker of this name is online", extra={"worker": self.name})
-                    said = True
+                waits(f"Another worker of the name {self.name!r} is online.")
             except (Unavailable, Forged, redis.RedisError) as error:
-                log.warning("cannot register for now", extra={"why": str(error)})
+                waits(str(error))
             await asyncio.sleep(1)
 
     async def _proof_of_death(self, store: Store) -> str:

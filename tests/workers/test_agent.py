@@ -367,7 +367,10 @@ async def test_an_agent_without_a_right_says_so_and_ends(api: FaultyApi, start: 
     assert status == 1
     assert "hostler agent: " in complaints
     assert "enrolment secret" in complaints
+    assert "Set HOSTLER" not in complaints
     assert "Traceback" not in complaints
+    _, complaints = await left(start(api.url, HOSTLER_ENROLL_SECRET=""))
+    assert complaints.endswith("Set HOSTLER_ENROLL_SECRET or HOSTLER_API_KEY.\n")
 
 
 async def test_two_agents_do_not_share_a_name_in_one_directory(fake: FakeServer, start: Start) -> None:

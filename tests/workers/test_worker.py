@@ -75,15 +75,27 @@ def test_a_work_directory_that_cannot_be_used_is_named_with_what_is_wrong(tmp_pa
         assert ended.stderr == f"HOSTLER_WORK_DIR: {path} cannot be made: {wrong}.\n"
 
 
-async def test_a_worker_is_made_though_redis_is_away(settings: Settings) -> None:
+async def test_a_worker_is_made_though_redis_is_away_and_says_once_where_it_looks_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     away = replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")
     worker = Worker(away, name="w", slots=1, tags=("gpu",))
     assert worker.queue_names() == ["jobs.high", "jobs.normal", "jobs.low"]
     store = Store(away)
     platform = platforms.choose("none", slots=1)
+    asleep, slept = asyncio.sleep, []
+
+    async def doze(delay_s: float) -> None:
+        slept.append(delay_s)
+        await asleep(0.01)
+
+    monkeypatch.setattr(module.asyncio, "sleep", doze)
     try:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(worker._register(store, Holder("w", "r"), platform), 0.3)  # it waits  # noqa: TID251
+            await asyncio.wait_for(worker._register(store, Holder("w", "r"), platform), 0.5)  # it waits  # noqa: TID251
+        assert len(slept) > 1
+        (said,) = [each for each in caplog.records if each.message == "cannot register for now"]
+        assert said.__dict__["redis"] == away.redis_url.removeprefix("redis://").removesuffix("/0")
     finally:
         platform.close()
         await store.close()
