@@ -184,7 +184,7 @@ async def test_a_second_worker_of_a_name_waits_for_the_first_to_leave(stack: Sta
     first = stack.worker("twin")
     second = stack.start("workers", "--name", "twin")
     await soon(
-        lambda: "another worker of this name is online" in stack.logged(second), "the second one waits"
+        lambda: "Another worker of the name" in stack.logged(second), "the second one waits"
     )
     running = await submit(store, "echo first")
     await finished(store, running)
