@@ -93,7 +93,8 @@ def see_through(
         )
     else:
         what, whose = (f"{process} of {app_id}", "the app's") if process else (app_id, "its")
-        rendering.say(f"{what} is {done}; {whose} status is {shown['status']}.", style="green")
+        status = "" if shown["status"] == done else f"; {whose} status is {shown['status']}"
+        rendering.say(f"{what} is {done}{status}.", style="green")
 
 
 def _failure(job: dict[str, Any], app_id: str, shown: dict[str, Any] | None) -> Failed:

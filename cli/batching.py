@@ -30,8 +30,10 @@ def read(path: Path) -> dict[int, dict[str, Any]]:
     """
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--batch") from None
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}.", param_hint="--batch") from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{path} is no text in UTF-8.", param_hint="--batch") from None
     orders = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

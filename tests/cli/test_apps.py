@@ -67,6 +67,12 @@ def test_installing_shows_the_log_and_says_what_has_become_of_the_app(
     assert "shop is installed; its status is running." in err
 
 
+def test_what_runs_after_a_start_is_said_once(shop: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.on("POST /api/apps/shop/start", CHANGED)
+    assert main(["apps", "start", "shop"]) == 0
+    assert "shop is running." in capsys.readouterr().err
+
+
 def test_an_install_that_waits_for_its_configuration_names_what_is_missing(
     shop: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
