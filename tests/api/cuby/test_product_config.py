@@ -88,7 +88,7 @@ async def test_a_product_with_a_property_called_config_is_configured_bare(fleet:
         ({}, "config.greeting"),
         ({"greeting": ""}, "config.greeting"),
         ({"greeting": 5}, "config.greeting"),
-        ({"greeting": "x", "other": 1}, "config"),
+        ({"greeting": "x", "other": 1}, "config.other"),
         ({"greeting": "x", "token": 5}, "config.token"),
     ],
 )
