@@ -189,19 +189,19 @@ class Supervisor:
 
     async def _begun_with(self, app: App, memory: state.Memory | None) -> Supervised | None:
         """Return an app in our care; None, and a word in the log, where that cannot be. Others go on either way."""
-        supervised = None
+        supervised, begun = None, False
         try:
             supervised = Supervised(app, self._node, memory)
             await supervised.begin()
+            begun = True
         except (HostlerError, OSError) as error:
             log.error("cannot care for an app", extra={"app": app.instance_id, "why": str(error)})
         except Exception:
             log.exception("cannot care for an app", extra={"app": app.instance_id})
-        else:
-            return supervised
-        if supervised is not None:
-            await supervised.close(remember=False)
-        return None
+        finally:  # also where we are told to end meanwhile
+            if supervised is not None and not begun:
+                await supervised.close(remember=False)
+        return supervised if begun else None
 
     def _stop_the_gone(self, known: set[str]) -> None:
         """Stop apps that the control plane has not known for a while, which may take them a while, too."""
