@@ -183,9 +183,7 @@ async def test_a_worker_that_is_asked_to_stop_finishes_short_jobs_and_hands_long
 async def test_a_second_worker_of_a_name_waits_for_the_first_to_leave(stack: Stack, store: Store) -> None:
     first = stack.worker("twin")
     second = stack.start("workers", "--name", "twin")
-    await soon(
-        lambda: "Another worker of the name" in stack.logged(second), "the second one waits"
-    )
+    await soon(lambda: "Another worker of the name" in stack.logged(second), "the second one waits")
     running = await submit(store, "echo first")
     await finished(store, running)
     with stack.redis() as client:
