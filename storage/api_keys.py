@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from storage import users
 from storage.calls import command, script, text
 from storage.errors import Conflict, Denied, Invalid, NotFound
-from storage.identity import LADDER, Identity, RoleLetter, lesser
+from storage.identity import Identity, RoleLetter, is_above, lesser
 from storage.records import genuine, opened, signed
 from storage.seal import Seal
 from storage.store import Store
@@ -76,7 +76,7 @@ async def create(store: Store, caller: Identity, *, name: str, role: RoleLetter)
 
     Raises Denied for a role above the caller's own, or when the user has 100 keys.
     """
-    if caller.user_id is None or LADDER.index(role) > LADDER.index(caller.role):
+    if caller.user_id is None or is_above(role, caller.role):
         raise Denied(f"A key of role '{role}' would be above your own role.")
     key, secret = new(store, owner=caller.user_id, name=name, role=role)
     await _keep(store, caller, key, digest_of(secret))
@@ -93,7 +93,7 @@ async def adopt(
     """
     if not CHOSEN.fullmatch(secret):
         raise Invalid("The token must be 16 to 512 visible ASCII characters, not beginning with 'cb_'.")
-    if caller.user_id is None or LADDER.index(role) > LADDER.index(caller.role):
+    if caller.user_id is None or is_above(role, caller.role):
         raise Denied(f"A key of role '{role}' would be above your own role.")
     key = ApiKey(store.new_id("key"), caller.user_id, name, role, secret[:4], store.now_ms(), scope)
     digest = digest_of_chosen(store.seal, secret)
@@ -150,5 +150,5 @@ async def _check_not_above(store: Store, caller: Identity, key_id: str) -> None:
     owner = await users.get(store, caller.user_id)
     for key in await owned_by(store, owner.id):
         role = lesser(key.role, owner.role)
-        if key.id == key_id and LADDER.index(role) > LADDER.index(caller.role):
+        if key.id == key_id and is_above(role, caller.role):
             raise Denied(f"A key of role '{role}' is above the role of yours.")

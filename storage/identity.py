@@ -18,6 +18,11 @@ def lesser(one: str, other: str) -> str:
     return min(one, other, key=LADDER.index)
 
 
+def is_above(role: str, other: str) -> bool:
+    """Tell whether a role admits to more than another one."""
+    return LADDER.index(role) > LADDER.index(other)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """One authenticated caller.

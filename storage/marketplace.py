@@ -11,7 +11,7 @@ from storage import api_keys
 from storage.api_keys import ApiKey
 from storage.calls import command, script, text
 from storage.errors import Denied, Invalid, NotFound
-from storage.identity import LADDER, Identity, RoleLetter
+from storage.identity import Identity, RoleLetter, is_above
 from storage.records import opened, signed
 from storage.seal import Forged
 from storage.store import Store
@@ -65,7 +65,7 @@ async def store_key(store: Store, caller: Identity, given: str, *, role: RoleLet
     """
     if caller.user_id is None:
         raise Denied("The key acts for whoever stores it, so a user or an API key has to.")
-    if LADDER.index(role) > LADDER.index(caller.role):
+    if is_above(role, caller.role):
         raise Denied(f"A key of role '{role}' would be above your own role.")
     secret = read_key(given)
     digest = api_keys.digest_of_chosen(store.seal, secret)
