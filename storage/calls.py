@@ -8,6 +8,8 @@ from storage import scripts
 
 T = TypeVar("T")
 Word = bytes | str | int | float
+#: What Redis calls an entry of a stream, as a regular expression; it takes no number that has more than 64 bits.
+STREAM_ID = r"[0-9]{1,15}-[0-9]{1,15}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import orjson
 
 from api.realtime.hub import Feed, Hub
 from storage import logs, watch
-from storage.calls import command, text
+from storage.calls import STREAM_ID, command, text
 from storage.errors import Invalid
 from storage.logs import Entry, Gap, Place, Snapshot
 from storage.watch import Event, Output
@@ -19,7 +19,7 @@ from storage.watch import Event, Output
 _MOST_NAMED = 1000
 
 _CURSOR = re.compile(
-    r"(?P<event>\d{1,15}-\d{1,15})(\.(?P<line>\d{1,15})(\.(?P<pieces>\d{1,9})(\.(?P<attempt>\d{1,9}))?)?)?",
+    rf"(?P<event>{STREAM_ID})(\.(?P<line>\d{{1,15}})(\.(?P<pieces>\d{{1,9}})(\.(?P<attempt>\d{{1,9}}))?)?)?",
     re.ASCII,
 )
 

@@ -8,6 +8,7 @@ from api.dialect import CONTEXTBAY
 from api.endpoint import Context, Group, Role
 from api.times import Time
 from storage import audit
+from storage.calls import STREAM_ID
 from storage.errors import Denied, Invalid, Unauthenticated
 
 group = Group("Audit log", "/api/audit", CONTEXTBAY)
@@ -18,7 +19,7 @@ class AuditQuery(Schema):
 
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
     before = fields.String(
-        validate=validate.Regexp(r"^[0-9]{1,15}-[0-9]{1,15}\Z"),
+        validate=validate.Regexp(rf"^{STREAM_ID}\Z"),
         metadata={"description": "The `next` of the page before."},
     )
 

@@ -9,7 +9,7 @@ import orjson
 
 from storage.apps.reports import answered
 from storage.attempts import Holder
-from storage.calls import Call, command, script, text
+from storage.calls import STREAM_ID, Call, command, script, text
 from storage.errors import Invalid
 from storage.records import understood
 from storage.store import Store
@@ -17,8 +17,6 @@ from storage.store import Store
 #: How much is kept of each app. A line is cut by its node to LINE_LIMIT_BYTES.
 KEPT_LINES, KEPT_SAMPLES, KEPT_RUNS = 2000, 720, 100
 LINE_LIMIT_BYTES = 4096
-#: What Redis calls an entry of a stream; it takes no number that has more than 64 bits.
-_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,7 @@ async def keeps(store: Store, instance_id: str, line_id: str) -> bool:
 
 
 def _check_id(word: str) -> None:
-    if not _ID.fullmatch(word):
+    if not re.fullmatch(STREAM_ID, word):
         raise Invalid("after: not a line's id", details={"after": "not a line's id"})
 
 
