@@ -97,7 +97,7 @@ class _Clock:
 _clocks: WeakKeyDictionary[ServerState, _Clock] = WeakKeyDictionary()
 
 
-class _Patience:
+class _SendTimeout:
     """Cuts a connection off whose client takes nothing of what waits for it; the transport itself waits for ever.
 
     While it is begun, nothing is to be written.
@@ -154,14 +154,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock on the first head."""
         super().connection_made(transport)
-        self._patience = _Patience(self.loop, transport)
+        self._send_timeout = _SendTimeout(self.loop, transport)
         self._clock.watched.add(self)
         self._await(_Phase.HEAD, HEAD_DEADLINE_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock, and tell the request that is being served, which may not be the last one that came."""
         self._clock.watched.discard(self)
-        self._patience.end()
+        self._send_timeout.end()
         self._let_go_of_held()
         if self._serving is not None and not self._serving.response_complete:
             self._serving.disconnected = True
@@ -390,11 +390,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Wait until the client has taken what was written, but not for ever."""
         super().pause_writing()
-        self._patience.begin(STALL_S)
+        self._send_timeout.begin(STALL_S)
 
     def resume_writing(self) -> None:
         """Go on: it has."""
-        self._patience.end()
+        self._send_timeout.end()
         super().resume_writing()
 
     def out_of_time(self) -> None:
@@ -424,7 +424,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _close(self) -> None:
         self.transport.close()
-        self._patience.begin(GOODBYE_S)
+        self._send_timeout.begin(GOODBYE_S)
 
 
 def _without_offer(data: bytes) -> bytes:
@@ -442,11 +442,11 @@ class FramesProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Serve a connection that was upgraded."""
         super().connection_made(transport)
-        self._patience = _Patience(self.loop, transport)
+        self._send_timeout = _SendTimeout(self.loop, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End with the connection."""
-        self._patience.end()
+        self._send_timeout.end()
         super().connection_lost(exc)
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -454,14 +454,14 @@ class FramesProtocol(WebSocketsSansIOProtocol):
         if message["type"] != "websocket.close":
             await super().send(message)
             return
-        self._patience.begin(GOODBYE_S)
+        self._send_timeout.begin(GOODBYE_S)
         with suppress(ClientDisconnected):  # which is what it asks for
             await super().send(message)
 
     def keepalive_timeout(self) -> None:
         """Close on a client that answers no ping."""
         super().keepalive_timeout()
-        self._patience.begin(GOODBYE_S)
+        self._send_timeout.begin(GOODBYE_S)
 
     async def run_asgi(self) -> None:
         """Serve with the extension in the scope."""
