@@ -73,11 +73,13 @@ def submit(
                 headers={"Idempotency-Key": f"{key}.{number}" if number else key},
                 repeatable=True,
             )
-        except Failed as error:
+        except Exception as error:
             if ids:
                 rendering.say(
                     f"The first {len(ids)} jobs are submitted; the ones after them are not, as far as is known."
                 )
+            if not isinstance(error, Failed):
+                raise
             raise Failed(_by_line(str(error), part), hint=error.hint, exit_code=error.exit_code) from error
         ids += answer["jobIds"]
         if not as_json:

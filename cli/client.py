@@ -254,14 +254,12 @@ class Client:
         began_s = time.monotonic()
 
         def may_help(error: BaseException) -> bool:
-            if isinstance(error, _Passing) and error.retry_after_s > LONGEST_PAUSE_S:
-                return False
-            if isinstance(error, _Passing) and error.answer.status_code == 429:  # says that nothing was done
-                return True
-            if time.monotonic() - began_s > ENOUGH_S:
-                return False
+            late = time.monotonic() - began_s > ENOUGH_S
             if isinstance(error, _Passing):
-                return repeatable
+                undone = error.answer.status_code == 429  # says that nothing was done, and when to come again
+                return error.retry_after_s <= LONGEST_PAUSE_S and (undone or (repeatable and not late))
+            if late:
+                return False
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                 return True
             return repeatable and isinstance(error, httpx.TransportError)

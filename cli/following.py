@@ -62,12 +62,12 @@ def exit_code(job: dict[str, Any]) -> int:
         return CANCELLED
     if job.get("reason") == "timeout":
         return TIMED_OUT
-    if _is_the_nodes(job) and job.get("reason") in {None, "invalid"}:
-        return 0 if job["status"] == "completed" else 1
     code = job.get("exitCode")
     if job["status"] == "completed":
         return int(code or 0)
-    return int(code) if code else WITHOUT_EXIT_CODE
+    if code:
+        return int(code)
+    return 1 if _is_the_nodes(job) and job.get("reason") in {None, "invalid"} else WITHOUT_EXIT_CODE
 
 
 def _is_the_nodes(job: dict[str, Any]) -> bool:
