@@ -101,13 +101,6 @@ class Worker(rq.Worker):
             "memory_mb": startup.memory_mb(), "boot": boot_id(), "lease_ms": int(self.settings.lease_s * 1000),
         }  # fmt: skip
         said = ""
-
-        def waits(why: str) -> None:
-            nonlocal said
-            if why != said:
-                log.warning("cannot register for now", extra={"redis": store.wire.address.place, "why": why})
-            said = why
-
         while True:
             proof = await self._proof_of_death(store)
             try:
@@ -118,9 +111,12 @@ class Worker(rq.Worker):
                 await asyncio.to_thread(self.register_birth)
                 return
             except Conflict:
-                waits(f"Another worker of the name {self.name!r} is online.")
+                why = f"Another worker of the name {self.name!r} is online."
             except (Unavailable, Forged, redis.RedisError) as error:
-                waits(str(error))
+                why = str(error)
+            if why != said:
+                said = why
+                log.warning("cannot register for now", extra={"redis": store.wire.address.place, "why": why})
             await asyncio.sleep(1)
 
     async def _proof_of_death(self, store: Store) -> str:

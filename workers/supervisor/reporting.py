@@ -17,20 +17,18 @@ REPORT_AGAIN_S = 1.0
 class Reporter:
     """Reports on one app, from `begin` until `close`.
 
-    `tell` says what there is, `keep` a run that has ended; both may raise what the control plane does. `first` is done
-    before each report.
+    `tell` says what there is, `keep` a run that has ended; both may raise what the control plane does.
     """
 
     def __init__(
         self,
         app_id: str,
         *,
-        first: Callable[[], None],
         tell: Callable[[], Awaitable[None]],
         keep: Callable[[Run], Awaitable[None]],
     ) -> None:
         self._app_id = app_id
-        self._first, self._tell, self._keep = first, tell, keep
+        self._tell, self._keep = tell, keep
         self.untold: list[Run] = []  #: runs that have ended, and that are not kept in the history yet
         self._dirty = asyncio.Event()
         self._changes = self._told = 0  # how often something changed, and how much of that has been reported
@@ -73,7 +71,6 @@ class Reporter:
             await asyncio.sleep(TOGETHER_S)
             self._dirty.clear()
             try:
-                self._first()
                 await self._report()
             except (Unavailable, Unregistered):
                 self._dirty.set()

@@ -71,7 +71,7 @@ class Supervised:
         self._asked_for: set[str] = set()  # oneshot processes whose run now was asked for by hand
         self._wanted: set[tuple[str, int]] = set()
         self.reporter = Reporter(
-            app.instance_id, first=self._before_report, tell=self._tell,
+            app.instance_id, tell=self._tell,
             keep=lambda run: node.control.ran(app.instance_id, run),
         )  # fmt: skip
         self._emitting: events.Emitter | None = None
@@ -451,11 +451,9 @@ class Supervised:
         )  # who is to blame, first
         return next((each.message for each in lives if each.message), "")
 
-    def _before_report(self) -> None:
+    async def _tell(self) -> None:
         self._drop_the_gone()
         self._remember()
-
-    async def _tell(self) -> None:
         await self.node.control.observe(self.app, self.shown(), self.runs.shown(), self.message)
 
     def _remember(self) -> None:
