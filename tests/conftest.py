@@ -3,7 +3,7 @@
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from scoreboard import (  # noqa: F401  pytest finds its hooks and fixtures here
 from servers import S3, SECRET_KEY, Valkey, running_s3, start_valkey
 
 from settings import Settings
+from storage.store import Store
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -66,6 +67,14 @@ def settings(redis_client: redis.Redis, valkey: Valkey, tmp_path: Path) -> Setti
             "HOSTLER_RATE_LIMIT": "100000",
         }
     )
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    """A store on the test's empty Valkey."""
+    store = Store(settings)
+    yield store
+    await store.close()
 
 
 @pytest.fixture(scope="session")

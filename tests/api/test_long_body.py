@@ -12,14 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from test_server import serve
+from test_server import LIFESPAN, serve
 
 from api.long_body import LONG_BYTES, PIECE_BYTES
 
 #: Answers how long a body was and its digest; /slow takes its time over each piece, /late before the first, /early
 #: answers before the body, /part before its end. /place reads in place; /cancel gives that up after a moment; /threads
 #: answers who has received; for /starved no thread can be started meanwhile.
-_APP = """
+_APP = (
+    """
 import asyncio, concurrent.futures, contextlib, hashlib, threading
 from api import long_body
 @contextlib.contextmanager
@@ -51,13 +52,9 @@ async def read_in_place(read_into, digest, names):
         if not got:
             return size
         size += got
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+"""
+    + LIFESPAN
+    + """
     if scope["path"] == "/late":
         await asyncio.sleep(0.2)
     digest, size, kept = hashlib.sha256(), 0, []
@@ -95,6 +92,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 """
+)
 
 
 @pytest.fixture(scope="module")

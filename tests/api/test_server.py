@@ -16,7 +16,8 @@ from servers import free_port
 
 from settings import process_environment
 
-_APP = """
+#: What every application begins with: what gunicorn tells it of its own life.
+LIFESPAN = """
 import asyncio
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -25,6 +26,10 @@ async def app(scope, receive, send):
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+"""
+_APP = (
+    LIFESPAN
+    + """
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -40,6 +45,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
     await send({"type": "http.response.body", "body": said})
 """
+)
 
 
 def serve(folder: Path, app: str = _APP) -> "tuple[subprocess.Popen[bytes], int]":
@@ -225,15 +231,9 @@ def test_workers_leave_when_their_master_was_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-_LOOKS = """
-import asyncio
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+_LOOKS = (
+    LIFESPAN
+    + """
     body, more = scope["path"].encode(), True
     while more:
         message = await receive()
@@ -262,6 +262,7 @@ class AtOnce:
     failed = 0
 app.at_once = AtOnce()
 """
+)
 
 
 def test_looks_and_what_follows_them_in_the_same_write_are_answered_in_turn(tmp_path: Path) -> None:
@@ -357,21 +358,16 @@ def test_what_is_under_way_when_the_connection_ends_fails_no_callback(tmp_path: 
         server.wait(20)
 
 
-_ENDLESS = """
-import asyncio
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+_ENDLESS = (
+    LIFESPAN
+    + """
     await receive()
     gone = asyncio.ensure_future(receive())
     await send({"type": "http.response.start", "status": 200, "headers": []})
     while not gone.done():
         await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
 """
+)
 
 
 def test_who_takes_nothing_of_an_answer_is_cut_off_and_who_is_slow_is_not(tmp_path: Path) -> None:

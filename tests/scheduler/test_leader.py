@@ -1,7 +1,6 @@
 """The leader: one at a time, through losses of the lead and of Redis, and gone without a trace when told."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from scheduler import leader
 from scheduler.duties import Duty
 from scheduler.leader import Leader
-from settings import Settings
 from storage import upkeep
 from storage.errors import Unavailable
 from storage.store import Store
@@ -36,13 +34,6 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
     monkeypatch.setattr(leader, "LEASE_S", 0.3)
     monkeypatch.setattr(upkeep, "ASK_S", 0.05)
     return tally
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = Store(settings)
-    yield store
-    await store.close()
 
 
 async def until(condition: Any, patience_s: float = 5) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +20,6 @@ from storage.store import Store
 pytestmark = pytest.mark.stack
 
 SETTABLE = ("appendonly", "appendfsync", "maxmemory-policy", "maxmemory")
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = Store(settings)
-    yield store
-    await store.close()
 
 
 @pytest.fixture

@@ -17,13 +17,6 @@ QUEUE = queues.key("jobs.normal")
 
 
 @pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = Store(settings)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
 def client(settings: Settings) -> redis.Redis:
     return redis.Redis.from_url(settings.redis_url, decode_responses=True)
 

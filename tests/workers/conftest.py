@@ -10,15 +10,7 @@ from faulty_api import EXCHANGE, HEARTBEAT, REGISTER, SECRET, Client, FaultyApi,
 from line_talk import refusal
 
 from settings import Settings
-from storage.store import Store
 from workers.http_line import HttpLine
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    store = Store(settings)
-    yield store
-    await store.close()
 
 
 @pytest.fixture

@@ -13,17 +13,9 @@ from api.realtime.hub import Ended, Feed, Hub
 from storage import batches, queues
 from storage.errors import NotFound
 from storage.jobs import Order
-from storage.store import Store
 from storage.watch import Event, Output
 
 ANY = set(queues.served([], []))
-
-
-@pytest.fixture
-async def store(settings) -> AsyncIterator[Store]:
-    store = Store(settings)
-    yield store
-    await store.close()
 
 
 @pytest.fixture
