@@ -370,6 +370,14 @@ def _value(environ: Mapping[str, str], name: str) -> str | None:
     return environ.get(name)
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, as URLs name it but without brackets, is this very machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def publish(name: str, value: str) -> None:
     """Set a variable of this process's environment, for a library that is told in no other way."""
     os.environ[name] = value

@@ -1,6 +1,5 @@
 """Ports that speak one dialect alone, and let in whoever is on this machine, but no web page of somebody else."""
 
-import ipaddress
 from collections.abc import Iterable
 
 from falcon.asgi import Request
@@ -8,7 +7,7 @@ from falcon.asgi import Request
 from api.auth import Gate, credential
 from api.dialect import CBOX, CUBY, SQUAREBERG, Dialect
 from api.endpoint import Group
-from settings import Listener, Settings
+from settings import Listener, Settings, is_loopback
 from storage.admission import Presented
 from storage.errors import Denied
 from storage.identity import ROLE_WORDS, Identity
@@ -70,19 +69,14 @@ def refuse_pages(*, host: str, origin: str | None, fetch_site: str | None) -> No
     A name that was rebound to this machine is not one of loopback; a foreign page sends its own Origin with whatever
     it may change, and browsers say Sec-Fetch-Site with all that it may not (https://www.w3.org/TR/fetch-metadata/).
     """
-    if not _is_loopback(host):
+    if not is_loopback(_host(host)):
         raise Denied("This port without credentials is reached as 127.0.0.1 or localhost only.")
     foreign_origin = origin is not None and origin.lower() != f"http://{host.lower()}"
     if foreign_origin or fetch_site not in {None, "same-origin", "none"}:
         raise Denied("This port without credentials does not serve pages of other sites.")
 
 
-def _is_loopback(netloc: str) -> bool:
+def _host(netloc: str) -> str:
     name, _, port = netloc.rpartition(":")
     host = name if name and port.isdecimal() else netloc
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return False
+    return host.removeprefix("[").removesuffix("]")

@@ -1,8 +1,8 @@
 """Hostler's API as a client sees it: one server, one identity, patience with what passes by itself."""
 
 import contextlib
-import ipaddress
 import ssl
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from cli.contexts import TOKEN, Contexts, Server
 from cli.failures import Away, Failed
-from settings import __version__
+from settings import __version__, is_loopback
 
 T = TypeVar("T")
 
@@ -26,6 +26,8 @@ ATTEMPTS = 5
 #: No attempt begins later than this, unless the server has named the time: somebody waits, and hears nothing meanwhile.
 ENOUGH_S = 8.0
 LONGEST_PAUSE_S = 30.0
+#: A call that is not answered after so long is told of, once.
+TOLD_AFTER_S = 6.0
 #: A log that is followed falls silent for at most so long: the server sends comments in between.
 SILENCE_S = 45.0
 #: Somebody who asks for a log learns after so long that nobody answers.
@@ -85,6 +87,9 @@ class Client:
     transport: httpx.BaseTransport | None = None
     pause: Callable[[float], None] = time.sleep
     patience_s: float | None = None  #: for who would rather have no answer than wait for one
+    on_silence: Callable[[str], None] | None = (
+        None  #: told, in a thread of its own, that an answer takes long
+    )
     _http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +132,8 @@ class Client:
             asked["content"] = orjson.dumps(body)
             asked["headers"]["Content-Type"] = "application/json"
         again = method in {"GET", "HEAD", "DELETE", "PUT"} if repeatable is None else repeatable
-        answer = self._patiently(lambda: self._http.request(method, path, **self._as_us(asked)), again)
+        with self._telling_of_silence():
+            answer = self._patiently(lambda: self._http.request(method, path, **self._as_us(asked)), again)
         return read_json(answer)
 
     def upload(self, path: Path, *, filename: str, on_progress: Callable[[int], None]) -> dict[str, Any]:
@@ -239,6 +245,20 @@ class Client:
     def _as_us(self, asked: dict[str, Any]) -> dict[str, Any]:
         return {**asked, "headers": {**asked.get("headers", {}), **self.server.headers()}}
 
+    @contextlib.contextmanager
+    def _telling_of_silence(self) -> Iterator[None]:
+        if self.on_silence is None:
+            yield
+            return
+        told = f"{self.server.url} has not answered yet; waiting."
+        timer = threading.Timer(TOLD_AFTER_S, self.on_silence, [told])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _once(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         answer = send()
         if answer.status_code == 401 and self._renewed():
@@ -299,7 +319,7 @@ class Client:
             message = f"{self.server.url} did not answer in time"
         else:
             message = f"The connection to {self.server.url} was lost"
-        local = is_loopback(self.server.url)
+        local = is_local(self.server.url)
         return Away(f"{message}.", hint="hostler up" if local else f"hostler health --url {self.server.url}")
 
 
@@ -338,7 +358,7 @@ def anonymous(url: str, *, transport: httpx.BaseTransport | None = None) -> http
         transport=transport,
         timeout=TIMEOUT,
         verify=_tls(url),
-        trust_env=not is_loopback(url),
+        trust_env=not is_local(url),
         headers={"User-Agent": f"hostler/{__version__}", "Accept": "application/json"},
     )
 
@@ -351,7 +371,7 @@ def ask_openly(
         try:
             return http.request(method, path, json=body)
         except httpx.TransportError:
-            local = is_loopback(url)
+            local = is_local(url)
             raise Away(f"Nothing answers at {url}.", hint="hostler up" if local else "") from None
 
 
@@ -409,13 +429,9 @@ def _wait(state: RetryCallState) -> float:
     return max(asked, wait_random_exponential(multiplier=0.4, max=3)(state))
 
 
-def is_loopback(url: str) -> bool:
-    """Tell whether an address is one of this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def is_local(url: str) -> bool:
+    """Tell whether a URL leads to this machine."""
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def _others(message: str, details: Any, more: Any) -> Iterator[str]:

@@ -10,7 +10,7 @@ import orjson
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from cli.client import Client, is_loopback
+from cli.client import Client, is_local
 
 #: How long a lost connection is first waited for, and at most, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
@@ -60,7 +60,7 @@ async def _messages(
     client: Client, path: str, query: dict[str, str], on_state: Callable[[bool], None]
 ) -> AsyncGenerator[dict[str, Any], None]:
     address = client.server.url.replace("http", "ws", 1) + path + (f"?{urlencode(query)}" if query else "")
-    proxy: Any = None if is_loopback(client.server.url) else True
+    proxy: Any = None if is_local(client.server.url) else True
     headers = client.server.headers()
     async with connect(address, additional_headers=headers, proxy=proxy, open_timeout=10) as socket:
         on_state(True)

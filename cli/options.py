@@ -7,6 +7,7 @@ import typer
 from cli.client import Client
 from cli.completing import job_ids
 from cli.contexts import Contexts
+from cli.rendering import say
 from settings import process_environment
 
 Url = Annotated[
@@ -37,4 +38,4 @@ def connect(url: str | None, api_key: str | None) -> Client:
     """Return a client for the server that the options, the environment or `login` name. Raises Failed."""
     environ = process_environment()
     contexts = Contexts(environ)
-    return Client(contexts.server(environ, url=url, api_key=api_key), contexts)
+    return Client(contexts.server(environ, url=url, api_key=api_key), contexts, on_silence=say)

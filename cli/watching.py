@@ -45,6 +45,7 @@ def show(
                 draw(answer)
 
         if watch:
+            client.on_silence = None  # what it says would land in the picture
             repeated(once)
         else:
             once()

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import ipaddress
 import logging
 import secrets
 import ssl
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
+from settings import is_loopback
 from storage import backups, fleet
 from storage.calls import command, text
 from storage.errors import HostlerError
@@ -261,7 +261,7 @@ def _clock(facts: _Redis) -> Check:
 
 def _exposure(store: Store) -> Check:
     at = store.wire.address
-    if at.path is not None or _is_loopback(at.host):
+    if at.path is not None or is_loopback(at.host):
         return Check("redis access", OK, "Redis is reached inside this machine.")
     if not at.password:
         remedy = "Give it a password (requirepass, or an ACL user), and put it into REDIS_URL."
@@ -274,13 +274,6 @@ def _exposure(store: Store) -> Check:
         remedy = "Set HOSTLER_REDIS_CA_FILE to the authority's certificate, where the provider hands it out."
         return Check("redis access", WARN, found, remedy)
     return Check("redis access", OK, "Redis asks for a password, over TLS.")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 # The rest

@@ -16,11 +16,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from integrations.logging import to_stderr
-from settings import BadSettings, Settings, __version__, process_environment
+from settings import BadSettings, Settings, __version__, is_loopback, process_environment
 from storage import cause
 from storage.errors import Conflict, HostlerError, Unauthenticated, Unavailable
 from workers import startup
-from workers.control_plane import ControlPlane, Enrolment, TokenFile, is_loopback
+from workers.control_plane import ControlPlane, Enrolment, TokenFile
 from workers.http_line import HttpLine
 from workers.log import log
 from workers.platforms import Platform

@@ -11,7 +11,6 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
@@ -19,7 +18,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 import httpx
 import orjson
 
-from settings import __version__
+from settings import __version__, is_loopback
 from storage.errors import (
     Conflict,
     Denied,
@@ -264,23 +263,14 @@ def _client(url: str, ca_file: Path | None) -> httpx.AsyncClient:
         tls.load_verify_locations(ca_file)
     return httpx.AsyncClient(
         verify=tls,
-        trust_env=not is_loopback(
-            urlsplit(url).hostname or ""
-        ),  # HTTPS_PROXY and NO_PROXY, as the site has them
+        # HTTPS_PROXY and NO_PROXY, as the site has them
+        trust_env=not is_loopback(urlsplit(url).hostname or ""),
         limits=httpx.Limits(
             max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEP_ALIVE_S
         ),
         headers={"User-Agent": f"hostler-agent/{__version__}", "Accept": "application/json, */*;q=0.5"},
         follow_redirects=False,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether `host` is this very machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,16 @@ class Answers:
         return answer
 
 
-def client_of(server: Answers, secret: str = KEY, contexts: Contexts | None = None, **more: Any) -> Client:
+def client_of(
+    server: Answers,
+    secret: str = KEY,
+    contexts: Contexts | None = None,
+    on_silence: Callable[[str], None] | None = None,
+    **more: Any,
+) -> Client:
     named = Server(url=URL, secret=secret, **more)
-    return Client(named, contexts, transport=httpx.MockTransport(server), pause=lambda _s: None)
+    transport = httpx.MockTransport(server)
+    return Client(named, contexts, transport=transport, pause=lambda _s: None, on_silence=on_silence)
 
 
 def ok(body: Any = None, status: int = 200) -> httpx.Response:
@@ -128,6 +136,34 @@ def test_who_waits_for_a_server_that_takes_long_to_refuse_waits_twice_at_most(
     with client_of(server) as client, pytest.raises(Failed, match="Redis cannot be reached"):
         client.get("/api/jobs/list")
     assert len(server.asked) == 2
+
+
+def test_a_server_that_takes_long_to_answer_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[str]()
+    heard = threading.Event()
+
+    class Slow(Answers):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            assert heard.wait(10)
+            return super().__call__(request)
+
+    def tell(sentence: str) -> None:
+        told.append(sentence)
+        heard.set()
+
+    monkeypatch.setattr("cli.client.TOLD_AFTER_S", 0.01)
+    with client_of(Slow(LOST, ok()), on_silence=tell) as client:
+        assert client.get("/x") == {"fine": True}
+    assert told == [f"{URL} has not answered yet; waiting."]
+
+
+def test_a_server_that_answers_soon_is_not_told_of() -> None:
+    told = list[str]()
+    with client_of(Answers(ok()), on_silence=told.append) as client:
+        client.get("/x")
+    waiting = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
+    assert not told
+    assert all(each.finished.is_set() for each in waiting)
 
 
 def test_the_servers_own_sentence_and_what_it_says_of_fields_are_passed_on() -> None:
