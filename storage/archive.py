@@ -1,13 +1,17 @@
 """Finished jobs that have left Redis: their record, log and list of artifacts as one object each."""
 
 import base64
+import logging
 
+import hiredis
 import orjson
 
 from storage import logs
 from storage.calls import command, pairs, script, text
 from storage.errors import NotFound
 from storage.store import Store
+
+log = logging.getLogger("hostler.storage")
 
 #: A record with its log; more than the live log's cap is in the log parts, which stay where they are.
 _LIMIT_BYTES = 64 * 1024 * 1024
@@ -58,5 +62,8 @@ async def archive_due(store: Store, *, ended_before_ms: int, keep_count: int, mo
     surplus = await store.call(command("ZRANGE", "h:ended", 0, min(excess, most) - 1)) if excess else []
     moved = 0
     for job_id in {text(each) for each in [*old, *surplus]}:
-        moved += await put(store, job_id)
+        try:
+            moved += await put(store, job_id)
+        except hiredis.ReplyError as error:  # what lies under its keys was not put there by Hostler
+            log.error("a finished job cannot be archived", extra={"job": job_id, "why": str(error)})
     return moved

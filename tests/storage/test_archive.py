@@ -79,6 +79,21 @@ async def test_an_index_entry_without_a_job_does_not_hold_up_the_rest(
     assert (await jobs.get(store, job_id)).state == "failed"
 
 
+async def test_a_record_of_another_type_does_not_hold_up_the_rest(
+    store: Store, redis_client: "redis.Redis[bytes]", caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = [await ended(store) for _ in range(3)]
+    redis_client.set("h:job:job-1", "no hash")
+    redis_client.zadd("h:ended", {"job-1": 1})
+    assert (
+        await archive.archive_due(store, ended_before_ms=store.now_ms() + 1000, keep_count=10, most=10) == 3
+    )
+    assert redis_client.zrange("h:ended", 0, -1) == [b"job-1"]
+    assert [(await archive.get(store, job_id))["state"] for job_id in ids] == ["failed"] * 3
+    assert redis_client.get("h:job:job-1") == b"no hash"
+    assert "job-1" in [record.__dict__.get("job") for record in caplog.records]
+
+
 async def test_nothing_is_forgotten_while_the_object_store_is_away(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
