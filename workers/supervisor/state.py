@@ -4,6 +4,7 @@ Whether an instance lives is not remembered here: its record says so (processes.
 """
 
 import base64
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def read(path: Path) -> Memory | None:
     """Return what was remembered; None when that is nothing, or cannot be read."""
     try:
         fields = orjson.loads(path.read_bytes())
-        untold = [Run(**run) for run in fields.get("untold", ())]
+        untold = list(_runs(path, fields.get("untold", ())))
         return Memory(**{**fields, "wish": base64.b64decode(fields["wish"]), "untold": untold})
     except FileNotFoundError:
         return None
@@ -69,3 +70,12 @@ def read(path: Path) -> Memory | None:
             "what was remembered of an app cannot be read", extra={"path": str(path), "why": str(error)}
         )
         return None
+
+
+def _runs(path: Path, kept: Iterable[dict[str, Any]]) -> Iterator[Run]:
+    """Yield the runs that this version can read; one that another version wrote costs no more than itself."""
+    for run in kept:
+        try:
+            yield Run(**run)
+        except TypeError as error:
+            log.error("a run that ended cannot be read", extra={"path": str(path), "why": str(error)})
