@@ -189,7 +189,8 @@ def upload(client: Client, path: Path, *, direct: bool = False) -> dict[str, Any
 
             contents = pack(path, packed, on_file=on_file)
         rendering.say(
-            f"Packed {rendering.count(contents.files, 'file')}, {rendering.size(contents.size_bytes)}, from {path}."
+            f"Packed {rendering.count(contents.files, 'file')}, {rendering.size(contents.size_bytes)},"
+            f" from {path.resolve()}."
         )
         return _upload(client, packed, name, direct=direct)
 

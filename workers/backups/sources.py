@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,8 +90,8 @@ async def _said_of(volume: str, asked: list[str], programs: Programs, directory:
         raise NotFound(f"The volume {volume!r} is Docker's, and this node has no docker.")
     said = bytearray()
     await ran(
-        programs, [docker, *asked], f"docker {asked[0]} of volume {volume}", directory=directory, take=said.extend
-    )  # fmt: skip
+        programs, [docker, *asked], shlex.join(["docker", *asked]), directory=directory, take=said.extend
+    )
     return said.decode("utf-8", "replace").strip()
 
 
