@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from settings import Settings
+from settings import Settings, is_loopback
 from storage.errors import Conflict, NotFound, Unavailable
 
 # boto3 takes a quarter of a second to read, and most processes touch the store only now and then
@@ -86,6 +87,16 @@ def _session() -> "boto3.session.Session":
     return boto3.session.Session()
 
 
+def _in_the_clear(endpoint: str) -> bool:
+    """Tell whether others could change a body on its way, so that its hash is worth a pass over every part.
+
+    TLS keeps them from it, and on loopback there are none. Whether a store looks at the hash is up to it; SeaweedFS
+    does not.
+    """
+    url = urlsplit(endpoint)
+    return url.scheme == "http" and not is_loopback(url.hostname or "")
+
+
 class Clients:
     """What calls the store, one client of each kind; the first call makes it. Any thread may ask."""
 
@@ -117,8 +128,7 @@ class Clients:
             response_checksum_validation="when_required",
             s3={
                 "addressing_style": "path" if endpoint else "auto",
-                # TLS already guards the body; hashing it once more costs a pass over every part
-                "payload_signing_enabled": bool(endpoint and endpoint.startswith("http://")),
+                "payload_signing_enabled": _in_the_clear(endpoint or ""),
             },
             **_PATIENCE[kind],
         )

@@ -18,6 +18,7 @@ from urllib3.exceptions import ProtocolError
 from settings import Settings
 from storage.errors import Conflict, NotFound, TooLarge, Unavailable
 from storage.objects import PART_BYTES, PARTS_AT_ONCE, Objects
+from storage.objects.clients import Clients
 from storage.read_into import Pieces
 
 pytestmark = pytest.mark.stack
@@ -330,6 +331,37 @@ async def test_presigned_urls_carry_the_public_address(settings_with_s3):
     objects = Objects(replace(settings_with_s3, s3_public_endpoint_url="https://s3.example"))
     assert (await objects.presign_get("k", filename="f", expires_s=1)).startswith("https://s3.example/test-")
     objects.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "hashed"),
+    [
+        ("http://127.0.0.1:9", False),
+        ("http://[::1]:9", False),
+        ("http://localhost:9", False),
+        ("http://10.0.0.7:9", True),
+        ("http://localhost.example.com:9", True),
+        ("https://10.0.0.7:9", False),
+    ],
+)
+def test_a_body_is_hashed_for_its_signature_where_others_could_change_it_on_its_way(
+    settings_with_s3: Settings, endpoint: str, hashed: bool
+) -> None:
+    sent = list[Any]()
+
+    def before_send(request: Any, **_: Any) -> None:
+        sent.append(request)
+        raise ProtocolError("nothing is to leave")
+
+    clients = Clients(replace(settings_with_s3, s3_endpoint_url=endpoint))
+    client = clients.of("parts")
+    client.meta.events.register("before-send.s3", before_send)
+    with pytest.raises(ProtocolError):
+        client.put_object(Bucket="b", Key="k", Body=b"body")
+    clients.close()
+    told = sent[0].headers["X-Amz-Content-SHA256"]
+    assert told == (hashlib.sha256(b"body").hexdigest().encode() if hashed else b"UNSIGNED-PAYLOAD")
+    assert b"x-amz-content-sha256" in sent[0].headers["Authorization"]
 
 
 async def test_a_file_goes_up_and_comes_down_from_a_thread(objects, tmp_path: Path):
