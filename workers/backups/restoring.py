@@ -6,6 +6,8 @@ import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
+import orjson
+
 from storage.backups import Record
 from storage.errors import Conflict, Invalid, NotFound
 from workers.backups import placing, sources
@@ -13,15 +15,24 @@ from workers.backups.placing import Move
 from workers.backups.sources import Found
 from workers.backups.work import Work
 from workers.installs.updating import JournalFile
+from workers.log import log
+from workers.supervisor.places import write_whole
 from workers.supervisor.users import give
 from workers.threads import to_the_end
+
+#: In a backup's directory: the last restore that has put everything in its place, and where.
+_NOTE = "restored.json"
 
 
 async def restored(work: Work, record: Record, target: str | None, include: Sequence[str]) -> str:
     """Restore a record, and answer where to: below `target`, or each source to where it belongs on this node.
 
+    What an earlier attempt of the job has put in its place is not put there again, over what has changed since.
     Raises Corrupt, Conflict, NotFound, Invalid, OSError; then everything is as it was.
     """
+    if (where := await asyncio.to_thread(_put_before, work)) is not None:
+        work.context.say("It was put in its place by an earlier attempt.")
+        return where
     kept = [Found(each["name"], each["type"], Path(each["path"])) for each in record.proof["sources"]]
     _check_include(kept, include)
     if target is not None:
@@ -54,11 +65,11 @@ async def restored(work: Work, record: Record, target: str | None, include: Sequ
                 progress=work.steadily(record),
             )
             staged += [_move(here, each, place, path) for path in parts]
-        await _put(work, places, staged)
+        await _put(work, places, staged, shown)
     return shown
 
 
-async def _put(work: Work, places: Sequence[tuple[Found, Path]], staged: Sequence[Move]) -> None:
+async def _put(work: Work, places: Sequence[tuple[Found, Path]], staged: Sequence[Move], shown: str) -> None:
     """Exchange what is staged with what is there, while the apps whose data it is stand still."""
     for move in staged:
         if not await asyncio.to_thread(placing.is_there, move.staged):
@@ -73,8 +84,31 @@ async def _put(work: Work, places: Sequence[tuple[Found, Path]], staged: Sequenc
                 for move in staged:
                     if move.target.is_relative_to(place):
                         await asyncio.to_thread(_own, move.staged, work.supervisor.user(app))
-        work.context.step("exchange")
-        await to_the_end(placing.put, staged)
+        await _exchange(work, staged, shown)
+
+
+async def _exchange(work: Work, moves: Sequence[Move], shown: str) -> None:
+    """Put all in its place, and note that this job has: until it is told of, the attempt may die."""
+    work.context.step("exchange")
+
+    def put() -> None:
+        placing.put(moves)
+        note = orjson.dumps({"job": work.offer.job_id, "where": shown})
+        try:
+            write_whole(work.directory / _NOTE, note)
+        except OSError as error:  # what was restored is
+            log.warning("a restore that is done could not be noted", extra={"why": str(error)})
+
+    await to_the_end(put)
+
+
+def _put_before(work: Work) -> str | None:
+    """Return where an earlier attempt of this job has put everything; None when none has."""
+    try:
+        noted = orjson.loads((work.directory / _NOTE).read_bytes())
+        return str(noted["where"]) if noted["job"] == work.offer.job_id else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextlib.asynccontextmanager
@@ -140,8 +174,7 @@ async def _to_target(
             if not await asyncio.to_thread(placing.is_there, whole):
                 raise NotFound("The record has nothing of what is to be restored.")
             found = whole if whole.is_dir() and not whole.is_symlink() else whole.parent
-        work.context.step("exchange")
-        await to_the_end(placing.put, [Move(found, target)])
+        await _exchange(work, [Move(found, target)], str(target))
     return str(target)
 
 

@@ -17,7 +17,8 @@ import trees
 from nodes_of_backups import Context, Node
 
 from storage import backups
-from storage.backups import RecordState
+from storage.attempts import Unregistered
+from storage.backups import RecordState, reports
 from storage.calls import command
 from storage.errors import Conflict
 from workers.backups import placing
@@ -147,6 +148,36 @@ async def test_a_restore_that_is_cancelled_while_it_exchanges_loses_nothing(
     await asyncio.gather(restore, return_exceptions=True)
     await asyncio.sleep(1)
     assert [(each / "new").exists() for each in trees_of_it] == [False] * 3, "all of it was put back"
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_a_restore_whose_attempt_died_before_it_was_told_of_is_not_done_a_second_time(
+    node: Node, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    backup = await node.backup(volumes=[str(tree)])
+    record = await node.ran(backup)
+    target = tmp_path / "elsewhere" if elsewhere else tree
+    (tree / "new").write_text("later")
+
+    def lost(*_: object) -> None:
+        raise Unregistered("This worker is not registered any more.")
+
+    how = {"target": str(target)} if elsewhere else {}
+    await backups.restore(node.store, "user:u", backup.id, record.id, admin=True, **how)
+    with monkeypatch.context() as patched:
+        patched.setattr(reports, "restored", lost)
+        ending, context = await node.carry_out()
+    assert ending.outcome == "released", context.said
+    assert not (target / "new").exists()
+    (target / "since").write_text("what the restored data became")
+    ending, context = await node.carry_out()
+    assert (ending.outcome, context.said[-1]) == ("completed", f"Restored to {target}.")
+    assert "by an earlier attempt" in context.said[0]
+    assert (target / "since").exists()
+    if not elsewhere:  # another restore is one of its own
+        ending, context = await node.restored(backup, record)
+        assert ending.outcome == "completed", context.said
+        assert not (target / "since").exists()
 
 
 async def test_links_in_the_way_lead_nowhere(node: Node, tmp_path: Path) -> None:
