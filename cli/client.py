@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -245,19 +246,11 @@ class Client:
     def _as_us(self, asked: dict[str, Any]) -> dict[str, Any]:
         return {**asked, "headers": {**asked.get("headers", {}), **self.server.headers()}}
 
-    @contextlib.contextmanager
-    def _telling_of_silence(self) -> Iterator[None]:
+    def _telling_of_silence(self) -> AbstractContextManager[None]:
         if self.on_silence is None:
-            yield
-            return
+            return contextlib.nullcontext()
         told = f"{self.server.url} has not answered yet; waiting."
-        timer = threading.Timer(TOLD_AFTER_S, self.on_silence, [told])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return running(threading.Timer(TOLD_AFTER_S, self.on_silence, [told]))
 
     def _once(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         answer = send()
@@ -427,6 +420,18 @@ def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
     asked = error.retry_after_s if isinstance(error, _Passing) else 0.0
     return max(asked, wait_random_exponential(multiplier=0.4, max=3)(state))
+
+
+@contextlib.contextmanager
+def running(timer: threading.Timer) -> Iterator[None]:
+    """Run a timer for as long as the block; what it has begun to say is said before the block ends."""
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join(1)
 
 
 def is_local(url: str) -> bool:

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from cli import rendering
-from cli.client import Client, segment
+from cli.client import Client, running, segment
 from cli.failures import Failed
 
 TIMED_OUT = 124
@@ -115,7 +115,7 @@ def _show_log(client: Client, job_id: str, *, as_json: bool) -> None:
 
     explaining = threading.Timer(EXPLAIN_AFTER_S, _explain, (client, job_id))
     events = client.follow(f"/api/jobs/{segment(job_id)}/log", on_loss=lost)
-    with contextlib.closing(events), _running(explaining):
+    with contextlib.closing(events), running(explaining):
         for event in events:
             if event.name != "queued":
                 explaining.cancel()
@@ -134,18 +134,6 @@ def _show_log(client: Client, job_id: str, *, as_json: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream.isatty():
             stream.write("\x1b[0m")  # whatever colour the job left on
-
-
-@contextlib.contextmanager
-def _running(timer: threading.Timer) -> Iterator[None]:
-    """Run a timer for as long as the block; what it has begun to say is said before the block ends."""
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join(1)
 
 
 def _explain(client: Client, job_id: str) -> None:
