@@ -311,22 +311,24 @@ def _opened(descriptor: int) -> BinaryIO | None:
 
 
 def tail(path: Path, lines: int, limit_bytes: int) -> bytes:
-    """Return the last lines of a log, from the files it was rotated to as well, as far as they go."""
+    """Return the last lines of a log, from the files it was rotated to as well, as far as they go without a gap."""
     found: list[bytes] = []
     for each in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, OLDER_KEPT + 1))):
-        found = _last_lines(each, lines - len(found), limit_bytes - sum(map(len, found))) + found
-        if len(found) >= lines:
+        older, is_whole = _last_lines(each, lines - len(found), limit_bytes - sum(map(len, found)))
+        found = older + found
+        if not is_whole or len(found) >= lines:
             break
     return b"".join(found)
 
 
-def _last_lines(path: Path, lines: int, limit_bytes: int) -> list[bytes]:
+def _last_lines(path: Path, lines: int, limit_bytes: int) -> tuple[list[bytes], bool]:
+    """Return the last lines of one file, and whether nothing before them was left out for want of bytes."""
     try:
         file = _opened(os.open(path, _READ))
     except OSError:
-        return []
+        return [], True
     if file is None:
-        return []
+        return [], True
     with file:
         at = file.seek(0, os.SEEK_END)
         data = bytearray()
@@ -342,4 +344,4 @@ def _last_lines(path: Path, lines: int, limit_bytes: int) -> list[bytes]:
         whole = whole[1:]  # the first may have begun earlier
     if whole and not whole[-1].endswith(b"\n"):
         whole[-1] += b"\n"
-    return whole[-lines:]
+    return whole[-lines:], at == 0

@@ -278,6 +278,15 @@ async def test_the_end_of_a_log_reaches_back_into_the_file_before_it(apps):
     assert len((await answer(apps, kind="log", lines=500)).body.splitlines()) == 103
 
 
+async def test_a_file_that_is_too_long_to_give_whole_is_not_preceded_by_an_older_one(apps, monkeypatch):
+    monkeypatch.setattr(forwarding, "MOST_LOG_BYTES", 1000)
+    log = apps.root / "web-0.log"
+    log.with_name("web-0.log.1").write_bytes(b"old\n" * 100)
+    log.write_bytes(b"".join(b"new %03d %s\n" % (number, b"x" * 91) for number in range(20)))
+    numbers = [line[:7] for line in (await answer(apps, kind="log", lines=500)).body.splitlines()]
+    assert numbers == [b"new %03d" % number for number in range(11, 20)]
+
+
 async def test_the_hole_that_rotation_leaves_is_no_part_of_a_log(apps):
     log = apps.root / "web-0.log"
     log.write_bytes(b"old\n" * 40_000 + b"new\n")
