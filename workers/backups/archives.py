@@ -38,9 +38,17 @@ class Archives:
     async def _archive(self, ask: Ask) -> AsyncGenerator[Head | bytes, None]:
         if self._under_way >= AT_ONCE:
             raise TooMany(f"{AT_ONCE} archives are being made on this node already.", retry_after_s=30)
+        self._under_way += 1  # before anything is waited for, or many that come at once all find room
+        try:
+            async with aclosing(self._made(ask)) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            self._under_way -= 1
+
+    async def _made(self, ask: Ask) -> AsyncGenerator[Head | bytes, None]:
         backup = await backups.get(self._store, ask.app)
         record = await backups.restorable(self._store, backup.id, ask.path)
-        self._under_way += 1
         try:
             async with aclosing(self._compressed(backup.id, backup.prefix, record.snapshot)) as pieces:
                 begun = False
@@ -53,8 +61,6 @@ class Archives:
             raise
         except HostlerError as error:
             raise Unavailable(f"The archive cannot be made: {error}") from error
-        finally:
-            self._under_way -= 1
 
     async def _compressed(self, backup_id: str, prefix: str, snapshot: str) -> AsyncGenerator[bytes, None]:
         store = self._store
