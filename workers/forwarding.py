@@ -5,6 +5,7 @@ Nothing that opens Hostler's doors reaches an app: credentials stay here, and a 
 
 import asyncio
 import contextlib
+import io
 import mimetypes
 import os
 import re
@@ -339,7 +340,9 @@ def _last_lines(path: Path, lines: int, limit_bytes: int) -> tuple[list[bytes], 
             at -= step
             if data.startswith(b"\0"):  # the file begins with a hole where it has been rotated
                 data, at = data.lstrip(b"\0"), 0
-    whole = bytes(data).splitlines(keepends=True)
+    whole = io.BytesIO(
+        data
+    ).readlines()  # not splitlines, which also ends lines where a progress bar begins anew
     if at > 0 and len(whole) > 1:
         whole = whole[1:]  # the first may have begun earlier
     if whole and not whole[-1].endswith(b"\n"):

@@ -287,6 +287,11 @@ async def test_a_file_that_is_too_long_to_give_whole_is_not_preceded_by_an_older
     assert numbers == [b"new %03d" % number for number in range(11, 20)]
 
 
+async def test_a_progress_bar_that_begins_anew_ends_no_line(apps):
+    (apps.root / "web-0.log").write_bytes(b"10 %\r100 %\r\n" * 100)
+    assert (await answer(apps, kind="log", lines=10)).body == b"10 %\r100 %\r\n" * 10
+
+
 async def test_the_hole_that_rotation_leaves_is_no_part_of_a_log(apps):
     log = apps.root / "web-0.log"
     log.write_bytes(b"old\n" * 40_000 + b"new\n")
