@@ -88,9 +88,8 @@ class Client:
     transport: httpx.BaseTransport | None = None
     pause: Callable[[float], None] = time.sleep
     patience_s: float | None = None  #: for who would rather have no answer than wait for one
-    on_silence: Callable[[str], None] | None = (
-        None  #: told, in a thread of its own, that an answer takes long
-    )
+    #: Told, in a thread of its own, that an answer takes long.
+    on_silence: Callable[[str], None] | None = None
     _http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:

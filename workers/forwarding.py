@@ -340,9 +340,8 @@ def _last_lines(path: Path, lines: int, limit_bytes: int) -> tuple[list[bytes], 
             at -= step
             if data.startswith(b"\0"):  # the file begins with a hole where it has been rotated
                 data, at = data.lstrip(b"\0"), 0
-    whole = io.BytesIO(
-        data
-    ).readlines()  # not splitlines, which also ends lines where a progress bar begins anew
+    # not splitlines, which also ends lines where a progress bar begins anew
+    whole = io.BytesIO(data).readlines()
     if at > 0 and len(whole) > 1:
         whole = whole[1:]  # the first may have begun earlier
     if whole and not whole[-1].endswith(b"\n"):

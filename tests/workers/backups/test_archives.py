@@ -34,7 +34,8 @@ async def test_archives_asked_for_all_at_once_are_no_more_than_a_node_makes_at_o
 
     monkeypatch.setattr(backups, "get", get)
     monkeypatch.setattr(backups, "restorable", restorable)
-    archives = Archives(SimpleNamespace(), lambda _: compressed())  # type: ignore[arg-type]
+    unused: Any = None  # the store, and who answers other questions
+    archives = Archives(unused, unused)
     monkeypatch.setattr(archives, "_compressed", compressed)
 
     async def ask(backup_id: str) -> list[Head | bytes]:
